@@ -1,0 +1,121 @@
+"""Losses of one example as functions of the logits, one for each pair of output and loss.
+
+A loss is summed over the outputs of an example; a batch's loss is the mean over its examples.
+Cross-entropies are in nats. Working on logits keeps them finite where ŷ itself rounds to 0 or 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+class Loss(NamedTuple):
+    """An output activation, the loss that follows it, and their joint derivative.
+
+    With z = z^L the logits of one example and y its target:
+
+    - `output(z)` is ŷ = O(z),
+    - `value(z, y)` is L(ŷ, y), one number,
+    - `delta(z, y)` is δ^L = ∂L/∂z.
+    """
+
+    output: Callable[[Array], Array]
+    value: Callable[[Array, Array], Array]
+    delta: Callable[[Array, Array], Array]
+
+
+def _squared_error_behind(
+    output: Callable[[Array], Array], jacobian_transposed: Callable[[Array, Array], Array]
+) -> tuple[Loss, Loss]:
+    """Squared error Σ_j (ŷ_j − y_j)² and its half behind `output`.
+
+    `jacobian_transposed(y_hat, v)` is Jᵀv with J = ∂ŷ/∂z, written in terms of ŷ.
+    """
+
+    def value(z: Array, y: Array) -> Array:
+        return jnp.sum((output(z) - y) ** 2)
+
+    def half_value(z: Array, y: Array) -> Array:
+        return 0.5 * value(z, y)
+
+    def half_delta(z: Array, y: Array) -> Array:
+        y_hat = output(z)
+        return jacobian_transposed(y_hat, y_hat - y)
+
+    def delta(z: Array, y: Array) -> Array:
+        return 2 * half_delta(z, y)
+
+    return Loss(output, value, delta), Loss(output, half_value, half_delta)
+
+
+def _binary_cross_entropy(z: Array, y: Array) -> Array:
+    # −y ln σ(z) − (1−y) ln(1−σ(z)) with ln(1−σ(z)) = −softplus(z) and ln σ(z) = z − softplus(z).
+    return jnp.sum(jax.nn.softplus(z) - y * z)
+
+
+def _cross_entropy(z: Array, y: Array) -> Array:
+    return -jnp.sum(y * jax.nn.log_softmax(z))
+
+
+_identity = _squared_error_behind(lambda z: z, lambda y_hat, v: v)
+_sigmoid = _squared_error_behind(jax.nn.sigmoid, lambda y_hat, v: y_hat * (1 - y_hat) * v)
+_tanh = _squared_error_behind(jnp.tanh, lambda y_hat, v: (1 - y_hat**2) * v)
+_softmax = _squared_error_behind(jax.nn.softmax, lambda y_hat, v: y_hat * (v - jnp.dot(y_hat, v)))
+
+LOSSES: dict[tuple[str, str], Loss] = {
+    # The matched pairs: δ^L ∝ ŷ − y.
+    ("identity", "squared_error"): _identity[0],
+    ("identity", "half_squared_error"): _identity[1],
+    ("sigmoid", "binary_cross_entropy"): Loss(
+        jax.nn.sigmoid, _binary_cross_entropy, lambda z, y: jax.nn.sigmoid(z) - y
+    ),
+    ("softmax", "cross_entropy"): Loss(
+        jax.nn.softmax, _cross_entropy, lambda z, y: jax.nn.softmax(z) - y
+    ),
+    # The mismatched pairs: δ^L vanishes wherever the output saturates, right or wrong.
+    ("sigmoid", "squared_error"): _sigmoid[0],
+    ("sigmoid", "half_squared_error"): _sigmoid[1],
+    ("tanh", "squared_error"): _tanh[0],
+    ("tanh", "half_squared_error"): _tanh[1],
+    ("softmax", "squared_error"): _softmax[0],
+    ("softmax", "half_squared_error"): _softmax[1],
+}
+
+
+def smoothed(loss: Loss, label_smoothing: float | Array) -> Loss:
+    """Label smoothing: the target y of k classes becomes (1 − ε) y + ε/k.
+
+    A single output stands for two classes, so there k = 2. Szegedy et al. 2016, section 7.
+    """
+
+    def smooth(y: Array) -> Array:
+        num_classes = max(y.shape[-1], 2)
+        return (1 - label_smoothing) * y + label_smoothing / num_classes
+
+    return Loss(
+        loss.output,
+        lambda z, y: loss.value(z, smooth(y)),
+        lambda z, y: loss.delta(z, smooth(y)),
+    )
+
+
+def class_weighted(loss: Loss, class_weights: Float[Array, " num_classes"]) -> Loss:
+    """An example's loss times the weight of its class.
+
+    The batch's loss stays the sum over its examples divided by their number (PyTorch divides by
+    the sum of the weights instead). A single output y ∈ {0, 1} stands for the classes 0 and 1.
+    """
+
+    def weight(y: Array) -> Array:
+        one_hot = jnp.concatenate([1 - y, y]) if y.shape[-1] == 1 else y
+        return jnp.dot(class_weights.astype(y.dtype), one_hot)
+
+    return Loss(
+        loss.output,
+        lambda z, y: weight(y) * loss.value(z, y),
+        lambda z, y: weight(y) * loss.delta(z, y),
+    )
