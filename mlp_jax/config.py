@@ -58,11 +58,12 @@ def each(allowed: Allowed) -> Allowed:
     )
 
 
-def either(*alternatives: Allowed) -> Allowed:
+def one_or_each_of(*names: str) -> Allowed:
+    one = one_of(*names)
     return Allowed(
-        ", or ".join(alternative.text for alternative in alternatives),
-        lambda value: any(alternative.test(value) for alternative in alternatives),
-        tuple(name for alternative in alternatives for name in alternative.names),
+        f"{one.text}, or a list of them",
+        lambda value: one.test(value) or each(one).test(value),
+        names,
     )
 
 
@@ -101,11 +102,16 @@ def chosen(name: str) -> Any:
 @dataclass
 class Model:
     hidden_sizes: list[int] = key(each(POSITIVE))
-    activation: Any = key(either(one_of(*ACTIVATION_NAMES), each(one_of(*ACTIVATION_NAMES))))
+    activation: Any = key(one_or_each_of(*ACTIVATION_NAMES))
     output: Optional[str] = key(one_of(*dict.fromkeys(o for o, _ in OUTPUT_LOSS_NAMES)))
     loss: Optional[str] = key(one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)))
     label_smoothing: float = key(FRACTION)
-    class_weights: Any = key(either(one_of("balanced"), each(POSITIVE)))
+    class_weights: Any = key(
+        Allowed(
+            "balanced, or a list with one number > 0 for each class",
+            lambda value: value == "balanced" or each(POSITIVE).test(value),
+        )
+    )
     l2: float = key(NON_NEGATIVE)
     l1: float = key(NON_NEGATIVE)
     initializer: str = key(one_of(*INITIALIZER_NAMES))
@@ -172,36 +178,40 @@ class Table(SplitData):
 class Optimizer:
     name: str = MISSING
     learning_rate: float = key(POSITIVE)
+
+
+@dataclass
+class FirstOrder(Optimizer):
     clip_norm: Optional[float] = key(POSITIVE)
 
 
 @dataclass
-class GradientDescent(Optimizer):
+class GradientDescent(FirstOrder):
     name: str = chosen("gradient_descent")
 
 
 @dataclass
-class Momentum(Optimizer):
+class Momentum(FirstOrder):
     name: str = key(one_of("momentum", "nesterov"))
     momentum: float = key(FRACTION)
 
 
 @dataclass
-class Adagrad(Optimizer):
+class Adagrad(FirstOrder):
     name: str = chosen("adagrad")
     initial_accumulator_value: float = key(NON_NEGATIVE)
     eps: float = key(POSITIVE)
 
 
 @dataclass
-class RMSProp(Optimizer):
+class RMSProp(FirstOrder):
     name: str = chosen("rmsprop")
     decay: float = key(FRACTION)
     eps: float = key(POSITIVE)
 
 
 @dataclass
-class Adam(Optimizer):
+class Adam(FirstOrder):
     name: str = chosen("adam")
     b1: float = key(FRACTION)
     b2: float = key(FRACTION)
@@ -215,7 +225,7 @@ class AdamW(Adam):
 
 
 @dataclass
-class Lion(Optimizer):
+class Lion(FirstOrder):
     name: str = chosen("lion")
     b1: float = key(FRACTION)
     b2: float = key(FRACTION)
@@ -334,19 +344,30 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {matches[0]}?" if matches else ""
 
 
-def keys_of(schema: Any, prefix: str = "") -> list[str]:
-    """Every key below a dataclass or an instance of one, dotted."""
-    keys = []
-    for item in fields(schema):
-        keys.append(prefix + item.name)
-        value = getattr(schema, item.name, None)
-        if is_dataclass(value):
-            keys += keys_of(value, f"{prefix}{item.name}.")
-    return keys
+def unknown_key(where: str, path: str, schema: Any) -> UserError:
+    """The error for a key that `schema`, a dataclass, does not have; `where` it stood, or ''."""
+    parent, _, name = path.rpartition(".")
+    names = [item.name for item in fields(schema)]
+    return UserError(
+        f"{where}{path}: no such key.{nearest(name, names)} "
+        f"{parent or 'An experiment'} has {', '.join(names)}."
+    )
+
+
+def allowed_text(schema: Any, path: str) -> str:
+    """What the last key of a dotted path may be, or '' where nothing is said."""
+    for item in fields(schema) if is_dataclass(schema) else ():
+        allowed = item.metadata.get("allowed", ANY)
+        if item.name == path.rpartition(".")[2] and allowed is not ANY:
+            return str(allowed.text)
+    return ""
 
 
 def validate(node: Any, prefix: str = "") -> None:
-    """Raises `UserError` for the first value that its key does not allow."""
+    """Raises `UserError` for the first key that is unknown or whose value is not allowed."""
+    for name in vars(node):
+        if name not in {item.name for item in fields(node)}:
+            raise unknown_key("", prefix + name, node)
     for item in fields(node):
         value, path = getattr(node, item.name), prefix + item.name
         if is_dataclass(value):

@@ -33,3 +33,10 @@ class UserError(Exception):
 
     The commands print it without a traceback and exit with status 2.
     """
+
+
+class RunError(Exception):
+    """A run that cannot go on: one or two lines say why, and what to try.
+
+    The commands print it without a traceback and exit with status 1.
+    """

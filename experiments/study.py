@@ -1,0 +1,222 @@
+"""The frame of a study: one question, a pure measurement, a figure and a table, all recorded.
+
+A study is a module of this package. Its docstring's first line is its question; the rest says what
+the reader should see. It has
+
+    def measure() -> Results: ...               # numbers only: no files, no drawing
+    def draw(results: Results) -> Figure: ...   # one figure, from `results.arrays`
+
+    if __name__ == "__main__":
+        run_study(measure, draw)
+
+To add one, copy a study; the gallery lists it after the lecture's own.
+"""
+
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from mlp_jax import tracking
+
+HERE = Path(__file__).parent
+FIGURES, TABLES, GALLERY = HERE / "figures", HERE / "tables", HERE / "README.md"
+
+LECTURE_ORDER = (
+    "boolean_functions",
+    "towers",
+    "two_inputs",
+    "trained_against_constructed",
+    "xor_seeds",
+    "saturation",
+    "information",
+    "hand_backprop",
+    "deep_thin",
+    "published_results",
+)
+
+Number = float | int | np.generic
+
+
+class Row(NamedTuple):
+    """A measured number beside what theory or a source says, and their difference.
+
+    `relation` says how the two should compare: = (or ≈), ≤ or ≥. `interval` is the confidence
+    interval or range of `measured` where it varies with the seed.
+    """
+
+    quantity: str
+    measured: Number
+    theory: Number
+    source: str
+    relation: str = "="
+    interval: tuple[Number, Number] | None = None
+    digits: int = 6
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        measured = _text(self.measured, self.digits)
+        if self.interval is not None:
+            measured += " [{}, {}]".format(*(_text(end, self.digits) for end in self.interval))
+        theory = ("" if self.relation == "=" else f"{self.relation} ") + _text(
+            self.theory, self.digits
+        )
+        deviation = float(self.measured) - float(self.theory)
+        return (
+            self.quantity,
+            measured,
+            theory,
+            f"{deviation:+.2g}" if deviation else "0",
+            self.source,
+        )
+
+
+class ChildRun(NamedTuple):
+    """One configuration of a study, as a child run: a sequence is a curve over its steps."""
+
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Number | Sequence[Number] | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study measured; `headline` is the answer in a sentence, with its number."""
+
+    headline: str
+    rows: list[Row]
+    arrays: dict[str, Any] = field(default_factory=dict)
+    children: list[ChildRun] = field(default_factory=list)
+
+
+COLUMNS = ("quantity", "measured", "theory", "deviation", "source")
+
+
+def _text(value: Number, digits: int) -> str:
+    return f"{value:,d}" if isinstance(value, int | np.integer) else f"{float(value):.{digits}g}"
+
+
+def subplots(
+    nrows: int = 1, ncols: int = 1, *, height: float = 4.0, **keywords: Any
+) -> tuple[Figure, Any]:
+    """`plt.subplots` in the studies' style: 9 inches wide, `height` inches high."""
+    plt.style.use(HERE / "study.mplstyle")
+    return plt.subplots(nrows, ncols, figsize=(9.0, height), **keywords)
+
+
+def machine() -> str:
+    """The processor, its cores and the versions, as a table's numbers were measured on them."""
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpu_info.read_text()) if cpu_info.exists() else []
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {jax.default_backend()}, "
+        f"Python {platform.python_version()}, jax {version('jax')}, numpy {version('numpy')}"
+    )
+
+
+def run_study(
+    measure: Callable[[], Results], draw: Callable[[Results], Figure], *, float64: bool = True
+) -> None:
+    """Measures and draws; rewrites the study's figure, table and the gallery; records the run."""
+    module = sys.modules[measure.__module__]
+    name = Path(str(module.__file__)).stem
+    question = str(module.__doc__).strip().splitlines()[0]
+    jax.config.update("jax_enable_x64", float64)
+    plt.switch_backend("Agg")
+
+    start = time.perf_counter()
+    results = measure()
+    seconds = time.perf_counter() - start
+    _print(question, results)
+    FIGURES.mkdir(exist_ok=True)
+    TABLES.mkdir(exist_ok=True)
+    figure_path, table_path = FIGURES / f"{name}.png", TABLES / f"{name}.md"
+    figure = draw(results)
+    figure.savefig(figure_path, metadata={"Software": None})
+    page = _markdown(name, question, results, seconds)
+    table_path.write_text(page, encoding="utf-8")
+    GALLERY.write_text(_gallery(), encoding="utf-8")
+    link = _record(name, figure, page, results)
+    Console().print(f"{figure_path}\n{table_path}\n{link}", soft_wrap=True, highlight=False)
+
+
+def _print(question: str, results: Results) -> None:
+    table = Table(*COLUMNS, title=question, caption=results.headline)
+    for row in results.rows:
+        table.add_row(*row.cells())
+    Console(markup=False).print(table)  # so that [brackets] stay
+
+
+def _markdown(name: str, question: str, results: Results, seconds: float) -> str:
+    """The study's page. The gallery reads its first two paragraphs: question and headline."""
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines += [" | ".join(c.replace("|", "\\|") for c in row.cells()) for row in results.rows]
+    table = "\n".join(f"| {line} |" for line in lines)
+    return (
+        f"# {question}\n\n{results.headline}\n\n![{question}](../figures/{name}.png)\n\n{table}\n\n"
+        f"`python -m experiments.{name}` measured this in {seconds:.0f} s on {machine()}.\n"
+    )
+
+
+def _gallery() -> str:
+    """All studies on one page, in the lecture's order, from the tables that lie there."""
+
+    def position(name: str) -> tuple[int, str]:
+        known = name in LECTURE_ORDER
+        return (LECTURE_ORDER.index(name) if known else len(LECTURE_ORDER), name)
+
+    sections = [
+        "# The lecture, proved\n\n"
+        "Each claim of the lecture is a study: a question, one command, a figure and a table of "
+        "measured numbers beside what theory says. The studies write this page."
+    ]
+    for name in sorted((path.stem for path in TABLES.glob("*.md")), key=position):
+        page = (TABLES / f"{name}.md").read_text(encoding="utf-8")
+        title, headline = page.split("\n\n")[:2]
+        question = title.removeprefix("# ")
+        sections.append(
+            f"## {question}\n\n{headline}\n\n![{question}](figures/{name}.png)\n\n"
+            f"`python -m experiments.{name}` · [the measured table](tables/{name}.md) · "
+            f"[the study]({name}.py)"
+        )
+    return "\n\n".join(sections) + "\n"
+
+
+def _record(name: str, figure: Figure, page: str, results: Results) -> str:
+    """Logs the parent run with figure and page, and its child runs; returns where to see it."""
+    client = tracking.open_store(None)
+    parent = tracking.start(
+        client, "lecture", name, params={"study": name, "machine": machine()}, note=page
+    )
+    with parent:
+        log_curves(parent, {row.quantity: row.measured for row in results.rows})
+        parent.log_figure(figure, f"{name}.png")
+        parent.log_text(page, f"{name}.md")
+        for child in results.children:
+            child_name = " ".join(f"{key}={value}" for key, value in child.params.items())
+            tags = {"mlflow.parentRunId": parent.run_id}
+            with tracking.start(
+                client, "lecture", child_name, params=child.params, tags=tags
+            ) as run:
+                log_curves(run, child.metrics)
+    return f"{parent.url} (with {tracking.ui_command(client.tracking_uri)})"
+
+
+def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:
+    """Logs numbers at step 0 and sequences step by step, under names that MLflow allows."""
+    for name, values in metrics.items():
+        allowed_name = re.sub(r"[^\w.\- :/]", "_", name)
+        for step, value in enumerate(np.atleast_1d(np.asarray(values))):
+            run.log_metrics({allowed_name: float(value)}, step)

@@ -1,0 +1,313 @@
+"""From how many random starts does gradient descent solve XOR, and what holds the others?
+
+The share of solved 2-n-1 over seeds, with Wilson's 95 % interval, against width, hidden activation
+and loss: full batch, η = 1, zero biases, weights N(0, 1/n_in), which of the initializers come
+closest to the lecture's rates at every width. A seed is solved when all four outputs are on the
+right side of ½. One hidden unit never solves it, eight sigmoid units practically always do.
+
+Nearly every stuck 2-2-1 has two answers right and two at ½, so its loss stays at ½ ln 2: both
+hidden units are saturated for the two inputs at ½, which look the same to the output neuron. The
+gradient falls as 1/t, the weights drift to infinity, and more steps free hardly any.
+"""
+
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+from experiments.study import ChildRun, Results, Row, run_study, subplots
+from mlp_jax.activations import ACTIVATIONS
+from mlp_jax.backprop import backprop, batch_loss
+from mlp_jax.config import Constant, GradientDescent
+from mlp_jax.initializers import INITIALIZERS
+from mlp_jax.losses import LOSSES
+from mlp_jax.network import forward, init_params, predict
+from mlp_jax.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.training import Part, Training, TrainState, init_state, train_steps
+from mlp_jax.types import Params
+
+X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+Y = np.array([[0], [1], [1], [0]], np.float32)
+
+WIDTHS = (1, 2, 3, 4, 8, 16)
+HIDDEN = ("sigmoid", "tanh", "relu")
+LOSS_NAMES = ("binary_cross_entropy", "half_squared_error")
+LECTURE_PAIR = ("sigmoid", "binary_cross_entropy")
+LECTURE_RATES = {  # of 256 seeds: (width, steps) -> % solved
+    (2, 1000): 73.0,
+    (2, 5000): 79.0,
+    (3, 5000): 98.0,
+    (4, 5000): 99.6,
+    (8, 1000): 100.0,
+}
+INITIALIZER = "lecun_normal"
+OTHERS = ("lecun_uniform", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform")
+
+NUM_SEEDS = 256
+NUM_LECTURE_SEEDS = 1024  # where the lecture has a rate
+LOG_EVERY = 100
+NUM_POINTS = 50
+NUM_STEPS = NUM_POINTS * LOG_EVERY
+
+
+class Trained(NamedTuple):
+    """A population after training, and its course: an axis of log points, then one of seeds."""
+
+    params: Params
+    y_hat: Array
+    losses: Array
+
+    def solved(self, num_steps: int) -> np.ndarray:
+        """Which seeds have all four answers right after `num_steps`."""
+        y_hat = np.asarray(self.y_hat[num_steps // LOG_EVERY - 1])
+        return np.asarray((np.abs(y_hat - Y[:, 0]) < 0.5).all(axis=1))
+
+
+class Inside(NamedTuple):
+    """One network with all four inputs: `hidden` is a^1 and `slope` is g'(z^1)."""
+
+    loss: Array
+    gradient_norm: Array
+    y_hat: Array
+    hidden: Array
+    slope: Array
+
+
+def population(width: int, initializer: str, num_seeds: int) -> Params:
+    """The 2-`width`-1 networks of the seeds 0 … `num_seeds` − 1, stacked."""
+    draw = INITIALIZERS[initializer]
+    keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+    return jax.vmap(lambda key: init_params(key, (2, width, 1), draw))(keys)
+
+
+def outputs(params: Params, x: Array, activation: str = "sigmoid") -> Array:
+    """ŷ of one network at many inputs; both losses stand behind a sigmoid output."""
+    g, loss = ACTIVATIONS[activation], LOSSES["sigmoid", LOSS_NAMES[0]]
+    return jax.vmap(lambda x: predict(params, x, g, loss)[0])(x)
+
+
+@partial(jax.jit, static_argnames=("activation", "loss_name", "num_points"))
+def train(params: Params, activation: str, loss_name: str, num_points: int = NUM_POINTS) -> Trained:
+    """`num_points` × `LOG_EVERY` steps of gradient descent on a population."""
+    g, loss = ACTIVATIONS[activation], LOSSES["sigmoid", loss_name]
+    eta = make_learning_rate(Constant(), 1.0, num_points * LOG_EVERY)
+    optimizer = make_optimizer(GradientDescent(clip_norm=None), eta)
+    training = Training(g, loss, None, optimizer, eta, batch_size=len(X), unroll=1)
+    xor, key = Part(jnp.asarray(X), jnp.asarray(Y)), jax.random.key(0)  # no order to draw
+
+    def interval(state: TrainState, _: None) -> tuple[TrainState, tuple[Array, Array]]:
+        state, _ = jax.vmap(lambda s: train_steps(training, s, key, xor, LOG_EVERY))(state)
+        y_hat = jax.vmap(lambda params: outputs(params, xor.x, activation))(state.params)
+        losses = jax.vmap(lambda params: batch_loss(params, *xor, g, loss))(state.params)
+        return state, (y_hat, losses)
+
+    start = jax.vmap(partial(init_state, training))(params)
+    state, (y_hat, losses) = jax.lax.scan(interval, start, length=num_points)
+    return Trained(state.params, y_hat, losses)
+
+
+@jax.jit
+def inspect(params: Params) -> Inside:
+    """Every network of a sigmoid population with binary cross-entropy from inside."""
+    x, y = jnp.asarray(X), jnp.asarray(Y)
+    sigmoid, loss = ACTIVATIONS["sigmoid"], LOSSES["sigmoid", "binary_cross_entropy"]
+
+    def inspect_one(params: Params) -> Inside:
+        value, gradient = backprop(params, x, y, sigmoid, loss)
+        zs, activations = jax.vmap(lambda x: forward(params, x, sigmoid))(x)
+        norm = optax.global_norm(gradient)
+        return Inside(value, norm, outputs(params, x), activations[1], sigmoid.dg(zs[0]))
+
+    return jax.vmap(inspect_one)(params)
+
+
+def wilson(solved: np.ndarray) -> tuple[float, float, float]:
+    """The share solved in % and its 95 % interval. Wilson 1927, JASA 22:209."""
+    test = binomtest(int(solved.sum()), solved.size)
+    low, high = test.proportion_ci(method="wilson")
+    return 100 * test.statistic, 100 * low, 100 * high
+
+
+def rate_row(quantity: str, solved: np.ndarray, lecture_rate: float) -> Row:
+    rate, low, high = wilson(solved)
+    return Row(quantity, rate, lecture_rate, "lecture §4", "≈", (low, high), digits=4)
+
+
+def train_grid() -> dict[tuple[int, str, str], Trained]:
+    """Every width, activation and loss."""
+    grid = {}
+    for width, *pair in product(WIDTHS, HIDDEN, LOSS_NAMES):
+        num_seeds = NUM_LECTURE_SEEDS if tuple(pair) == LECTURE_PAIR else NUM_SEEDS
+        grid[width, *pair] = train(population(width, INITIALIZER, num_seeds), *pair)
+    return grid
+
+
+def left_at_half(inside: Inside) -> np.ndarray:
+    """Which networks answer ½ at exactly two inputs."""
+    return np.asarray((np.abs(inside.y_hat - 0.5) < 0.01).sum(axis=1) == 2)
+
+
+def at_half(inside: Inside, values: np.ndarray) -> np.ndarray:
+    """`values` (network, input, hidden unit) at the two inputs where ŷ is nearest to ½."""
+    inputs = np.argsort(np.abs(inside.y_hat - 0.5), axis=1)[:, :2, None]
+    return np.take_along_axis(values, inputs, axis=1)
+
+
+def stuck_rows(stuck: Inside, later: Inside, num_freed: int) -> list[Row]:
+    """What the stuck 2-2-1 have in common after 5,000 steps, and 95,000 steps later."""
+    typical = left_at_half(stuck)
+    before, after = (Inside(*(leaf[typical] for leaf in state)) for state in (stuck, later))
+    h_a, h_b = np.moveaxis(at_half(before, before.hidden), 1, 0)
+    fall = np.median(after.gradient_norm / before.gradient_norm)
+    return [
+        Row("median loss of the stuck 2-2-1", np.median(stuck.loss), np.log(2) / 2,
+            "½ ln 2: two right, two at ½", "≈"),
+        Row("median of max |h(x_a) − h(x_b)| for their inputs at ½",
+            np.median(np.abs(h_a - h_b).max(axis=1)), 0.0, "the two inputs look the same", "≈"),
+        Row("median of max σ' at these inputs",
+            np.median(at_half(before, before.slope).max(axis=(1, 2))), 0.25, "peak of σ'", "≤"),
+        Row("median fall of ‖∇‖ from step 5,000 to 100,000", fall, 1 / 20, "‖∇‖ ∝ 1/t", "≈"),
+        Row("stuck after 5,000, solved after 100,000 steps, in %",
+            100 * num_freed / len(stuck.loss), 0.0, "the minimum is at infinity", "≈"),
+    ]  # fmt: skip
+
+
+def measure() -> Results:
+    grid = train_grid()
+    lecture = {width: grid[width, *LECTURE_PAIR] for width in WIDTHS}
+    rows = [
+        rate_row(f"2-{width}-1 solved in {steps:,} steps, in %", lecture[width].solved(steps), rate)
+        for (width, steps), rate in LECTURE_RATES.items()
+    ]
+    for name, steps in product(OTHERS, (1000, NUM_STEPS)):
+        other = train(population(2, name, NUM_LECTURE_SEEDS), *LECTURE_PAIR)
+        quantity = f"2-2-1 from {name} solved in {steps:,} steps, in %"
+        rows.append(rate_row(quantity, other.solved(steps), LECTURE_RATES[2, steps]))
+    ones = [trained.solved(NUM_STEPS).sum() for (n, *_), trained in grid.items() if n == 1]
+    rows.append(Row("2-1-1 solved, all activations and losses", int(sum(ones)), 0, "lecture §1"))
+
+    is_solved = lecture[2].solved(NUM_STEPS)
+    params = jax.tree.map(lambda leaf: leaf[~is_solved], lecture[2].params)
+    continued = train(params, *LECTURE_PAIR, num_points=19 * NUM_POINTS)
+    stuck, later = (jax.tree.map(np.asarray, inspect(p)) for p in (params, continued.params))
+    rows += stuck_rows(stuck, later, int(continued.solved(19 * NUM_STEPS).sum()))
+
+    share = 100 * np.mean(left_at_half(stuck))
+    at_1000, at_5000 = (wilson(lecture[2].solved(steps)) for steps in (1000, NUM_STEPS))
+    examples = [np.flatnonzero(is_solved)[0], np.flatnonzero(~is_solved)[left_at_half(stuck)][0]]
+    return Results(
+        headline=(
+            "2-2-1 solves XOR from {:.0f} % [{:.0f}, {:.0f}] of its starts in 1,000 steps".format(
+                *at_1000
+            )
+            + " and {:.0f} % [{:.0f}, {:.0f}] in 5,000; ".format(*at_5000)
+            + f"2-8-1 from {lecture[8].solved(1000).sum()} of {NUM_LECTURE_SEEDS} in 1,000. "
+            f"{share:.0f} % of the stuck 2-2-1 have two answers right and two at ½."
+        ),
+        rows=rows,
+        arrays={
+            "rates": {
+                (*case, steps): wilson(trained.solved(steps))
+                for case, trained in grid.items()
+                for steps in (1000, NUM_STEPS)
+            },
+            "losses": np.asarray(lecture[2].losses)[:, :NUM_SEEDS],
+            "is_solved": is_solved[:NUM_SEEDS],
+            "examples": [
+                jax.tree.map(lambda leaf, i=i: leaf[i], lecture[2].params) for i in examples
+            ],
+        },  # fmt: skip
+        children=[
+            ChildRun(
+                {"width": width, "activation": activation, "loss": loss},
+                {
+                    "solved in %": [
+                        wilson(trained.solved(step))[0]
+                        for step in range(LOG_EVERY, NUM_STEPS + 1, LOG_EVERY)
+                    ],
+                    "mean loss": np.asarray(trained.losses.mean(axis=1)),
+                },
+            )
+            for (width, activation, loss), trained in grid.items()
+        ],
+    )
+
+
+def draw(results: Results) -> Figure:
+    fig, axes = subplots(2, 3, height=6.2)
+    for ax, loss in zip(axes[0, :2], LOSS_NAMES, strict=True):
+        draw_rates(ax, results.arrays["rates"], loss)
+    draw_losses(axes[0, 2], results.arrays["losses"], results.arrays["is_solved"])
+    solved, stuck = results.arrays["examples"]
+    draw_boundary(axes[1, 0], solved, "a solved 2-2-1")
+    draw_boundary(axes[1, 1], stuck, "a stuck 2-2-1")
+    draw_hidden_layer(axes[1, 2], stuck)
+    return fig
+
+
+def draw_rates(ax: Axes, rates: dict[tuple, tuple[float, float, float]], loss: str) -> None:
+    for index, (activation, marker) in enumerate(zip(HIDDEN, "os^", strict=True)):
+        for steps, face, alpha in ((1000, "white", 0.5), (NUM_STEPS, f"C{index}", 1.0)):
+            rate, low, high = np.array([rates[w, activation, loss, steps] for w in WIDTHS]).T
+            shift = 1.06 ** (index - 1)  # so that intervals don't hide each other
+            ax.errorbar(
+                shift * np.array(WIDTHS), rate, [rate - low, high - rate], color=f"C{index}",
+                marker=marker, markersize=5, markerfacecolor=face, alpha=alpha, elinewidth=1,
+                capsize=2, linestyle="-" if steps == NUM_STEPS else ":",
+                label=activation if steps == NUM_STEPS else None,
+            )  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
+    ax.set(title=loss.replace("_", " "), xlabel="hidden units", ylabel="solved / %")
+    ax.legend(title="5,000 steps\n(dotted: 1,000)", title_fontsize="small", loc="lower right")
+
+
+def draw_losses(ax: Axes, losses: np.ndarray, is_solved: np.ndarray) -> None:
+    steps = LOG_EVERY * np.arange(1, len(losses) + 1)
+    ax.plot(steps, losses[:, is_solved], "-", color="C6", linewidth=0.4)
+    ax.plot(steps, losses[:, ~is_solved], "-", color="C0", linewidth=0.6)
+    thirds = np.log(3) * 3 / 4 - np.log(2) / 2  # ŷ = ⅔ at three inputs, one of them wrong
+    for level, text in ((np.log(2), "ln 2: all at ½"), (thirds, "one right, three alike"),
+                        (np.log(2) / 2, "½ ln 2: two right, two at ½")):  # fmt: skip
+        ax.annotate(text, (NUM_STEPS, level), (0, 2), textcoords="offset points", ha="right",
+                    va="bottom", fontsize="small")  # fmt: skip
+    ax.set(title="2-2-1: stuck black, solved blue", xlabel="step", ylabel="loss / nats", ylim=0)
+
+
+def draw_boundary(ax: Axes, params: Params, title: str) -> None:
+    ticks = np.linspace(-0.5, 1.5, 101, dtype=np.float32)
+    grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)
+    y_hat = np.asarray(outputs(params, jnp.asarray(grid.reshape(-1, 2)))).reshape(101, 101)
+    shades = ax.contourf(ticks, ticks, y_hat, np.linspace(0, 1, 11), cmap="cividis")
+    ax.contour(ticks, ticks, y_hat, [0.5], colors="white", linewidths=2)
+    for x, y, answer in zip(X, Y[:, 0], np.asarray(outputs(params, jnp.asarray(X))), strict=True):
+        ax.plot(*x, "s" if y else "o", color="white", markeredgecolor="black", markersize=8)
+        ax.annotate(f"{answer:.2f}", x, (0, 7), textcoords="offset points", ha="center",
+                    color="white" if answer < 0.6 else "black", fontsize="small")  # fmt: skip
+    ax.set(title=title, xlabel="$x_1$", ylabel="$x_2$")
+    ax.grid(visible=False)
+    ax.figure.colorbar(shades, ax=ax, label="ŷ (line: ½)", ticks=[0, 0.5, 1])
+
+
+def draw_hidden_layer(ax: Axes, params: Params) -> None:
+    """The four inputs as the output neuron sees them."""
+    hidden = np.asarray(inspect(jax.tree.map(lambda leaf: leaf[None], params)).hidden[0])
+    for x, y, h in zip(X, Y[:, 0], hidden, strict=True):
+        ax.plot(*h, "s" if y else "o", color="white", markeredgecolor="black", markersize=8)
+        below = (h.round(2) == hidden.round(2)).all(axis=1).sum() > 1 and not y
+        ax.annotate(f"x = {x[0]:.0f}{x[1]:.0f}", h, (0, -16 if below else 8), ha="center",
+                    textcoords="offset points", fontsize="small")  # fmt: skip
+    ax.set(title="its hidden layer", xlabel="$h_1$", ylabel="$h_2$")
+    ax.margins(0.25)
+
+
+if __name__ == "__main__":
+    run_study(measure, draw, float64=False)

@@ -1,0 +1,113 @@
+"""What a run prints: a header, the gradient check, the progress, a table of results, the links."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich import progress
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+OnLog = Callable[[int, Mapping[str, float]], None]
+"""Called at a log point with the step and what was measured."""
+
+NUM_PLAIN_LINES = 10
+
+
+class Console:
+    """Prints to the terminal: a live bar where there is one, plain lines where there is not."""
+
+    def __init__(self, rich_console: RichConsole | None = None) -> None:
+        self.rich = rich_console or RichConsole(highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        self.rich.print(text, markup=False)
+
+    def facts(self, facts: Mapping[str, object]) -> None:
+        """A name and a value on each line."""
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            self.line(f"{name:{width}}  {value}")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A table whose first column is text and whose others are numbers."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="left" if column == columns[0] else "right")
+        for row in rows:
+            table.add_row(*(number(cell) for cell in row))
+        self.rich.print(table)
+
+    @contextmanager
+    def progress(self, num_steps: int, steps_per_epoch: int) -> Iterator[OnLog]:
+        """A bar over the steps: epoch, metrics, steps/s and the time left."""
+        if self.rich.is_terminal:
+            with self._bar(num_steps, steps_per_epoch) as on_log:
+                yield on_log
+        else:
+            yield self._lines(num_steps, steps_per_epoch)
+
+    @contextmanager
+    def _bar(self, num_steps: int, steps_per_epoch: int) -> Iterator[OnLog]:
+        bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[measured]}"),
+            progress.TimeRemainingColumn(),
+            console=self.rich,
+        )
+        speed = _Speed()
+        with bar:
+            task = bar.add_task("training", total=num_steps, measured="")
+
+            def on_log(step: int, metrics: Mapping[str, float]) -> None:
+                bar.update(
+                    task,
+                    completed=step,
+                    description=where(step, num_steps, steps_per_epoch),
+                    measured=f"{measured(metrics)}  {speed.at(step):,.0f} steps/s",
+                )
+
+            yield on_log
+
+    def _lines(self, num_steps: int, steps_per_epoch: int) -> OnLog:
+        speed, printed = _Speed(), 0
+
+        def on_log(step: int, metrics: Mapping[str, float]) -> None:
+            nonlocal printed
+            tenth = step * NUM_PLAIN_LINES // num_steps
+            if tenth > printed:
+                printed = tenth
+                place = where(step, num_steps, steps_per_epoch)
+                self.line(f"{place}  {measured(metrics)}  {speed.at(step):,.0f} steps/s")
+
+        return on_log
+
+
+class _Speed:
+    """Steps a second since the last time it was asked."""
+
+    def __init__(self) -> None:
+        self._step, self._time = 0, time.perf_counter()
+
+    def at(self, step: int) -> float:
+        now = time.perf_counter()
+        speed = (step - self._step) / (now - self._time)
+        self._step, self._time = step, now
+        return speed
+
+
+def where(step: int, num_steps: int, steps_per_epoch: int) -> str:
+    """The epoch where epochs are whole, else the step."""
+    if step % steps_per_epoch or num_steps % steps_per_epoch:
+        return f"step {step:,}/{num_steps:,}"
+    return f"epoch {step // steps_per_epoch:,}/{num_steps // steps_per_epoch:,}"
+
+
+def measured(metrics: Mapping[str, float]) -> str:
+    """The losses and scores among the metrics of a log point."""
+    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" in name)
+
+
+def number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

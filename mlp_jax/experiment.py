@@ -1,0 +1,339 @@
+"""A run from beginning to end: the only place where all rooms are wired together."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlp_jax import data, figures, pyfunc, tracking
+from mlp_jax.config import Experiment
+from mlp_jax.console import Console
+from mlp_jax.fitting import Fitted, LogPoint, compile_intervals, evaluate_parts, fit
+from mlp_jax.gradcheck import GradientCheck, check_gradient
+from mlp_jax.network import num_params
+from mlp_jax.problem import Problem, numeric_settings, prepare
+from mlp_jax.types import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Result(NamedTuple):
+    """What a run found out; `metrics` are those of each part for the parameters that it kept."""
+
+    problem: Problem
+    gradient: GradientCheck
+    fitted: Fitted
+    metrics: dict[str, dict[str, float]]
+
+
+def run(config: Experiment, console: Console | None = None, command: str = "") -> Result:
+    """Trains what `config` describes, proves its gradient first and records it in MLflow.
+
+    `command` is the command line, for the record. Raises `UserError` for a config that cannot be
+    run, before anything is written, and `RunError` for a run that fails.
+    """
+    console = console or Console()
+    with numeric_settings(config) as device:
+        if config.tracking.name == "none":
+            problem, gradient = check(config, console, device)
+            return _train(problem, gradient, console, None)
+        problem, gradient = check(config, console, device)
+        client = tracking.open_store(config.tracking.uri)
+        with tracking.start(
+            client,
+            problem.config.name or problem.dataset.name,
+            config.tracking.run_name or run_name(problem),
+            params=asdict(problem.config),
+            dataset=problem.dataset,
+            note=_note(problem, command),
+            tags=_tags(problem, device, command),
+        ) as recorded:
+            result = _train(problem, gradient, console, recorded)
+            _record(result, recorded)
+        console.facts(_links(recorded))
+        return result
+
+
+def check(
+    config: Experiment, console: Console, device: jax.Device
+) -> tuple[Problem, GradientCheck]:
+    """Loads the data, prints the header and proves the gradient on the first real examples."""
+    dataset = data.load(config.data)
+    problem = prepare(config, dataset)
+    console.facts(_header(problem, device))
+    for note in dataset.notes:
+        console.line(note)
+    fixed = problem.training
+    examples = jax.tree.map(lambda array: array[:32], problem.train)
+    gradient = check_gradient(
+        problem.params, *examples, fixed.activation, fixed.loss, fixed.penalty
+    )
+    console.line(gradient_line(gradient))
+    if not gradient.passed:
+        raise RunError(
+            f"the gradient is wrong in layer {gradient.worst_layer}: backprop and jax.grad or the "
+            "differences disagree. See it by layer with python -m mlp_jax.gradcheck."
+        )
+    return problem, gradient
+
+
+def _train(
+    problem: Problem, gradient: GradientCheck, console: Console, recorded: tracking.Run | None
+) -> Result:
+    intervals = compile_intervals(problem)
+    start = time.perf_counter()
+    with console.progress(problem.num_steps, problem.steps_per_epoch) as show:
+
+        def on_log(point: LogPoint) -> None:
+            show(point.step, point.metrics)
+            if recorded is not None:
+                recorded.log_metrics(point.metrics, point.step)
+
+        fitted = fit(problem, intervals, on_log)
+    seconds = time.perf_counter() - start
+    result = Result(problem, gradient, fitted, evaluate_parts(problem, fitted.params))
+    _report(result, console)
+    if recorded is not None:
+        recorded.log_metrics(
+            {**_summary(result), "steps_per_second": fitted.history[-1].step / seconds},
+            fitted.history[-1].step,
+        )
+    return result
+
+
+# --- what is said ------------------------------------------------------------------------------
+
+
+def _header(problem: Problem, device: jax.Device) -> dict[str, object]:
+    config = problem.config
+    parts = {"train": problem.train, "validation": problem.validation, "test": problem.test}
+    sizes = ", ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
+    return {
+        "data": f"{problem.dataset.name}: {sizes}",
+        "network": f"{_sizes(problem)}, {num_params(problem.params):,} parameters, "
+        f"{_activation(problem)}, {config.model.output} + {config.model.loss}",
+        "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
+        f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
+        "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
+        f"matmul precision {config.matmul_precision}",
+    }
+
+
+def gradient_line(gradient: GradientCheck) -> str:
+    """The gradient check in one line."""
+    by_layer = ", ".join(f"{layer.autodiff_error:.1e}" for layer in gradient.layers)
+    return (
+        f"gradient  {'proved' if gradient.passed else 'WRONG'}: backprop − jax.grad by layer "
+        f"{by_layer}; central differences {gradient.difference_error:.1e}"
+    )
+
+
+def _sizes(problem: Problem) -> str:
+    return "-".join(map(str, problem.sizes))
+
+
+def _activation(problem: Problem) -> str:
+    names = problem.config.model.activation
+    return names if isinstance(names, str) else "+".join(names)
+
+
+def run_name(problem: Problem) -> str:
+    """What tells a run from others of its experiment."""
+    config = problem.config
+    rate = f"{config.optimizer.learning_rate:g}"
+    return (
+        f"{_sizes(problem)} {_activation(problem)}, {config.optimizer.name} {rate}, "
+        f"seed {config.seed}"
+    )
+
+
+def _report(result: Result, console: Console) -> None:
+    """The metrics of each part, and for a truth table each of its rows."""
+    metrics = result.metrics
+    names = list(next(iter(metrics.values())))
+    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
+    console.table(["", *names], rows)
+    if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
+        x, y = (np.asarray(array) for array in result.problem.train)
+        y_hat = _outputs(result, x)
+        console.table(
+            [*result.problem.dataset.feature_names, "target", "prediction"],
+            [
+                [*map(int, row), *map(float, t), *map(float, p)]
+                for row, t, p in zip(x, y, y_hat, strict=True)
+            ],
+        )
+    last = result.fitted.history[-1].step
+    if result.fitted.step != last or last < result.problem.num_steps:
+        console.line(
+            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
+        )
+
+
+def _links(recorded: tracking.Run) -> dict[str, object]:
+    facts: dict[str, object] = {"run": recorded.name, "page": recorded.url}
+    command = tracking.ui_command(recorded.client.tracking_uri)
+    return facts | ({"open it with": command} if command else {})
+
+
+# --- what is recorded --------------------------------------------------------------------------
+
+
+def _record(result: Result, recorded: tracking.Run) -> None:
+    """The resolved config and, as the config wants them, figures and the model."""
+    config = result.problem.config
+    recorded.log_dict(asdict(config), "config.yaml")
+    if config.tracking.figures:
+        for name, figure in _figures(result):
+            recorded.log_figure(figure, f"{name}.png")
+    if config.tracking.model:
+        model = to_model(result)
+        example = pyfunc.raw_inputs(result.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        recorded.log_model("mlp_jax.pyfunc", save, example, model.predict(example))
+
+
+def to_model(result: Result) -> pyfunc.Model:
+    """The trained network with all that a prediction from raw inputs takes."""
+    problem, model = result.problem, result.problem.config.model
+    names = model.activation
+    if isinstance(names, str):
+        names = [names] * len(model.hidden_sizes)
+    assert model.output is not None and model.loss is not None
+    return pyfunc.Model(
+        params=result.fitted.params,
+        activation=tuple(names),
+        output=model.output,
+        loss=model.loss,
+        class_names=problem.dataset.class_names,
+        target_names=problem.dataset.target_names,
+        preprocessing=problem.dataset.preprocessing,
+    )
+
+
+def _outputs(result: Result, x: np.ndarray) -> np.ndarray:
+    """ŷ of preprocessed inputs."""
+    model = to_model(result)
+    x_on_device = jnp.asarray(x, result.problem.config.dtype)
+    names = (model.activation, model.output, model.loss)
+    return np.asarray(pyfunc.predict_batch(model.params, x_on_device, *names))
+
+
+def _figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
+    """The loss curves, and what the data lends itself to, of the part least trained on."""
+    history, dataset = result.fitted.history, result.problem.dataset
+    names = [name for name in history[-1].metrics if "/" in name]
+    yield (
+        "loss_curves",
+        figures.loss_curves(
+            [point.step for point in history],
+            {name: [point.metrics[name] for point in history] for name in names},
+            loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
+            best_step=result.fitted.step,
+        ),
+    )
+    part = dataset.test or dataset.validation or dataset.train
+    if dataset.class_names:
+        yield from _class_figures(result, part)
+    else:
+        yield from _regression_figures(result, part)
+
+
+def _class_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
+    dataset, output = result.problem.dataset, str(result.problem.config.model.output)
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        return pyfunc.classify(_outputs(result, x), output)[1]
+
+    labels, _, _ = pyfunc.classify(_outputs(result, part.x), output)
+    yield "confusion_matrix", figures.confusion_matrix(part.y, labels, dataset.class_names)
+    if dataset.train.x.shape[1] == 2:
+        train, names = dataset.train, dataset.feature_names
+        yield (
+            "decision_boundary",
+            figures.decision_boundary(scores, train.x, train.y, dataset.class_names, names),
+        )
+
+
+def _regression_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
+    """In the targets' own units, one figure for each target."""
+    dataset = result.problem.dataset
+
+    def targets(y: np.ndarray) -> np.ndarray:
+        return dataset.preprocessing.decode_targets(y)
+
+    if part.x.shape[1] == 1 and part.y.shape[1] == 1:
+        train, shift, scale = dataset.train, *_x_units(dataset)
+        yield (
+            "fit",
+            figures.regression_fit(
+                lambda raw: targets(_outputs(result, (raw - shift) / scale))[:, 0],
+                train.x * scale + shift,
+                targets(train.y)[:, 0],
+                dataset.feature_names[0],
+                dataset.target_names[0],
+            ),
+        )
+    true, predicted = targets(part.y), targets(_outputs(result, part.x))
+    for index, name in enumerate(dataset.target_names):
+        yield (
+            f"predicted_{name}",
+            figures.predicted_against_target(true[:, index], predicted[:, index], name),
+        )
+
+
+def _x_units(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return dataset.preprocessing.x_shift, dataset.preprocessing.x_scale
+
+
+def _summary(result: Result) -> dict[str, float]:
+    """The metrics that are known at the end: of the test part, the best ones, the gradient's."""
+    logged = {name for point in result.fitted.history for name in point.metrics}
+    summary = {
+        f"{part}/{name}": value
+        for part, measured in result.metrics.items()
+        for name, value in measured.items()
+        if f"{part}/{name}" not in logged
+    }
+    summary |= best_metrics(result.fitted.history)
+    for number, layer in enumerate(result.gradient.layers, start=1):
+        summary[f"gradcheck/layer_{number}_autodiff_error"] = layer.autodiff_error
+        summary[f"gradcheck/layer_{number}_difference_error"] = layer.difference_error
+    return summary
+
+
+def best_metrics(history: list[LogPoint]) -> dict[str, float]:
+    """The lowest loss and the highest accuracy or R² of each part, and the step of each."""
+    best = {}
+    for name in history[-1].metrics:
+        part, _, metric = name.partition("/")
+        if metric in ("loss", "accuracy", "r2"):
+            sign = -1 if metric == "loss" else 1
+            point = max(history, key=lambda point: sign * point.metrics[name])
+            best[f"best/{part}_{metric}"] = point.metrics[name]
+            best[f"best/{part}_{metric}_step"] = float(point.step)
+    return best
+
+
+def _note(problem: Problem, command: str) -> str:
+    facts = _header(problem, jax.devices()[0])
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"| | |\n|---|---|\n{table}\n\n" + (f"```\n{command}\n```\n" if command else "")
+
+
+def _tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
+    packages = ("mlp_jax", "jax", "jaxlib", "optax", "numpy", "mlflow")
+    return {
+        "command": command,
+        "device": f"{device.device_kind} ({device.platform})",
+        "num_params": str(num_params(problem.params)),
+        "sizes": _sizes(problem),
+        **{f"version.{name}": version(name) for name in packages},
+    }

@@ -1,0 +1,492 @@
+"""Runs in MLflow: opening a store, recording a run, and the links to look at it.
+
+A run is written through `MlflowClient`, so there is no active run and no other global state.
+Points of metrics wait on the host and leave in batches.
+"""
+
+import getpass
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mlp_jax.data import Dataset, Inputs
+from mlp_jax.types import UserError
+
+if TYPE_CHECKING:  # these take seconds to import
+    import matplotlib.figure
+    import mlflow.entities
+    import pandas
+
+UI_PORT = 5000
+
+# --- the store ---------------------------------------------------------------------------------
+
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+
+
+def store_uri(uri: str | None) -> str:
+    """The absolute URI of a store; `None` is $MLFLOW_TRACKING_URI, else ./mlflow.db.
+
+    ./mlflow.db is where a plain `mlflow ui` looks, too.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme = uri.partition("://")[0].partition("+")[0]
+    if scheme in _DATABASES + _SERVERS:
+        return uri
+    prefix, _, file = uri.partition("sqlite:///")
+    if prefix or not file or file.startswith(":memory:"):
+        raise UserError(
+            f"tracking.uri={redacted(uri)}: not a store. Use sqlite:///FILE.db, an MLflow server "
+            "http://HOST:PORT, or a database postgresql://… or mysql://…"
+        )
+    return f"sqlite:///{Path(file).absolute()}"
+
+
+def redacted(text: str) -> str:
+    """`text` with the user, password and query of a URI in it hidden; file URIs stay as they are.
+
+    >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
+    'postgresql://***@host/runs?***'
+    """
+    text = re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text)
+    return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def is_ready(file: Path) -> bool:
+    """Whether MLflow has finished creating this database."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
+            return database.execute(query).fetchone() is not None
+    except sqlite3.OperationalError:  # no file, no such table, or being created at this moment
+        return False
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"tracking.uri=sqlite:///{file}: {error}. Move the file away, or name another one."
+        ) from None
+
+
+def open_store(uri: str | None) -> "mlflow.MlflowClient":
+    """A client of the store at `uri`, which is created where it is a new SQLite file.
+
+    Raises `UserError` within seconds where the store can't be used.
+    """
+    uri = store_uri(uri)
+    file = _sqlite_file(uri)
+    if file is not None:
+        _check_writable(file)
+        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with _store_errors(uri):
+        if file is not None:
+            _create(file, uri)
+        elif uri.startswith(_DATABASES):  # this fails at once; MLflow would try for 100 s
+            import sqlalchemy
+
+            sqlalchemy.create_engine(uri).connect().close()
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+# Unless the user's environment says otherwise. MLflow's own defaults send telemetry, unpickle
+# models, and wait 246 s for a server that is down.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+
+
+def _check_writable(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for path in (file.parent, file):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(0, "no permission to write", str(path))
+        if file.is_dir():
+            raise IsADirectoryError(0, "is a directory", str(file))
+    except OSError as error:
+        raise UserError(
+            f"tracking.uri=sqlite:///{file}: {error.filename}: {error.strerror}.\n"
+            "Name another place, tracking.uri=sqlite:////DIRECTORY/mlflow.db, or set tracking=none."
+        ) from None
+
+
+def _create(file: Path, uri: str) -> None:
+    """Lets MLflow create its tables; one process at a time, since two at once both fail."""
+    if is_ready(file):
+        return
+    from mlflow import MlflowClient
+
+    try:
+        with FileLock(f"{file}.lock", timeout=120):
+            if not is_ready(file):
+                MlflowClient(tracking_uri=uri)
+    except Timeout:
+        raise UserError(
+            f"tracking.uri={uri}: another process has been creating this store for two minutes; "
+            f"end it, or remove {file}.lock."
+        ) from None
+
+
+@contextmanager
+def _store_errors(uri: str) -> Iterator[None]:
+    """MLflow's and the database's errors as a `UserError` that says nothing secret."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        cause = redacted(str(error).partition("\n")[0])
+        user_info = re.search(r"://(\S*)@", uri)
+        for secret in user_info[1].split(":", 1) if user_info else ():
+            cause = cause.replace(secret, "***") if secret else cause
+        raise UserError(
+            f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
+        ) from None
+
+
+def _experiment_id(client: "mlflow.MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(
+                name,
+                artifact_location=_artifact_location(client.tracking_uri),
+                tags={"mlflow.experimentKind": "custom_model_development"},  # how the UI shows it
+            )
+        except MlflowException:  # another process was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"name={name}: this MLflow experiment was deleted. Take another name, or bring it back "
+            f"with: mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return experiment.experiment_id
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside the database, absolute; a server decides itself."""
+    if uri.startswith(_SERVERS):
+        return None
+    file = _sqlite_file(uri)
+    return ((file.parent if file else Path.cwd()) / "mlartifacts").as_uri()
+
+
+# --- a run -------------------------------------------------------------------------------------
+
+_MAX_PARAMS = 100  # in one batch
+_MAX_METRICS = 1000  # in one batch
+_MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 5000
+_FLUSH_SECONDS = 5.0
+
+
+class Run:
+    """A run that is being recorded.
+
+    A context manager: leaving it sends what is waiting and ends the run as FINISHED, FAILED after
+    an exception, KILLED after Ctrl-C.
+    """
+
+    def __init__(self, client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> None:
+        self.client = client
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.experiment_id: str = run.info.experiment_id
+        self._points: list[mlflow.entities.Metric] = []
+        self._flushed_at = time.monotonic()
+        self._not_finite: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """The run's page, in the UI that `ui_command` starts or on the tracking server."""
+        return run_url(base_url(self.client.tracking_uri), self.experiment_id, self.run_id)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keeps the points of one step until `flush`, which it calls every few seconds.
+
+        A number that is not finite would break the charts; a tag says which came first.
+        """
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self._points.append(Metric(name, float(value), now, step))
+            elif name not in self._not_finite:
+                self._not_finite.add(name)
+                self.set_tag(f"not_finite.{name}", f"{value} at step {step}")
+        overdue = time.monotonic() - self._flushed_at > _FLUSH_SECONDS
+        if overdue or len(self._points) >= _MAX_METRICS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends the points that are waiting."""
+        while self._points:
+            self.client.log_batch(self.run_id, metrics=self._points[:_MAX_METRICS])
+            del self._points[:_MAX_METRICS]
+        self._flushed_at = time.monotonic()
+
+    def set_tag(self, name: str, value: str) -> None:
+        self.client.set_tag(self.run_id, name, redacted(value)[:_MAX_TAG_LENGTH])
+
+    def log_text(self, text: str, file: str) -> None:
+        self.client.log_text(self.run_id, text, file)
+
+    def log_dict(self, values: dict[str, Any], file: str) -> None:
+        """As YAML or JSON, by the file's suffix."""
+        self.client.log_dict(self.run_id, values, file)
+
+    def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
+        self.client.log_figure(self.run_id, figure, file)
+
+    def log_model(
+        self,
+        loader: str,
+        save: Callable[[Path], None],
+        example: Inputs,
+        prediction: "pandas.DataFrame",
+    ) -> str:
+        """Logs a model without pickle and returns its URI, for `mlflow.pyfunc.load_model`.
+
+        The module named `loader` loads it from the directory that `save` fills. The signature comes
+        from an example of the inputs and its prediction. This package's source travels with it.
+        """
+        import mlflow.pyfunc
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        model = self.client.create_logged_model(
+            self.experiment_id, "model", source_run_id=self.run_id, model_type="mlp"
+        )
+        # The versions are those installed here; MLflow's search for others takes 0.3 s.
+        no_search = patch("mlflow.utils.environment.warn_dependency_requirement_mismatches")
+        with TemporaryDirectory() as directory, no_search:
+            path, data = str(Path(directory, "model")), Path(directory, "network")
+            data.mkdir()
+            save(data)
+            mlflow.pyfunc.save_model(
+                path,
+                loader_module=loader,
+                data_path=str(data),
+                code_paths=[str(Path(__file__).parent)],
+                mlflow_model=Model(
+                    artifact_path=model.artifact_location,
+                    run_id=self.run_id,
+                    model_uuid=model.model_id,
+                    model_id=model.model_id,
+                ),
+                signature=_signature(example, prediction),
+                input_example=example,
+                pip_requirements=[f"{name}=={version(name)}" for name in _MODEL_REQUIREMENTS],
+            )
+            self.client.log_model_artifacts(model.model_id, path)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        return f"models:/{model.model_id}"
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.flush()
+            self.client.set_terminated(self.run_id, "FINISHED")
+            return
+        try:
+            self.flush()
+            if not isinstance(error, KeyboardInterrupt):
+                self.set_tag("error", f"{type(error).__name__}: {error}")
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            self.client.set_terminated(self.run_id, status)
+        except Exception as tracking_error:  # the first error is the one to see
+            error.add_note(f"The run was left open: {redacted(str(tracking_error))}")
+
+
+def start(
+    client: "mlflow.MlflowClient",
+    experiment: str,
+    run_name: str,
+    *,
+    params: Mapping[str, Any],
+    dataset: Dataset | None = None,
+    note: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page."""
+    from mlflow.entities import Param
+
+    with _store_errors(client.tracking_uri):
+        all_tags = {**_context_tags(), "mlflow.note.content": note, **(tags or {})}
+        run = client.create_run(
+            _experiment_id(client, experiment),
+            tags={name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()},
+            run_name=run_name,
+        )
+        run_id = run.info.run_id
+        entries = [Param(name, value) for name, value in flat_params(params).items()]
+        for i in range(0, len(entries), _MAX_PARAMS):
+            client.log_batch(run_id, params=entries[i : i + _MAX_PARAMS])
+        if dataset is not None:
+            client.log_inputs(run_id, [_dataset_input(dataset)])
+    return Run(client, run)
+
+
+def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested config as `{"optimizer.learning_rate": "0.1", …}`, written as in JSON.
+
+    >>> flat_params({"model": {"hidden_sizes": [8], "loss": None}})
+    {'model.hidden_sizes': '[8]', 'model.loss': 'null'}
+    """
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flat_params(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[prefix + name] = redacted(text)[:_MAX_PARAM_LENGTH]
+    return flat
+
+
+def _context_tags() -> dict[str, str]:
+    """The tags that MLflow's fluent client sets, and `git.dirty`."""
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.type": "LOCAL",
+        **_git_tags(Path(__file__).parent),
+    }
+
+
+def _git_tags(directory: Path) -> dict[str, str]:
+    """The commit of the checkout around `directory`, and whether a tracked file differs from it."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        status = subprocess.run(
+            command,
+            cwd=directory,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit = re.search("^# branch.oid ([0-9a-f]+)$", status, re.MULTILINE)
+    if commit is None:
+        return {}
+    dirty = re.search("^[^#]", status, re.MULTILINE) is not None
+    return {"mlflow.source.git.commit": commit[1], "git.dirty": str(dirty).lower()}
+
+
+def _dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
+    from mlflow.entities import Dataset as DatasetEntity
+    from mlflow.entities import DatasetInput, InputTag
+
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    sizes = {name: len(part.x) for name, part in parts.items() if part is not None}
+    columns = [{"name": c.name, "type": "string" if c.categories else "double", "required": True}
+               for c in dataset.preprocessing.columns]  # fmt: skip
+    entity = DatasetEntity(
+        name=dataset.name,
+        digest=dataset.digest,
+        source_type="local",
+        source=json.dumps({"uri": dataset.source}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
+    )
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
+
+
+# What a served model imports.
+_MODEL_REQUIREMENTS = ("jax", "jaxtyping", "mlflow", "numpy", "omegaconf", "pandas")
+
+
+def _signature(example: Inputs, prediction: "pandas.DataFrame") -> Any:
+    """Arrays have a shape; the columns of a table have names, and the model checks their entries.
+
+    MLflow's own column types would refuse whole numbers in a column of decimals.
+    """
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
+
+    if isinstance(example, np.ndarray):
+        inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+    else:
+        inputs = Schema([ColSpec(AnyType(), name) for name in example.columns])
+    return ModelSignature(inputs, infer_signature(prediction).inputs)
+
+
+# --- looking at it -----------------------------------------------------------------------------
+
+
+def base_url(uri: str, port: int = UI_PORT) -> str:
+    """The tracking server, or the UI that runs on this machine."""
+    if not uri.startswith(_SERVERS):
+        return f"http://127.0.0.1:{port}"
+    return re.sub("//.*@", "//", uri).rstrip("/")
+
+
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run."""
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
+
+
+def experiment_url(base: str, experiment_id: str) -> str:
+    """The list of an experiment's runs."""
+    return f"{base}/#/experiments/{experiment_id}/runs?{_VIEW}"
+
+
+_VIEW = "workflowType=machine_learning"  # else the pages open in their view for language models
+
+
+def ui_command(uri: str) -> str | None:
+    """The command that starts the UI on this store; `None` for a server, which has its own."""
+    if uri.startswith(_SERVERS):
+        return None
+    on_path = shutil.which("python")
+    is_this = on_path is not None and Path(on_path).absolute() == Path(sys.executable)
+    python = "python" if is_this else sys.executable
+    command = [python, "-m", "mlp_jax.ui", *([redacted(uri)] * (uri != store_uri(None)))]
+    return shlex.join(command)

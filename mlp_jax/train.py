@@ -1,0 +1,32 @@
+"""`python -m mlp_jax.train +exp=xor` trains a network and records the run."""
+
+import shlex
+import sys
+
+from mlp_jax.cli import run_command
+from mlp_jax.config import Experiment
+
+
+def train(config: Experiment) -> None:
+    from mlp_jax import experiment
+
+    experiment.run(config, command=shlex.join(["python", "-m", "mlp_jax.train", *sys.argv[1:]]))
+
+
+def main() -> None:
+    run_command(
+        train,
+        module="mlp_jax.train",
+        summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
+        examples=[
+            ("+exp=xor", "XOR in seconds"),
+            ("+exp=xor seed=1 model.activation=tanh", "the same with another seed and activation"),
+            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
+            ("data=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""`python -m mlp_jax.ui` opens MLflow's UI on a store: one worker, on this machine only."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+from urllib.request import Request, urlopen
+
+from mlp_jax import tracking
+from mlp_jax.types import UserError
+
+_HOST = "127.0.0.1"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlp_jax.ui",
+        description="Opens the MLflow UI on the recorded runs. Ctrl-C stops it.",
+    )
+    parser.add_argument(
+        "uri",
+        nargs="?",
+        help="the store, as in tracking.uri=…; default: mlflow.db in the current directory",
+    )
+    parser.add_argument("--port", type=int, default=tracking.UI_PORT, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        serve(tracking.store_uri(options.uri), options.port)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def serve(uri: str, port: int) -> None:
+    """Runs the UI until Ctrl-C or SIGTERM. Raises `UserError` where it cannot start."""
+    _check(uri, port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", str(port)]
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # here, since `ps` shows the arguments to everybody
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a second server, which nothing here uses
+    }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            [*command, "--workers", "1"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # so that its workers can be ended with it
+        )
+        try:
+            print(f"MLflow UI on {tracking.redacted(uri)}, starting …", flush=True)
+            base = tracking.base_url(uri, port)
+            _wait_until_up(server, base)
+            if server.poll() is None:
+                print(f"{_last_experiment(base)}\nCtrl-C stops it.", flush=True)
+            server.wait()
+            log.seek(0)
+            raise UserError(f"The MLflow UI ended by itself:\n{log.read()[-2000:]}")
+        except KeyboardInterrupt:
+            print("\nStopped.")
+        finally:
+            _end(server)
+
+
+def _check(uri: str, port: int) -> None:
+    if uri.startswith("http"):
+        raise UserError(f"{tracking.base_url(uri)} is a tracking server: open that in a browser.")
+    if uri.startswith("sqlite:") and not tracking.is_ready(Path(uri.removeprefix("sqlite:///"))):
+        raise UserError(
+            f"{uri}: there are no runs yet. Record one with: python -m mlp_jax.train +exp=xor\n"
+            "or name another store: python -m mlp_jax.ui sqlite:////DIRECTORY/mlflow.db"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--port {port}: cannot be opened ({error}). Maybe the UI is running already, see "
+                f"http://{_HOST}:{port}; or take another port, --port {(port + 1) % 65536}."
+            ) from None
+
+
+def _last_experiment(base: str) -> str:
+    """The page of the experiment with the latest run."""
+
+    def search(kind: str, **query: Any) -> list[Any]:
+        """Asks the server itself: importing MLflow here would take seconds."""
+        request = Request(
+            f"{base}/api/2.0/mlflow/{kind}/search",
+            json.dumps(query).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urlopen(request, timeout=30) as response:
+            found: list[Any] = json.load(response).get(kind, [])
+            return found
+
+    ids = [experiment["experiment_id"] for experiment in search("experiments", max_results=1000)]
+    latest = search("runs", experiment_ids=ids, order_by=["start_time DESC"], max_results=1)
+    return tracking.experiment_url(base, latest[0]["info"]["experiment_id"]) if latest else base
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], base: str) -> None:
+    """Returns when the server answers, or has ended."""
+    while server.poll() is None:
+        try:
+            with urlopen(f"{base}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

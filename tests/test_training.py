@@ -1,0 +1,239 @@
+"""The compiled training against a plain Python loop, and what it measures against NumPy."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlp_jax import network, training
+from mlp_jax.activations import ACTIVATIONS
+from mlp_jax.backprop import Penalty, backprop, batch_loss, penalty_value
+from mlp_jax.initializers import INITIALIZERS
+from mlp_jax.losses import LOSSES
+from mlp_jax.optimizers import gradient_descent
+from mlp_jax.training import Part, Training
+
+NUM_EXAMPLES, BATCH_SIZE = 22, 5  # four batches an epoch and a remainder of two
+SHUFFLE_KEY = jax.random.key(7)
+
+
+def make_training(**changes):
+    def eta(step):
+        return jnp.asarray(0.5) / (1 + step)
+
+    fixed = Training(
+        activation=ACTIVATIONS["tanh"],
+        loss=LOSSES["softmax", "cross_entropy"],
+        penalty=None,
+        optimizer=optax.with_extra_args_support(gradient_descent(eta)),
+        learning_rate=eta,
+        batch_size=BATCH_SIZE,
+        threshold=0.5,
+    )
+    return fixed._replace(**changes)
+
+
+def make_params(dtype="float64"):
+    return network.init_params(
+        jax.random.key(0), (2, 4, 3), INITIALIZERS["glorot_normal"], dtype=dtype
+    )
+
+
+def make_part(num_examples=NUM_EXAMPLES, dtype="float64"):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num_examples, 2))
+    labels = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
+    return Part(jnp.asarray(x, dtype), jnp.asarray(np.eye(3)[labels], dtype))
+
+
+def assert_trees_equal(a, b):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def python_loop(fixed, params, part, num_steps):
+    """The training as a reader of the lecture would write it."""
+    step = jax.jit(partial(training.train_step, fixed))
+    state = training.init_state(fixed, params)
+    steps_per_epoch = NUM_EXAMPLES // fixed.batch_size
+    losses = []
+    for t in range(num_steps):
+        epoch, i = divmod(t, steps_per_epoch)
+        order = jax.random.permutation(jax.random.fold_in(SHUFFLE_KEY, epoch), NUM_EXAMPLES)
+        rows = order[i * fixed.batch_size : (i + 1) * fixed.batch_size]
+        batch = part if fixed.batch_size == NUM_EXAMPLES else Part(part.x[rows], part.y[rows])
+        state, loss = step(state, batch)
+        losses.append(loss)
+    return state, jnp.array(losses)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
+def test_scan_is_the_python_loop_bit_for_bit(batch_size, dtype):
+    fixed, part = make_training(batch_size=batch_size), make_part(dtype=dtype)
+    wanted, wanted_losses = python_loop(fixed, make_params(dtype), part, 11)
+    state = training.init_state(fixed, make_params(dtype))
+    scan = jax.jit(partial(training.train_steps, fixed, num_steps=11))
+    state, losses = scan(state, SHUFFLE_KEY, part)
+    assert_trees_equal(state, wanted)
+    np.testing.assert_array_equal(losses, wanted_losses)
+    assert state.params[0].W.dtype == dtype
+
+
+@pytest.mark.parametrize("lengths", [[12], [4, 4, 4], [1] * 12, [5, 7], [8, 4], [3, 3, 3, 3]])
+def test_the_log_interval_changes_nothing(lengths):
+    fixed, part = make_training(), make_part()
+    wanted, _ = python_loop(fixed, make_params(), part, 12)
+    state = training.init_state(fixed, make_params())
+    start = 0
+    for length in lengths:
+        aligned = start % 4 == 0 and length % 4 == 0
+        steps = partial(training.train_steps, fixed, num_steps=length, aligned=aligned)
+        state, _ = jax.jit(steps)(state, SHUFFLE_KEY, part)
+        start += length
+    assert_trees_equal(state, wanted)
+
+
+def test_every_epoch_takes_each_example_at_most_once_in_a_new_order():
+    rows = training.batch_indices(SHUFFLE_KEY, jnp.asarray(0), 12, NUM_EXAMPLES, BATCH_SIZE, True)
+    epochs = np.asarray(rows).reshape(3, -1)
+    assert all(len(set(epoch)) == 20 for epoch in epochs.tolist())
+    assert all(list(a) != list(b) for a, b in itertools.combinations(epochs.tolist(), 2))
+
+
+def test_one_step_is_theta_minus_eta_grad():
+    fixed, params, part = make_training(batch_size=NUM_EXAMPLES), make_params(), make_part()
+    state, loss = training.train_step(fixed, training.init_state(fixed, params), part)
+    value, grads = backprop(params, *part, fixed.activation, fixed.loss)
+    np.testing.assert_allclose(loss, value, rtol=1e-15)
+    for new, old, grad in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(params), jax.tree.leaves(grads), strict=True
+    ):
+        np.testing.assert_allclose(new, old - 0.5 * grad, rtol=1e-14)
+
+
+def test_autodiff_trains_to_the_same_parameters():
+    part = make_part()
+    finals = [
+        training.train_steps(
+            fixed, training.init_state(fixed, make_params()), SHUFFLE_KEY, part, num_steps=20
+        )[0].params
+        for fixed in (make_training(), make_training(autodiff=True))
+    ]
+    for a, b in zip(*map(jax.tree.leaves, finals), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_the_reported_loss_leaves_the_penalty_out_and_the_step_does_not():
+    penalty = Penalty(l2=0.3, l1=0.2)
+    fixed = make_training(penalty=penalty, batch_size=NUM_EXAMPLES)
+    params, part = make_params(), make_part()
+    state, loss = training.train_step(fixed, training.init_state(fixed, params), part)
+    data_loss = batch_loss(params, *part, fixed.activation, fixed.loss)
+    np.testing.assert_allclose(loss, data_loss, rtol=1e-14)
+    grads = jax.grad(batch_loss)(params, *part, fixed.activation, fixed.loss, penalty)
+    np.testing.assert_allclose(state.params[0].W, params[0].W - 0.5 * grads[0].W, rtol=1e-12)
+    assert penalty_value(params, penalty) > 0
+
+
+@pytest.mark.parametrize("num_examples", [1, 7, 8, 9, 22])
+def test_evaluation_counts_every_example_once(num_examples):
+    fixed, params, part = make_training(), make_params(), make_part(num_examples)
+    measured = training.evaluate(fixed, params, part, max_batch=4)
+    logits = jax.vmap(lambda x: network.apply(params, x, fixed.activation))(part.x)
+    losses = jax.vmap(fixed.loss.value)(logits, part.y)
+    right = np.argmax(np.asarray(logits), axis=1) == np.argmax(np.asarray(part.y), axis=1)
+    np.testing.assert_allclose(measured["loss"], np.mean(losses), rtol=1e-14)
+    np.testing.assert_allclose(measured["accuracy"], np.mean(right), rtol=1e-14)
+
+
+def test_evaluation_of_a_regression_is_scikit_learns_r2():
+    from sklearn.metrics import r2_score
+
+    fixed = make_training(loss=LOSSES["identity", "squared_error"], threshold=None)
+    params = network.init_params(
+        jax.random.key(1), (2, 4, 1), INITIALIZERS["glorot_normal"], dtype="float64"
+    )
+    part = make_part()
+    part = Part(part.x, part.x[:, :1] ** 2)
+    y_hat = jax.vmap(lambda x: network.apply(params, x, fixed.activation))(part.x)
+    measured = training.evaluate(fixed, params, part, max_batch=4)
+    np.testing.assert_allclose(measured["r2"], r2_score(part.y, y_hat), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("output", "threshold"), [("sigmoid", 0.5), ("tanh", 0.0)])
+def test_a_single_output_is_right_on_its_side_of_the_threshold(output, threshold):
+    fixed = make_training(
+        loss=LOSSES[output, "squared_error"], threshold=threshold, activation=()
+    )
+    params = (training.Params.__args__[0](jnp.array([[1.0]]), jnp.array([0.0])),)
+    x = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
+    low = -1.0 if output == "tanh" else 0.0
+    y = jnp.array([[low], [1.0], [1.0], [low]])
+    assert training.evaluate(fixed, params, Part(x, y))["accuracy"] == 0.5
+
+
+def interval(fixed, state, num_steps=4, validation=None, train=None):
+    return jax.jit(partial(training.train_interval, fixed, num_steps, True))(
+        state, SHUFFLE_KEY, train or make_part(), validation
+    )
+
+
+def test_an_interval_logs_the_mean_of_its_batches_or_the_loss_after_them():
+    fixed, validation = make_training(), make_part(9)
+    start = training.init_state(fixed, make_params())
+    state, losses = training.train_steps(fixed, start, SHUFFLE_KEY, make_part(), 4)
+    _, logged = interval(fixed, start, validation=validation)
+    np.testing.assert_allclose(logged["train/loss"], np.mean(losses), rtol=1e-14)
+    wanted = training.evaluate(fixed, state.params, validation)
+    np.testing.assert_allclose(logged["validation/loss"], wanted["loss"], rtol=1e-14)
+    np.testing.assert_allclose(logged["learning_rate"], 0.5 / 4)
+    _, logged = interval(fixed, start)
+    wanted = training.evaluate(fixed, state.params, make_part())
+    np.testing.assert_allclose(logged["train/loss"], wanted["loss"], rtol=1e-14)
+    assert logged["num_finite"] == 4
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_the_first_step_that_is_not_finite_is_counted(at):
+    def eta(step):
+        return jnp.where(step == at, jnp.inf, 0.1)
+
+    fixed = make_training(optimizer=optax.with_extra_args_support(gradient_descent(eta)))
+    _, logged = interval(fixed, training.init_state(fixed, make_params()))
+    # An update makes the parameters infinite; the loss of the next step, or of none, shows it.
+    assert logged["num_finite"] == min(at + 1, 3)
+
+
+def test_early_stopping_keeps_the_best_parameters():
+    scores = iter([1.0, 3.0, 2.0, 3.05, 2.0])
+    best = None
+    fixed = make_training(monitor=lambda logged: logged["validation/accuracy"])
+    state = training.init_state(fixed, make_params())
+    best = state.best
+    kept = []
+    for step, score in enumerate(scores, start=1):
+        params = jax.tree.map(lambda leaf, step=step: jnp.full_like(leaf, step), state.params)
+        best = training._update_best(
+            best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32), 0.1
+        )
+        kept.append((int(best.step), int(best.num_worse), float(best.params[0].W[0, 0])))
+    # 3.05 is not an improvement by more than min_delta = 0.1.
+    assert kept == [(1, 0, 1.0), (2, 0, 2.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0)]
+
+
+def test_the_compiled_interval_never_compiles_again_and_donates_its_state():
+    fixed, part = make_training(), make_part()
+    init = jax.jit(partial(training.init_state, fixed))
+    program = training.compile_interval(fixed, 4, True, init(make_params()), SHUFFLE_KEY, part, part)
+    state = init(make_params())
+    with jax.log_compiles(), jax.no_tracing():
+        for _ in range(3):
+            old = state
+            state, _ = program(state, SHUFFLE_KEY, part, part)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+    assert int(state.step) == 12
