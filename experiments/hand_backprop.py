@@ -16,6 +16,7 @@ import optax
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from experiments.study import Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
@@ -162,68 +163,73 @@ def measure() -> Results:
     )
 
 
-FORWARD_BOX: dict[str, Any] = {
-    "boxstyle": "round,pad=0.4",
-    "facecolor": "white",
-    "edgecolor": "black",
-}
+FORWARD_BOX: dict[str, Any] = {"boxstyle": "round,pad=0.4", "facecolor": "white"}
 BACKWARD_BOX = FORWARD_BOX | {"boxstyle": "square,pad=0.4", "facecolor": "#dddddd"}
-FORWARD_ARROW: dict[str, Any] = {
-    "arrowstyle": "-|>",
-    "color": "black",
-    "shrinkA": 18,
-    "shrinkB": 18,
-}
-BACKWARD_ARROW = FORWARD_ARROW | {"color": "#D55E00", "linestyle": "--"}
+FORWARD_ARROW = {"color": "black"}
+BACKWARD_ARROW = {"color": "#D55E00", "linestyle": "--"}
 
 CHAIN = ("x₁", "z¹₁", "a¹₁", "z²₁", "ŷ₁", "L")
 PARAMETERS = {"w¹₁₁": (0.6, 1), "b¹₁": (1.4, 1), "w²₁₁": (2.6, 3), "b²₁": (3.4, 3)}
 """Column of each parameter, and of the z it is part of."""
 
 
-def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], style: dict[str, Any]
-) -> None:
-    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+def _box(axes: Axes, x: float, y: float, text: str, style: dict[str, Any]) -> Text:
+    return axes.text(x, y, text, ha="center", va="center", bbox=style)
 
 
-def _draw_forward(axes: Axes, values: dict[str, float]) -> None:
-    style: dict[str, Any] = {"ha": "center", "va": "center", "bbox": FORWARD_BOX}
-    for i, symbol in enumerate(CHAIN):
-        axes.text(i, 2, f"{symbol}\n{values[symbol]:.5g}", **style)
-        if i > 0:
-            _arrow(axes, (i - 1, 2), (i, 2), FORWARD_ARROW)
-    for symbol, (column, z_column) in PARAMETERS.items():
-        axes.text(column, 3, f"{symbol}\n{values[symbol]:.5g}", **style)
-        _arrow(axes, (column, 3), (z_column, 2), FORWARD_ARROW)
+def _arrow(axes: Axes, start: Text, end: Text, style: dict[str, Any]) -> None:
+    patches = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+    axes.annotate(
+        "",
+        xy=end.get_position(),
+        xytext=start.get_position(),
+        arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 1} | patches | style,
+    )
 
 
-def _draw_backward(
-    axes: Axes, factors: dict[str, float], gradients: dict[str, float], slopes: dict[str, float]
-) -> None:
-    """`factors` are those along the chain, `slopes` ∂z/∂θ of each parameter."""
-    style: dict[str, Any] = {"ha": "center", "va": "center"}
-    label = style | {"fontsize": 9}
-    _arrow(axes, (5, 2), (4, 1), BACKWARD_ARROW)
-    product = 1.0
-    for i, (name, factor) in zip((4, 3, 2, 1), factors.items(), strict=False):
-        product *= factor
-        axes.text(i, 1, f"∂L/∂{CHAIN[i]}\n{product:.6g}", bbox=BACKWARD_BOX, **style)
-        if i < 4:
-            _arrow(axes, (i + 1, 1), (i, 1), BACKWARD_ARROW)
-            axes.text(i + 0.5, 1.38, f"{name}\n× {factor:.6g}", **label)
-    for symbol, (column, z_column) in PARAMETERS.items():
-        text = f"∂L/∂{symbol}\n{gradients[symbol]:.6g}"
-        axes.text(column, 0, text, bbox=BACKWARD_BOX, **style)
-        _arrow(axes, (z_column, 1), (column, 0), BACKWARD_ARROW)
-        side = np.sign(column - z_column)
-        axes.text(z_column + 0.47 * side, 0.55, f"× {slopes[symbol]:.6g}", **label)
+def _draw_forward(axes: Axes, values: dict[str, float]) -> Text:
+    """The values of the chain and, above it, of the parameters; returns the loss's box."""
+    chain = [
+        _box(axes, x, 2, f"{symbol}\n{values[symbol]:.5g}", FORWARD_BOX)
+        for x, symbol in enumerate(CHAIN)
+    ]
+    for start, end in itertools.pairwise(chain):
+        _arrow(axes, start, end, FORWARD_ARROW)
+    for symbol, (column, x_of_z) in PARAMETERS.items():
+        box = _box(axes, column, 3, f"{symbol}\n{values[symbol]:.5g}", FORWARD_BOX)
+        _arrow(axes, box, chain[x_of_z], FORWARD_ARROW)
+    return chain[-1]
+
+
+def _draw_backward(axes: Axes, previous: Text, explanation: Explanation) -> None:
+    """The gradients by the chain's quantities, from the loss's box on, and by the parameters."""
+    boxes, gradient = {}, 1.0
+    factors = explanation.weights[1, 1, 1].paths[0].items()
+    for x, (name, factor) in zip((4, 3, 2, 1), factors, strict=False):
+        gradient *= factor
+        boxes[x] = _box(axes, x, 1, f"∂L/∂{CHAIN[x]}\n{gradient:.6g}", BACKWARD_BOX)
+        _arrow(axes, previous, boxes[x], BACKWARD_ARROW)
+        beside = (x + 0.5, 1.4) if x < 4 else (x + 0.85, 1.25)  # the first arrow is a diagonal
+        axes.text(*beside, f"{name}\n× {factor:.6g}", ha="center", va="center", fontsize=9)
+        previous = boxes[x]
+    derivatives = [*explanation.weights.values(), *explanation.biases.values()]
+    by_name = {derivative.name: derivative for derivative in derivatives}
+    for symbol, (column, x_of_z) in PARAMETERS.items():
+        derivative = by_name[f"∂L/∂{symbol}"]
+        box = _box(axes, column, 0, f"{derivative.name}\n{derivative.value:.6g}", BACKWARD_BOX)
+        _arrow(axes, boxes[x_of_z], box, BACKWARD_ARROW)
+        slope = list(derivative.paths[0].values())[-1]
+        axes.text(
+            x_of_z + np.sign(column - x_of_z) * 0.42,
+            0.55,
+            f"× {slope:.6g}",
+            ha="center",
+            fontsize=9,
+        )
 
 
 def draw(results: Results) -> Figure:
     explanation, params = results.arrays["explanation"], results.arrays["params"]
-    derivatives = [*explanation.weights.values(), *explanation.biases.values()]
-    by_name = {derivative.name.removeprefix("∂L/∂"): derivative for derivative in derivatives}
     values = explanation.forward | {
         f"{letter}{superscript}₁{subscript}": float(leaf.ravel()[0])
         for superscript, layer in zip("¹²", params, strict=True)
@@ -232,22 +238,11 @@ def draw(results: Results) -> Figure:
     fig, axes = subplots(height=4.6)
     axes.set_axis_off()
     axes.set(xlim=(-0.4, 5.4), ylim=(-0.4, 3.4))
-    _draw_forward(axes, values)
-    _draw_backward(
-        axes,
-        factors=explanation.weights[1, 1, 1].paths[0],
-        gradients={symbol: by_name[symbol].value for symbol in PARAMETERS},
-        slopes={symbol: list(by_name[symbol].paths[0].values())[-1] for symbol in PARAMETERS},
-    )
-    axes.text(5.4, 3, "forward: values", ha="right", va="center", style="italic")
-    axes.text(
-        5.4,
-        0,
-        "backward: gradients,\neach × the factor at its arrow",
-        ha="right",
-        va="center",
-        style="italic",
-    )
+    loss_box = _draw_forward(axes, values)
+    _draw_backward(axes, loss_box, explanation)
+    style: dict[str, Any] = {"ha": "right", "va": "center", "style": "italic"}
+    axes.text(5.4, 3, "forward: values", **style)
+    axes.text(5.4, 0, "backward: gradients,\neach × the factor at its arrow", **style)
     return fig
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
@@ -31,6 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_jax import tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 HERE = Path(__file__).parent
 FIGURES, TABLES, GALLERY = HERE / "figures", HERE / "tables", HERE / "README.md"
@@ -136,6 +139,7 @@ def run_study(
     jax.config.update("jax_enable_x64", float64)
     plt.switch_backend("Agg")
 
+    client = tracking.open_store(None)  # first, so that a store out of reach costs no time
     start = time.perf_counter()
     results = measure()
     seconds = time.perf_counter() - start
@@ -148,7 +152,7 @@ def run_study(
     page = _markdown(name, question, results, seconds)
     table_path.write_text(page, encoding="utf-8")
     GALLERY.write_text(_gallery(), encoding="utf-8")
-    link = _record(name, figure, page, results)
+    link = _record(client, name, figure, page, results)
     Console().print(f"{figure_path}\n{table_path}\n{link}", soft_wrap=True, highlight=False)
 
 
@@ -194,9 +198,8 @@ def _gallery() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _record(name: str, figure: Figure, page: str, results: Results) -> str:
+def _record(client: "MlflowClient", name: str, figure: Figure, page: str, results: Results) -> str:
     """Logs the parent run with figure and page, and its child runs; returns where to see it."""
-    client = tracking.open_store(None)
     parent = tracking.start(
         client, "lecture", name, params={"study": name, "machine": machine()}, note=page
     )

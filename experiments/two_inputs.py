@@ -115,7 +115,10 @@ def rows_of_shifted_grids(grids: Mapping[tuple[int, int], Approximation]) -> lis
         for (num_cells, num_grids), g in grids.items() if num_grids > 1
     ]  # fmt: skip
     best = grids[20, 16].sup_error
-    return [*rows, _row("sup error, 16 grids, N = 20, again", best, 0.064, "≈", "lecture §1")]
+    return [
+        *rows,
+        _row("sup error, 16 grids, N = 20, beside the lecture's", best, 0.064, "≈", "lecture §1"),
+    ]
 
 
 def rows_of_ridges(ridges: Mapping[float, Approximation]) -> list[Row]:
@@ -139,7 +142,7 @@ def draw(results: Results) -> Figure:
         (grids[20, 16], "16 shifted grids, N = 20\n7,056 towers"),
         (ridges[0.1], "two ridges, ε = 0.1\n68 hidden units, one layer"),
     )
-    fig, axes = subplots(2, 3, height=6.0)
+    fig, axes = subplots(2, 3, height=6.4)
     x = lattice(121)
     X, Y = x.T.reshape(2, 121, 121)
     for column, (g, title) in enumerate(shown):
@@ -150,13 +153,16 @@ def draw(results: Results) -> Figure:
         ticks = {"xticks": (0, 1), "yticks": (0, 1), "zticks": (-1, 0, 1)}
         surface.set(**ticks, xlabel="x", ylabel="y", zlabel="network", zlim=(-1, 1))
         surface.set_title(title, loc="center")
+        surface.tick_params(pad=-2)
+        for axis in (surface.xaxis, surface.yaxis, surface.zaxis):
+            axis.labelpad = -8
         surface.set_box_aspect((1, 1, 0.8), zoom=1.25)
         ax, error = axes[1, column], np.abs(values - f(x)).reshape(X.shape)
         image = ax.pcolormesh(X, Y, np.maximum(error, 1e-3), norm=LogNorm(1e-3, 1))
         ax.set(xlabel="x", ylabel="y", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
         ax.set_title(f"sup error {g.sup_error:.3f}")
         ax.grid(False)
-    fig.colorbar(image, ax=axes[1, :], label="|network − f|")
+    fig.colorbar(image, ax=axes[1, :], label="|network − f|", orientation="horizontal", aspect=60)
     return fig
 
 

@@ -40,13 +40,12 @@ def _normal_pdf(z: Array) -> Array:
     return jnp.exp(-0.5 * z * z) / jnp.sqrt(2 * jnp.pi).astype(z.dtype)
 
 
-# min(z, 0), so that the branch that `where` does not take cannot overflow.
-def _exp_of_negative(z: Array) -> Array:
-    return jnp.exp(jnp.minimum(z, 0))
+def _negative_part(z: Array) -> Array:
+    """min(z, 0), so that exp cannot overflow in the branch that `where` does not take.
 
-
-def _expm1_of_negative(z: Array) -> Array:
-    return jnp.expm1(jnp.minimum(z, 0))
+    `jnp.minimum` would give the smooth elu the slope ½ at 0 under `jax.grad`.
+    """
+    return jnp.where(z > 0, 0, z)
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -61,11 +60,14 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda z: jnp.where(z >= 0, 1, _LEAKY_SLOPE).astype(z.dtype),
     ),
     # Clevert et al. 2016, with α = 1.
-    "elu": Activation(lambda z: jnp.where(z > 0, z, _expm1_of_negative(z)), _exp_of_negative),
+    "elu": Activation(
+        lambda z: jnp.where(z > 0, z, jnp.expm1(_negative_part(z))),
+        lambda z: jnp.exp(_negative_part(z)),
+    ),
     # Klambauer et al. 2017.
     "selu": Activation(
-        lambda z: _SELU_SCALE * jnp.where(z > 0, z, _SELU_ALPHA * _expm1_of_negative(z)),
-        lambda z: _SELU_SCALE * jnp.where(z > 0, 1, _SELU_ALPHA * _exp_of_negative(z)),
+        lambda z: _SELU_SCALE * jnp.where(z > 0, z, _SELU_ALPHA * jnp.expm1(_negative_part(z))),
+        lambda z: _SELU_SCALE * jnp.where(z > 0, 1, _SELU_ALPHA * jnp.exp(_negative_part(z))),
     ),
     "softplus": Activation(jax.nn.softplus, jax.nn.sigmoid),
     # Swish, Ramachandran et al. 2017: (zσ)' = σ + zσ'.

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from mlp_jax import config
 from mlp_jax.config import Experiment
-from mlp_jax.types import RunError, UserError
+from mlp_jax.errors import RunError, UserError
 
 _HERE = Path(__file__).parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
@@ -73,6 +73,15 @@ def run_command(
         if wants_traceback or (has_started and not isinstance(error, (UserError, RunError))):
             raise
         _exit(error if isinstance(error, (UserError, RunError)) else explain(error))
+
+
+def compose(overrides: list[str]) -> Experiment:
+    """The experiment that a command line would run: `compose(["+exp=xor", "seed=1"])`."""
+    import hydra
+
+    config.register_schema()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.to_experiment(hydra.compose("config", overrides))
 
 
 def _exit(error: Exception) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mlp_jax.types import UserError
+from mlp_jax.errors import UserError
 
 # The names of the tables' members, here so that a wrong one is refused before JAX is imported.
 ACTIVATION_NAMES = (

@@ -14,23 +14,27 @@ import numpy as np
 from mlp_jax import data, figures, pyfunc, tracking
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
+from mlp_jax.errors import RunError
 from mlp_jax.fitting import Fitted, LogPoint, compile_intervals, evaluate_parts, fit
 from mlp_jax.gradcheck import GradientCheck, check_gradient
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
-from mlp_jax.types import RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Result(NamedTuple):
-    """What a run found out; `metrics` are those of each part for the parameters that it kept."""
+    """What a run found out; `metrics` are each part's, for the parameters that it kept.
+
+    `seconds` is the time from the first step to the last, without compilation.
+    """
 
     problem: Problem
     gradient: GradientCheck
     fitted: Fitted
     metrics: dict[str, dict[str, float]]
+    seconds: float
 
 
 def run(config: Experiment, console: Console | None = None, command: str = "") -> Result:
@@ -71,10 +75,8 @@ def check(
     for note in dataset.notes:
         console.line(note)
     fixed = problem.training
-    examples = jax.tree.map(lambda array: array[:32], problem.train)
-    gradient = check_gradient(
-        problem.params, *examples, fixed.activation, fixed.loss, fixed.penalty
-    )
+    x, y = problem.train.x[:32], problem.train.y[:32]
+    gradient = check_gradient(problem.params, x, y, fixed.activation, fixed.loss, fixed.penalty)
     console.line(gradient_line(gradient))
     if not gradient.passed:
         raise RunError(
@@ -98,7 +100,8 @@ def _train(
 
         fitted = fit(problem, intervals, on_log)
     seconds = time.perf_counter() - start
-    result = Result(problem, gradient, fitted, evaluate_parts(problem, fitted.params))
+    metrics = evaluate_parts(problem, fitted.params)
+    result = Result(problem, gradient, fitted, metrics, seconds)
     _report(result, console)
     if recorded is not None:
         recorded.log_metrics(

@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike
 
 from mlp_jax import network
 from mlp_jax.backprop import backprop
+from mlp_jax.errors import UserError
 from mlp_jax.losses import LOSSES, Loss
 from mlp_jax.network import Activations
-from mlp_jax.types import Params, UserError
+from mlp_jax.types import Params
 
 MAX_PATHS = 10_000
 

@@ -52,8 +52,8 @@ def styled(
 
 @styled
 def loss_curves(
-    steps: Sequence[int],
-    metrics: Mapping[str, Sequence[float]],
+    steps: np.ndarray,
+    metrics: Mapping[str, np.ndarray],
     *,
     x_label: str = "step",
     loss_label: str = "loss",

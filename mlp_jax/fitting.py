@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 
 from mlp_jax import training
+from mlp_jax.errors import RunError
 from mlp_jax.problem import Problem
 from mlp_jax.training import Metrics, TrainState
-from mlp_jax.types import Params, RunError
+from mlp_jax.types import Params
 
 
 class LogPoint(NamedTuple):

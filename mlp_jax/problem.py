@@ -17,12 +17,13 @@ from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import Penalty
 from mlp_jax.config import Experiment
 from mlp_jax.data import Dataset
+from mlp_jax.errors import UserError
 from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES, Loss, class_weighted, smoothed
 from mlp_jax.network import Activations
 from mlp_jax.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.training import Part, Training
-from mlp_jax.types import Layer, Params, UserError
+from mlp_jax.types import Layer, Params
 
 
 class Problem(NamedTuple):

@@ -21,7 +21,10 @@ from scipy.stats import qmc
 
 from mlp_jax import network
 from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.types import Layer, Params, UserError
+from mlp_jax.errors import UserError
+from mlp_jax.types import Layer, Params
+
+Number = int | float
 
 MAX_WEIGHTS = 2**24
 """The most weights that one layer of a construction may have: 128 MiB in float64."""
@@ -162,15 +165,15 @@ def fewest_hidden_units(num_inputs: int) -> np.ndarray:
     units = units[~units[:, 0]]
     place_values = 2 ** np.arange(2**num_inputs)
     fewest = np.zeros(2**2**num_inputs, int)
-    for num_units in itertools.count(1):
+    num_units = 0
+    while not fewest.all():
+        num_units += 1
         chosen = np.array(list(itertools.combinations(range(len(units)), num_units)))
-        hidden = np.moveaxis(units[chosen], 1, -1) @ 2 ** np.arange(num_units)[::-1]
+        hidden = np.moveaxis(units[chosen], 1, -1) @ 2 ** np.arange(num_units)
         for output in separable(num_units):
             functions = np.unique(output[hidden] @ place_values)
             fewest[functions[fewest[functions] == 0]] = num_units
-        if fewest.all():
-            return fewest
-    raise AssertionError  # every function has a network
+    return fewest
 
 
 # --- functions of one input --------------------------------------------------------------------
@@ -204,12 +207,12 @@ def _outputs(params: Params, x: Array) -> Array:
     return jax.lax.map(lambda x: network.apply(params, x, sigmoid), x, batch_size=4096)
 
 
-def sigmoid_step(steepness: float, bias: float) -> Params:
+def sigmoid_step(steepness: Number, bias: Number) -> Params:
     """σ(wx + b), a step as w grows: at x = −b/w its value is ½ and its slope w/4."""
     return _sigmoids(np.array([steepness]), np.array([bias]), np.ones((1, 1)), np.zeros(1))
 
 
-def tower(left: float, right: float, steepness: float) -> Params:
+def tower(left: Number, right: Number, steepness: Number) -> Params:
     """σ(w(x − left)) − σ(w(x − right)), of height 1 − 2σ(−wΔ/2) in the middle, Δ = right − left."""
     _check_box([left], [right])
     bias = -steepness * np.array([left, right])
@@ -225,7 +228,7 @@ def _sigmoids(w: np.ndarray, b: np.ndarray, W_output: np.ndarray, b_output: np.n
 
 
 def staircase(
-    f: Function, interval: tuple[float, float], num_towers: int, steepness: float
+    f: Function, interval: tuple[Number, Number], num_towers: int, steepness: Number
 ) -> Params:
     """The sum of N towers side by side, as high as f in the middle of each, telescoped:
 
@@ -247,7 +250,7 @@ def staircase(
 
 
 def approximate(
-    f: Function, interval: tuple[float, float], eps: float, lipschitz: float
+    f: Function, interval: tuple[Number, Number], eps: Number, lipschitz: Number
 ) -> Approximation:
     """A `sigmoid` network with sup |g − f| ≤ `eps` on `interval`, where |f(x) − f(y)| ≤ L|x − y|.
 
@@ -286,12 +289,12 @@ def _certified(approximation: Approximation) -> Approximation:
     return approximation
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_positive(name: str, value: Number) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UserError(f"{name}={value}: must be a finite number > 0.")
 
 
-def _check_box(lower: Sequence[float], upper: Sequence[float]) -> None:
+def _check_box(lower: Sequence[Number], upper: Sequence[Number]) -> None:
     for a, b in zip(lower, upper, strict=True):
         if not (a < b and math.isfinite(a) and math.isfinite(b)):
             raise UserError(f"interval ({a}, {b}): must be finite, its left end below its right.")
@@ -308,7 +311,7 @@ def _values(f: Function, x: np.ndarray) -> np.ndarray:
     return y
 
 
-def _check_lipschitz(x: np.ndarray, y: np.ndarray, lipschitz: float) -> None:
+def _check_lipschitz(x: np.ndarray, y: np.ndarray, lipschitz: Number) -> None:
     rise = np.abs(np.diff(y))
     run = np.linalg.norm(np.diff(x.reshape(len(x), -1), axis=0), axis=1)
     rounding = 8 * np.finfo(float).eps * np.abs(y).max()
@@ -327,14 +330,14 @@ def _check_lipschitz(x: np.ndarray, y: np.ndarray, lipschitz: float) -> None:
 class Ridge(NamedTuple):
     """A ridge function a φ(k·x) from Rⁿ to Rᵐ, where φ has the Lipschitz constant `lipschitz`."""
 
-    direction: Sequence[float]
+    direction: Sequence[Number]
     profile: Function
-    lipschitz: float
-    coefficients: Sequence[float]
+    lipschitz: Number
+    coefficients: Sequence[Number]
 
 
 def approximate_ridges(
-    ridges: Sequence[Ridge], lower: Sequence[float], upper: Sequence[float], eps: float
+    ridges: Sequence[Ridge], lower: Sequence[Number], upper: Sequence[Number], eps: Number
 ) -> Approximation:
     """A network with one hidden layer, sup |g − f| ≤ `eps` for f(x) = Σ_r a_r φ_r(k_r·x) on a box.
 
@@ -402,9 +405,9 @@ def _spread(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 def approximate_by_grids(
     f: Function,
-    lower: Sequence[float],
-    upper: Sequence[float],
-    lipschitz: float,
+    lower: Sequence[Number],
+    upper: Sequence[Number],
+    lipschitz: Number,
     num_cells: int,
     num_grids: int = 1,
 ) -> Approximation:
@@ -414,52 +417,62 @@ def approximate_by_grids(
 
     At the corners of the grid every T is near 0, so one grid never converges in the sup norm.
     The average of M grids, each shifted along all axes by D/M against the one before, does: at most
-    n of them have an edge near x. `bound` is L √n D/2 + n/M max |f|, for edges without width.
+    n of them have an edge near x. `bound` is L √n D/2 + n/M max |f|, for edges without width; where
+    the sides of the cells differ, √n D is their diagonal.
     """
     _check_positive("lipschitz", lipschitz)
     _check_box(lower, upper)
     if num_cells < 1 or num_grids < 1:
         raise UserError(f"num_cells={num_cells} num_grids={num_grids}: at least 1 each.")
     low, high = np.asarray(lower, float), np.asarray(upper, float)
-    num_axes, num_edges = len(low), num_cells + (num_grids > 1) + 1
-    num_towers = num_grids * (num_edges - 1) ** num_axes
-    _check_weights(
-        f"num_cells={num_cells} num_grids={num_grids}",
-        num_towers * num_grids * num_axes * num_edges,
-    )
     D = (high - low) / num_cells
-    shifts = np.arange(1, num_grids + 1) / num_grids - 1  # −1 < shift ≤ 0, in cells
-    edges = low + D * (shifts[:, None, None] + np.arange(num_edges)[:, None])  # (M, E, n)
-    cells = np.indices((num_edges - 1,) * num_axes).reshape(num_axes, -1).T  # (cells, n)
-    centres = (low + D * (shifts[:, None, None] + cells + 0.5)).reshape(-1, num_axes)
-    heights = _values(f, np.clip(centres, low, high))
-
-    w = 200 * num_grids / D  # an edge is narrow beside D/M
-    W = 40 + 2 * math.log(num_towers)  # so that all towers elsewhere add up to nothing
-    axes = np.eye(num_axes)
-    params = (
-        Layer(
-            W=jnp.asarray(np.tile(np.repeat(axes * w, num_edges, axis=0), (num_grids, 1))),
-            b=jnp.asarray(-(w * edges).transpose(0, 2, 1).ravel()),
-        ),
-        Layer(
-            W=jnp.asarray(np.kron(np.eye(num_grids), W * _edges_of_cells(cells, num_edges))),
-            b=jnp.full(num_towers, -W * (num_axes - 0.5)),
-        ),
-        Layer(jnp.asarray(heights[None, :] / num_grids), jnp.zeros(1)),
-    )
-    corners = low + D * np.indices((num_cells + 1,) * num_axes).reshape(num_axes, -1).T
+    params = _grids_of_towers(f, low, high, num_cells, num_grids)
+    corners = low + D * np.indices((num_cells + 1,) * len(low)).reshape(len(low), -1).T
     x = np.concatenate([_spread(low, high), corners])
     y = _values(f, x)
     _check_lipschitz(x, y, lipschitz)
     return _certified(
         Approximation(
             params,
-            num_towers=num_towers,
-            steepness=float(w.max()),
-            bound=lipschitz * float(np.linalg.norm(D)) / 2 + num_axes / num_grids * np.abs(y).max(),
+            num_towers=params[1].b.size,
+            steepness=float(params[0].W.max()),
+            bound=float(lipschitz * np.linalg.norm(D) / 2 + len(low) / num_grids * np.abs(y).max()),
             sup_error=float(np.abs(outputs(params, x)[:, 0] - y).max()),
         )
+    )
+
+
+def _grids_of_towers(
+    f: Function, low: np.ndarray, high: np.ndarray, num_cells: int, num_grids: int
+) -> Params:
+    """The average of M grids: one hidden layer of edges and one of towers."""
+    D, num_axes = (high - low) / num_cells, len(low)
+    num_edges = num_cells + 1 + (num_grids > 1)  # a shifted grid takes one cell more
+    num_towers = num_grids * (num_edges - 1) ** num_axes
+    _check_weights(
+        f"num_cells={num_cells} num_grids={num_grids}",
+        num_towers * num_grids * num_axes * num_edges,
+    )
+    shifts = np.arange(1, num_grids + 1)[:, None, None] / num_grids - 1  # −1 < shift ≤ 0, in cells
+    edges = low + D * (shifts + np.arange(num_edges)[:, None])  # (M, edges, n)
+    cells = np.indices((num_edges - 1,) * num_axes).reshape(num_axes, -1).T  # (cells, n)
+    centres = (low + D * (shifts + cells + 0.5)).reshape(-1, num_axes)
+    heights = _values(f, np.clip(centres, low, high))
+
+    w = 200 * num_grids / D  # an edge is narrow beside D/M
+    W = 40 + 2 * math.log(num_towers)  # so that all towers elsewhere add up to nothing
+    edge_weights = np.repeat(np.diag(w), num_edges, axis=0)
+    tower_weights = W * _edges_of_cells(cells, num_edges)
+    return (
+        Layer(
+            W=jnp.asarray(np.tile(edge_weights, (num_grids, 1))),
+            b=jnp.asarray(-(w * edges).transpose(0, 2, 1).ravel()),
+        ),
+        Layer(
+            W=jnp.asarray(np.kron(np.eye(num_grids), tower_weights)),
+            b=jnp.full(num_towers, -W * (num_axes - 0.5)),
+        ),
+        Layer(jnp.asarray(heights[None, :] / num_grids), jnp.zeros(1)),
     )
 
 

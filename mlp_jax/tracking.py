@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mlp_jax.data import Dataset, Inputs
-from mlp_jax.types import UserError
+from mlp_jax.errors import UserError
 
 if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure

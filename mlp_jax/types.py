@@ -28,15 +28,4 @@ Params = tuple[Layer, ...]
 """A network's parameters θ, from the first hidden layer to the output layer."""
 
 
-class UserError(Exception):
-    """A mistake in what the user asked for or gave: one or two lines say what, and how to fix it.
-
-    The commands print it without a traceback and exit with status 2.
-    """
-
-
-class RunError(Exception):
-    """A run that cannot go on: one or two lines say why, and what to try.
-
-    The commands print it without a traceback and exit with status 1.
-    """
+from mlp_jax.errors import RunError, UserError  # noqa: E402, F401

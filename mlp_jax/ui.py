@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from mlp_jax import tracking
-from mlp_jax.types import UserError
+from mlp_jax.errors import UserError
 
 _HOST = "127.0.0.1"
 

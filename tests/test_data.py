@@ -16,8 +16,11 @@ from sklearn.model_selection import train_test_split
 
 from mlp_jax import data
 from mlp_jax.config import Boolean, Mnist, ScikitLearn, Synthetic, Table
-from mlp_jax.data import BOOLEAN_FUNCTIONS, DATASETS, Preprocessing, load, read_idx, truth_table
-from mlp_jax.types import UserError
+from mlp_jax.data import DATASETS, load
+from mlp_jax.data.computed import BOOLEAN_FUNCTIONS, truth_table
+from mlp_jax.data.mnist import read_idx
+from mlp_jax.data.preprocessing import Preprocessing
+from mlp_jax.errors import UserError
 
 
 def config(schema, defaults, other):
@@ -508,6 +511,11 @@ def test_the_task_is_found_out(target, task, class_names, tmp_path):
         ]
 
 
+def test_two_whole_numbers_are_classes_in_a_small_table_too(tmp_path):
+    path = written(tmp_path / "t.csv", a=[0, 0, 1, 1], b=[0, 1, 0, 1], y=[0, 1, 1, 0])
+    assert load(table(path)).class_names == ("0", "1")
+
+
 def test_a_given_task_is_taken(tmp_path):
     path = written(tmp_path / "t.csv", a=np.arange(10.0), y=np.arange(10) % 2)
     assert load(table(path, task="regression")).train.y.tolist() == [[0.0], [1.0]] * 5
@@ -810,4 +818,4 @@ def test_numbers_are_needed_for_numeric_columns():
     preprocessing = load(scikit_learn("iris")).preprocessing
     with pytest.raises(UserError, match="'sepal length"):
         preprocessing.encode(np.array([["a", "b", "c", "d"]]))
-    assert data.TABLE_READERS.keys() == {".csv", ".parquet", ".npz"}
+    assert data.table.TABLE_READERS.keys() == {".csv", ".parquet", ".npz"}

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mlp_jax import network
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import backprop, batch_loss
+from mlp_jax.errors import UserError
 from mlp_jax.explain import MAX_PATHS, explain
 from mlp_jax.losses import LOSSES, smoothed
-from mlp_jax.types import Layer, UserError
+from mlp_jax.types import Layer
 
 SIGMOID, BINARY = ACTIVATIONS["sigmoid"], LOSSES["sigmoid", "binary_cross_entropy"]
 SOFTMAX = LOSSES["softmax", "cross_entropy"]

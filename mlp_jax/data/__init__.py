@@ -1,0 +1,142 @@
+"""Datasets: arrays on the host, split, preprocessed, beside what maps raw inputs to them.
+
+    raw (own units) -> split -> Preprocessing, fitted on the training part -> x = (encoded − μ) / σ
+
+`load` is the only entry. A new dataset is one function from its config to a `Raw` and one line in
+`DATASETS`.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlp_jax.config import Data
+from mlp_jax.data import computed, mnist, table
+from mlp_jax.data.preprocessing import Inputs, Preprocessing, Raw, fit, fit_columns
+from mlp_jax.errors import UserError
+
+DATASETS: dict[str, Callable[[Any], Raw]] = {
+    "xor": computed.boolean,
+    "boolean": computed.boolean,
+    **dict.fromkeys(("circles", "moons", "gauss", "spiral", "sine"), computed.synthetic),
+    **dict.fromkeys(("iris", "wine", "breast_cancer", "digits", "diabetes"), computed.scikit_learn),
+    "mnist": mnist.mnist,
+    "table": table.table,
+}
+
+
+class Part(NamedTuple):
+    """The examples of one part: y holds integer labels, or one row of targets for each example."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """What `load` returns. `class_names` is empty for regression; `notes` are for the user."""
+
+    name: str
+    task: str
+    train: Part
+    validation: Part | None
+    test: Part | None
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    source: str
+    digest: str
+    notes: tuple[str, ...]
+
+
+def load(config: Data) -> Dataset:
+    """The dataset that `config` describes, split and preprocessed; raises `UserError`."""
+    raw = DATASETS[config.name](config)
+    train, validation, test = _split(raw, config)
+    columns, notes = fit_columns(train[0], raw.feature_names, config)
+    preprocessing = fit(columns, train, raw, config)
+
+    def preprocess(part: tuple[Inputs, np.ndarray] | None) -> Part | None:
+        if part is None:
+            return None
+        x, y = part
+        return Part(
+            preprocessing.encode(x), y if raw.class_names else preprocessing.encode_targets(y)
+        )
+
+    parts = [preprocess(part) for part in (train, validation, test)]
+    assert parts[0] is not None
+    return Dataset(
+        name=config.name,
+        task="classification" if raw.class_names else "regression",
+        train=parts[0],
+        validation=parts[1],
+        test=parts[2],
+        class_names=raw.class_names,
+        feature_names=preprocessing.feature_names,
+        target_names=raw.target_names,
+        preprocessing=preprocessing,
+        source=raw.source,
+        digest=_digest(parts),
+        notes=raw.notes + notes,
+    )
+
+
+def _digest(parts: Sequence[Part | None]) -> str:
+    content = hashlib.sha256()
+    for part in parts:
+        for array in part or ():
+            content.update(f"{array.dtype}{array.shape}".encode())
+            content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()[:16]
+
+
+def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
+    """Pairs (x, y) for training, validation and test; None for a part of size 0.
+
+    The test part is taken from all examples, then the validation part from the rest, each like
+    scikit-learn's `train_test_split` with `random_state=config.seed`, stratified for classes. A
+    fraction counts from all examples and is rounded up.
+    """
+    rest, parts = (raw.x, raw.y), {"test_size": raw.test, "validation_size": None}
+    for key in parts:
+        size = getattr(config, key, 0)
+        count = math.ceil(size * len(raw.y)) if size < 1 else int(size)
+        if count:
+            _check_size(f"data.{key}={size:g}", count, rest[1], raw.class_names)
+            from sklearn.model_selection import train_test_split
+
+            x, part_x, y, part_y = train_test_split(
+                *rest,
+                test_size=count,
+                random_state=config.seed,
+                stratify=rest[1] if raw.class_names else None,
+            )
+            rest, parts[key] = (x, y), (part_x, part_y)
+    return rest, parts["validation_size"], parts["test_size"]
+
+
+def _check_size(size: str, count: int, y: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Raises `UserError` where `count` of the examples `y` cannot be taken away."""
+    if count >= len(y):
+        raise UserError(
+            f"{size}: takes {count} of {len(y)} examples and leaves none to train on; make "
+            "data.test_size or data.validation_size smaller."
+        )
+    if not class_names:
+        return
+    labels, counts = np.unique(y, return_counts=True)
+    if counts.min() < 2:
+        raise UserError(
+            f"{size}: class {class_names[labels[counts.argmin()]]!r} has one example left, which "
+            "cannot be in two parts; give it more examples, or set data.test_size=0 "
+            "data.validation_size=0."
+        )
+    if min(count, len(y) - count) < len(labels):
+        raise UserError(
+            f"{size}: splits {len(y)} examples into {len(y) - count} and {count}, too few for one "
+            f"of each of the {len(labels)} classes; change the size, or set it to 0."
+        )
