@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import Penalty, backprop, batch_loss, deltas_of
@@ -62,7 +63,8 @@ def batch(
 def relative_error(computed: tuple[Array, Params], reference: tuple[Array, Params]) -> float:
     """The largest deviation of a gradient, in units of its largest element; and of the value."""
     (value, grads), (true_value, true_grads) = computed, reference
-    largest = max(jnp.max(jnp.abs(g)) for g in jax.tree.leaves(true_grads))
+    # A gradient may be exactly 0, as that of a softmax with one output.
+    largest = max(1e-3, *(jnp.max(jnp.abs(g)) for g in jax.tree.leaves(true_grads)))
     deviations = jax.tree.map(lambda g, true: jnp.max(jnp.abs(g - true)), grads, true_grads)
     return float(
         jnp.maximum(
@@ -75,9 +77,7 @@ def relative_error(computed: tuple[Array, Params], reference: tuple[Array, Param
 def error_against_autodiff(*arguments: Any) -> float:
     """The `relative_error` of `backprop` for its own arguments."""
     with jax.default_matmul_precision("float32"):
-        return relative_error(
-            backprop(*arguments), jax.value_and_grad(batch_loss)(*arguments)
-        )
+        return relative_error(backprop(*arguments), jax.value_and_grad(batch_loss)(*arguments))
 
 
 # --- jax.grad ----------------------------------------------------------------------------------
@@ -89,16 +89,14 @@ def error_against_autodiff(*arguments: Any) -> float:
 def test_autodiff_for_every_activation_and_loss(name: str, pair: Pair, dtype: Any) -> None:
     sizes = (3, 5, 4, 2)
     arguments = network(sizes, dtype=dtype), *batch(sizes, pair[0], dtype=dtype)
-    error = error_against_autodiff(
-        *arguments, ACTIVATIONS[name], LOSSES[pair], PENALTIES["both"]
-    )
+    error = error_against_autodiff(*arguments, ACTIVATIONS[name], LOSSES[pair], PENALTIES["both"])
     assert error <= TOLERANCE[dtype]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_autodiff_for_any_network(data: st.DataObject) -> None:
-    sizes = tuple(data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=8), "sizes"))
+    sizes = tuple(data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=8), "sizes"))
     activation = tuple(
         ACTIVATIONS[data.draw(st.sampled_from(list(ACTIVATIONS)), "activation")]
         for _ in sizes[1:-1]
@@ -146,13 +144,13 @@ def test_autodiff_where_every_pre_activation_is_zero(name: str) -> None:
 # --- central differences and deltas ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pair", LOSSES, ids="+".join)
+@every_loss
 def test_every_coordinate_against_central_differences(pair: Pair) -> None:
     sizes, h = (2, 3, 4, 2), 1e-5
     activation = ACTIVATIONS["tanh"], ACTIVATIONS["silu"]
     params, (x, y) = network(sizes), batch(sizes, pair[0])
     penalty = PENALTIES["both"]
-    theta, unravel = jax.flatten_util.ravel_pytree(params)
+    theta, unravel = ravel_pytree(params)
 
     @jax.jit
     def losses(thetas: Array) -> Array:
@@ -164,7 +162,7 @@ def test_every_coordinate_against_central_differences(pair: Pair) -> None:
     steps = h * jnp.eye(len(theta))
     slopes = (losses(theta[None] + steps) - losses(theta[None] - steps)) / (2 * h)
     _, grads = backprop(params, x, y, activation, LOSSES[pair], penalty)
-    computed, _ = jax.flatten_util.ravel_pytree(grads)
+    computed, _ = ravel_pytree(grads)
     np.testing.assert_allclose(computed, slopes, atol=1e-9)
 
 
@@ -256,8 +254,7 @@ def test_mazur() -> None:
     def step(params: Params, _: None = None) -> tuple[Params, Array]:
         value, grads = backprop(params, x, y, sigmoid, loss)
         return tuple(
-            Layer(W - known["eta"] * grad.W, b)
-            for (W, b), grad in zip(params, grads, strict=True)
+            Layer(W - known["eta"] * grad.W, b) for (W, b), grad in zip(params, grads, strict=True)
         ), value
 
     after, value = step(params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mlp_jax import network
@@ -60,7 +60,8 @@ def unequal():
 
 
 @pytest.mark.parametrize("pair", LOSSES)
-@settings(max_examples=3, deadline=None)
+# No shrinking: every other size of a network compiles anew.
+@settings(max_examples=3, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(
     seed=st.integers(0, 2**31),
     sizes=st.lists(st.integers(1, 3), min_size=2, max_size=5),

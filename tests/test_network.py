@@ -16,9 +16,7 @@ TANH = ACTIVATIONS["tanh"]
 
 def random_params(*sizes: int) -> tuple[Layer, ...]:
     normal = INITIALIZERS["standard_normal"]
-    return init_params(
-        jax.random.key(0), sizes, normal, bias_initializer=normal, dtype=jnp.float64
-    )
+    return init_params(jax.random.key(0), sizes, normal, bias_initializer=normal, dtype=jnp.float64)
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (2, 8, 1), (3, 5, 2, 4), (1, 1, 1, 1, 1, 1)])
@@ -78,9 +76,7 @@ def test_number_of_parameters(sizes: tuple[int, ...], count: int) -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_init_params_shapes_dtype_and_zero_biases(dtype: jnp.dtype) -> None:
-    params = init_params(
-        jax.random.key(0), (4, 3, 2), INITIALIZERS["lecun_normal"], dtype=dtype
-    )
+    params = init_params(jax.random.key(0), (4, 3, 2), INITIALIZERS["lecun_normal"], dtype=dtype)
     assert [layer.W.shape for layer in params] == [(3, 4), (2, 3)]
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
     assert not any(jnp.any(layer.b) for layer in params)
