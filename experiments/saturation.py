@@ -210,7 +210,8 @@ def measure() -> Results:
 
 
 COLOURS = {"squared error": "#D55E00", "cross-entropy": "#0072B2"}
-LINES = {"(.6, .9)": "--", "(2, 2)": "-", "fair": "--", "bad": "-"}
+MARKERS = {"squared error": "", "cross-entropy": "o"}
+LINES = {"(.6, .9)": "--", "(2, 2)": "-"}
 
 
 def draw_gradients(axes: Axes) -> None:
@@ -227,7 +228,14 @@ def draw_gradients(axes: Axes) -> None:
 def draw_neuron_outputs(axes: Axes, neurons: dict[tuple[str, str], np.ndarray]) -> None:
     for (name, start), losses in neurons.items():
         y_hat = output_of_loss(name, losses)
-        axes.plot(y_hat, color=COLOURS[name], linestyle=LINES[start], label=f"{name}, {start}")
+        axes.plot(
+            y_hat,
+            color=COLOURS[name],
+            linestyle=LINES[start],
+            marker=MARKERS[name],
+            markevery=30,
+            label=f"{name}, {start}",
+        )
     axes.set(
         xlabel="epoch", ylabel="ŷ (target y = 0)", title="b  One neuron, from two starts (w, b)"
     )

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mlp_jax import tracking
+from mlp_jax import store, tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -139,7 +139,7 @@ def run_study(
     jax.config.update("jax_enable_x64", float64)
     plt.switch_backend("Agg")
 
-    client = tracking.open_store(None)  # first, so that a store out of reach costs no time
+    client = store.open_store(None)  # first, so that a store out of reach costs no time
     start = time.perf_counter()
     results = measure()
     seconds = time.perf_counter() - start
@@ -214,7 +214,7 @@ def _record(client: "MlflowClient", name: str, figure: Figure, page: str, result
                 client, "lecture", child_name, params=child.params, tags=tags
             ) as run:
                 log_curves(run, child.metrics)
-    return f"{parent.url} (with {tracking.ui_command(client.tracking_uri)})"
+    return f"{parent.url} (with {store.ui_command(client.tracking_uri)})"
 
 
 def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:

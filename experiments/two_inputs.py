@@ -156,7 +156,7 @@ def draw(results: Results) -> Figure:
         surface.tick_params(pad=-2)
         for axis in (surface.xaxis, surface.yaxis, surface.zaxis):
             axis.labelpad = -8
-        surface.set_box_aspect((1, 1, 0.8), zoom=1.08)
+        surface.set_box_aspect((1, 1, 0.8), zoom=0.97)
         ax, error = axes[1, column], np.abs(values - f(x)).reshape(X.shape)
         image = ax.pcolormesh(X, Y, np.maximum(error, 1e-3), norm=LogNorm(1e-3, 1))
         ax.set(xlabel="x", ylabel="y", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")

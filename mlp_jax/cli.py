@@ -1,9 +1,10 @@
-"""The frame of the commands: Hydra composes a config, and a mistake becomes a line or two."""
+"""The frame of the commands: Hydra composes a config, and a mistake becomes one line."""
 
+import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,38 +42,24 @@ def run_command(
     """Composes the config that the command line asks for and runs it; the exit status says how.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
+    HYDRA_FULL_ERROR=1 in the environment shows the traceback of every error.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        lines = "\n".join(f"    python -m {module} {line:44}# {what}" for line, what in examples)
-        print(_HELP.format(summary=summary, module=module, examples=lines, groups=_choices()))
-        return
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    config.register_schema()
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what is told here in its place
-
-    has_started = False
-
-    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-    def job(composed: Any) -> None:
-        nonlocal has_started
-        has_started = True
-        try:
-            run(config.to_experiment(composed))
-        except (UserError, RunError) as error:
-            if wants_traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            _exit(error)
-
     try:
-        job()
-    except Exception as error:
-        if wants_traceback or (has_started and not isinstance(error, (UserError, RunError))):
+        arguments = _parse_arguments()
+        if arguments.help:
+            lines = "\n".join(
+                f"    python -m {module} {line:46}# {what}" for line, what in examples
+            )
+            groups = _choices(arguments.config_dir)
+            print(_HELP.format(summary=summary, module=module, examples=lines, groups=groups))
+            return
+        config.register_schema()
+        _check(arguments)
+        _run_in_hydra(run)
+    except (UserError, RunError) as error:
+        if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        _exit(error if isinstance(error, (UserError, RunError)) else explain(error))
+        _exit(error)
 
 
 def compose(overrides: list[str]) -> Experiment:
@@ -85,33 +72,134 @@ def compose(overrides: list[str]) -> Experiment:
 
 
 def _exit(error: Exception) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    """At most two lines, whatever characters a value had."""
+    lines = str(error).split("\n", maxsplit=1)
+    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
+    print(f"error: {chr(10).join(shown)}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _choices() -> str:
+def _parse_arguments() -> argparse.Namespace:
+    """Hydra's options and the overrides."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help and --hydra-help.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    arguments = parser.parse_args()
+    if arguments.experimental_rerun is not None:
+        raise UserError("--experimental-rerun: would read a pickle, which can run any code.")
+    if arguments.config_path is not None:
+        raise UserError("--config-path: is fixed; add configs of your own with --config-dir.")
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir={arguments.config_dir}: is not a directory.")
+    return arguments
+
+
+def _choices(config_dir: str | None) -> str:
     """The groups below `conf` and below the `--config-dir` of the command line."""
-    roots = [CONF]
-    for position, argument in enumerate(sys.argv):
-        if argument in ("--config-dir", "-cd"):
-            roots += [Path(folder) for folder in sys.argv[position + 1 : position + 2]]
-        elif argument.startswith("--config-dir="):
-            roots.append(Path(argument.partition("=")[2]))
-    groups: dict[str, list[str]] = {}
-    for root in roots:
-        for file in sorted(root.glob("*/*.yaml")):
-            groups.setdefault(file.parent.name, []).append(file.stem)
+    groups: dict[str, set[str]] = {}
+    for root in (CONF, *([Path(config_dir)] if config_dir else [])):
+        for file in root.glob("*/*.yaml"):
+            groups.setdefault(file.parent.name, set()).add(file.stem)
     width = max(map(len, groups))
     return "\n".join(
-        f"    {('+' if group == 'exp' else '') + group:{width + 1}}  {', '.join(names)}"
-        for group, names in groups.items()
+        f"    {('+' if group == 'exp' else '') + group:{width + 1}}  {', '.join(sorted(names))}"
+        for group, names in sorted(groups.items())
     )
 
 
-def explain(error: Exception) -> UserError:
+def _check(arguments: argparse.Namespace) -> None:
+    """Composes and validates every job before Hydra creates a directory or starts the first."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    search_path = []
+    if arguments.config_dir is not None:
+        folder = str(Path(arguments.config_dir).resolve()).replace("'", r"\'")
+        search_path = [f"hydra.searchpath=['file://{folder}']"]
+    # What is only shown may still lack values.
+    is_run = not (arguments.cfg or arguments.info or arguments.hydra_help)
+    given = overrides = [] if arguments.shell_completion else arguments.overrides
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            for overrides in _jobs(given, arguments.multirun):
+                _check_overrides(overrides)
+                composed = hydra.compose(arguments.config_name or "config", overrides + search_path)
+                # A value that Hydra gives at run time is checked then.
+                if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
+                    config.to_experiment(composed)
+    except UserError as error:
+        if not arguments.multirun:
+            raise
+        raise UserError(f"{error} (In the job {' '.join(overrides)}.)") from error
+    except Exception as error:
+        raise explain(error, overrides) from error
+
+
+def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
+    """The overrides of each job."""
+    if not multirun:
+        return [overrides]
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    return BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
+
+
+def _check_overrides(overrides: list[str]) -> None:
+    """Refuses what Hydra has no clear words for: no key, and keys below a value."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if not key:
+            raise UserError(f"{override}: lacks a key; write KEY=VALUE or GROUP=CHOICE.")
+        for dot in re.finditer(r"\.", key):
+            item = config.find_field(above := key[: dot.start()])
+            if item is not None and not is_dataclass(item.type):
+                raise UserError(
+                    f"{override}: {above} has no keys; it must be {config.describe(item)}."
+                )
+
+
+def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import env_override
+    from hydra.types import RunMode
+
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    has_started = False
+
+    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+    def job(composed: Any) -> None:
+        nonlocal has_started
+        has_started = True
+        try:
+            run(config.to_experiment(composed))
+        except (UserError, RunError) as error:
+            if wants_traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # of a sweep, Hydra names the overrides of the job
+            _exit(error)
+
+    try:
+        with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra raises what is told here
+            job()
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        if has_started:
+            raise
+        raise explain(error, sys.argv[1:]) from error
+
+
+def explain(error: Exception, overrides: list[str]) -> UserError:
     """What Hydra or OmegaConf found wrong, as the key, the value and what is allowed."""
     from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     if isinstance(error, OverrideParseException):
         return UserError(
@@ -123,19 +211,35 @@ def explain(error: Exception) -> UserError:
         options = [name for name in error.options or [] if "/" not in name]
         allowed = f" {group} is one of {', '.join(options)}." if options else ""
         return UserError(
-            f"{group}={choice}: no such choice.{config.nearest(choice, options)}{allowed}"
+            f"{group or '--config-name'}={choice}: no such choice."
+            f"{config.nearest(choice, options)}{allowed}"
         )
-    message, cause = " ".join(str(error).split()), error
-    while isinstance(cause.__cause__, Exception):
-        cause = cause.__cause__
-    if append := re.search(r"To append to your default list use (\S+)", message):
-        return UserError(f"{append[1][1:]}: is not in the defaults; write {append[1]}.")
-    where = message.split(":")[0] + ": " if message.startswith("In ") else ""
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        if isinstance(cause, (ConfigKeyError, AttributeError)) and is_dataclass(cause.object_type):
-            return config.unknown_key(where, cause.full_key, cause.object_type)
-        allowed = config.allowed_text(cause.object_type, cause.full_key)
-        given = next((a for a in sys.argv if a.startswith(f"{cause.full_key}=")), cause.full_key)
-        reason = str(cause.msg).splitlines()[0].rstrip(".")
-        return UserError(f"{where}{given}: {reason}{allowed and '; must be ' + allowed}.")
-    return UserError(message)
+    message = " ".join(re.sub(r"\n +full_key: .*", "", str(error), flags=re.DOTALL).split())
+    where = match[0] if (match := re.match(r"In '[^']+': ", message)) else ""
+    for cause in _causes(error):
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            path, reason = cause.full_key.partition("[")[0], str(cause.msg).splitlines()[0]
+            if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+                return config.unknown_key(where, path, cause.object_type)
+            given = [text for text in overrides if text.partition("=")[0].lstrip("+~") == path]
+            if not given:  # it stands in a file
+                value = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
+                given = [f"{path}={value[1]}" if value else path]
+            item = config.find_field(path)
+            why = f"must be {config.describe(item)}" if item else reason.rstrip(".")
+            return UserError(f"{where}{given[-1]}: {why}.")
+    if append := re.search(r"To append to your default list use \+([^@\s]+)$", message):
+        return UserError(f"{append[1]}: is not in the defaults; write +{append[1]}.")
+    if re.search(
+        "^Config group override must|^Multiple values for|appears more than once", message
+    ):
+        message = (
+            "a group takes one of its choices: GROUP=CHOICE, with + only where it has none yet."
+        )
+    return UserError(f"{' '.join(overrides)}: {message}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

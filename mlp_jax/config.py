@@ -5,10 +5,12 @@ not have is an error. Values come from `conf/`; the dataclasses hold no defaults
 """
 
 import difflib
+import itertools
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple, Optional
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -37,8 +39,16 @@ INITIALIZER_NAMES = (
 )  # fmt: skip
 
 
+MAX_HIDDEN_SIZE = 10**6
+MAX_HIDDEN_WEIGHTS = 10**9
+"""Between two hidden layers: 4 GB in float32."""
+
+
 class Allowed(NamedTuple):
-    """What a value may be: in words, as a test, and as names where it is one of a few."""
+    """What a value may be: in words, as a test, and as names where it is one of a few.
+
+    `{type}` in the words stands for the type of the key.
+    """
 
     text: str
     test: Callable[[Any], bool]
@@ -52,7 +62,7 @@ def one_of(*names: str) -> Allowed:
 def each(allowed: Allowed) -> Allowed:
     """Every element of a list."""
     return Allowed(
-        f"a list, each element {allowed.text}",
+        allowed.text.replace("{type}", "{type}, each"),
         lambda values: isinstance(values, list) and all(map(allowed.test, values)),
         allowed.names,
     )
@@ -71,11 +81,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-ANY = Allowed("anything", lambda value: True)
-POSITIVE = Allowed("> 0", lambda value: _is_number(value) and value > 0)
-NON_NEGATIVE = Allowed(">= 0", lambda value: _is_number(value) and value >= 0)
-FRACTION = Allowed(">= 0 and < 1", lambda value: _is_number(value) and 0 <= value < 1)
-SEED = Allowed(">= 0 and < 2**32", lambda value: _is_number(value) and 0 <= value < 2**32)
+def between(lowest: int, highest: int) -> Allowed:
+    return Allowed(
+        f"{{type}} from {lowest:,} to {highest:,}",
+        lambda value: _is_number(value) and lowest <= value <= highest,
+    )
+
+
+ANY = Allowed("{type}", lambda value: True)
+TEXT = Allowed(
+    "{type} of one line or less, not empty",
+    lambda value: value is not None and bool(value.strip()) and value.isprintable(),
+)
+POSITIVE = Allowed("{type} > 0", lambda value: _is_number(value) and value > 0)
+NON_NEGATIVE = Allowed("{type} >= 0", lambda value: _is_number(value) and value >= 0)
+FRACTION = Allowed("{type} >= 0 and < 1", lambda value: _is_number(value) and 0 <= value < 1)
+SEED = between(0, 2**32 - 1)
+COUNT = between(1, 2**31 - 1)
 PART_SIZE = Allowed(
     "a fraction >= 0 and < 1, or a whole number of examples",
     lambda value: _is_number(value) and (0 <= value < 1 or (value >= 1 and value == int(value))),
@@ -93,7 +115,8 @@ def key(allowed: Allowed = ANY) -> Any:
 
 def chosen(name: str) -> Any:
     """The name of a group's choice, which only choosing another one changes."""
-    return field(default=name, metadata={"allowed": one_of(name)})
+    words = f"{name}, which only another choice of the group changes"
+    return field(default=name, metadata={"allowed": Allowed(words, lambda value: value == name)})
 
 
 # --- model -------------------------------------------------------------------------------------
@@ -101,12 +124,12 @@ def chosen(name: str) -> Any:
 
 @dataclass
 class Model:
-    hidden_sizes: list[int] = key(each(POSITIVE))
+    hidden_sizes: list[int] = key(each(between(1, MAX_HIDDEN_SIZE)))
     activation: Any = key(one_or_each_of(*ACTIVATION_NAMES))
     output: Optional[str] = key(one_of(*dict.fromkeys(o for o, _ in OUTPUT_LOSS_NAMES)))
     loss: Optional[str] = key(one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)))
     label_smoothing: float = key(FRACTION)
-    class_weights: Any = key(
+    class_weights: Optional[Any] = key(
         Allowed(
             "balanced, or a list with one number > 0 for each class",
             lambda value: value == "balanced" or each(POSITIVE).test(value),
@@ -139,14 +162,14 @@ class SplitData(Data):
 @dataclass
 class Boolean(SplitData):
     name: str = key(one_of("boolean", "xor"))
-    num_inputs: int = key(Allowed(">= 1 and <= 16", lambda n: 1 <= n <= 16))
+    num_inputs: int = key(between(1, 16))
     function: Any = key()
 
 
 @dataclass
 class Synthetic(SplitData):
     name: str = key(one_of("circles", "moons", "gauss", "spiral", "sine"))
-    num_examples: int = key(POSITIVE)
+    num_examples: int = key(between(1, 10**7))
     noise: float = key(NON_NEGATIVE)
 
 
@@ -158,14 +181,14 @@ class ScikitLearn(SplitData):
 @dataclass
 class Mnist(Data):
     name: str = chosen("mnist")
-    root: str = key()
+    root: str = key(TEXT)
 
 
 @dataclass
 class Table(SplitData):
     name: str = chosen("table")
-    path: str = key()
-    target: str = key()
+    path: str = key(TEXT)
+    target: str = key(TEXT)
     task: str = key(one_of("auto", "classification", "regression"))
     missing: str = key(one_of("refuse", "drop", "mean"))
     ignore: list[str] = key()
@@ -235,8 +258,8 @@ class Lion(FirstOrder):
 @dataclass
 class LBFGS(Optimizer):
     name: str = chosen("lbfgs")
-    memory_size: int = key(POSITIVE)
-    max_linesearch_steps: int = key(POSITIVE)
+    memory_size: int = key(between(1, 1_000))
+    max_linesearch_steps: int = key(COUNT)
 
 
 @dataclass
@@ -279,7 +302,7 @@ class Piecewise(Schedule):
 
 @dataclass
 class EarlyStopping:
-    patience: Optional[int] = key(POSITIVE)
+    patience: Optional[int] = key(COUNT)
     monitor: str = key(one_of("loss", "accuracy", "r2"))
     min_delta: float = key(NON_NEGATIVE)
 
@@ -287,8 +310,8 @@ class EarlyStopping:
 @dataclass
 class Tracking:
     name: str = key(one_of("mlflow", "none"))
-    uri: Optional[str] = key()
-    run_name: Optional[str] = key()
+    uri: Optional[str] = key(TEXT)
+    run_name: Optional[str] = key(TEXT)
     model: bool = key()
     figures: bool = key()
 
@@ -297,12 +320,12 @@ class Tracking:
 class Experiment:
     """One training, complete: what `conf/config.yaml` composes."""
 
-    name: Optional[str] = key()
+    name: Optional[str] = key(TEXT)
     seed: int = key(SEED)
-    num_epochs: Optional[int] = key(POSITIVE)
-    num_steps: Optional[int] = key(POSITIVE)
-    batch_size: Optional[int] = key(POSITIVE)
-    log_every: Optional[int] = key(POSITIVE)
+    num_epochs: Optional[int] = key(COUNT)
+    num_steps: Optional[int] = key(COUNT)
+    batch_size: Optional[int] = key(COUNT)
+    log_every: Optional[int] = key(COUNT)
     gradient: str = key(one_of("backprop", "autodiff"))
     device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key(one_of("float32", "float64"))
@@ -326,6 +349,8 @@ CHOICES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 """The dataclasses of each group; `conf/GROUP/*.yaml` names one as `/schema/GROUP@_here_: CLASS`."""
 
+_SECTIONS = {"": (Experiment,), **CHOICES, "early_stopping": (EarlyStopping,)}
+
 
 def register_schema() -> None:
     """Hands the dataclasses to Hydra, as the groups `schema/…`."""
@@ -338,29 +363,67 @@ def register_schema() -> None:
             store.store(group=f"schema/{group}", name=choice.__name__, node=choice)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """' Did you mean …?', or nothing where no name is close."""
+def nearest(name: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """' Did you mean …?', or nothing where no name is close; `shown` may say a name in full."""
     matches = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" Did you mean {matches[0]}?" if matches else ""
+    return f" Did you mean {(shown or {}).get(matches[0], matches[0])}?" if matches else ""
 
 
 def unknown_key(where: str, path: str, schema: Any) -> UserError:
     """The error for a key that `schema`, a dataclass, does not have; `where` it stood, or ''."""
+    if path == "exp":  # where Hydra puts a file of exp/ that doesn't say otherwise
+        return UserError(
+            f"{where}exp: is a group, +exp=NAME; the first line of exp/NAME.yaml must be "
+            "'# @package _global_'."
+        )
     parent, _, name = path.rpartition(".")
-    names = [item.name for item in fields(schema)]
-    return UserError(
-        f"{where}{path}: no such key.{nearest(name, names)} "
-        f"{parent or 'An experiment'} has {', '.join(names)}."
-    )
+    names = [item.name for item in fields(schema)] if is_dataclass(schema) else []
+    elsewhere = {
+        item.name: f"{section}.{item.name}"
+        for section, schemas in _SECTIONS.items()
+        for schema in schemas
+        for item in fields(schema)
+        if section and parent == ""
+    }
+    hint = nearest(name, names) or nearest(name, elsewhere, elsewhere)
+    has = f" {parent or 'An experiment'} has {', '.join(names)}." if names else ""
+    return UserError(f"{where}{path}: no such key.{hint}{has}")
 
 
-def allowed_text(schema: Any, path: str) -> str:
-    """What the last key of a dotted path may be, or '' where nothing is said."""
-    for item in fields(schema) if is_dataclass(schema) else ():
-        allowed = item.metadata.get("allowed", ANY)
-        if item.name == path.rpartition(".")[2] and allowed is not ANY:
-            return str(allowed.text)
-    return ""
+_TYPES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list[int]: "a list of whole numbers",
+    list[float]: "a list of numbers",
+    list[str]: "a list of texts",
+    list[Any]: "a list",
+}
+
+
+def _is_optional(item: "Field[Any]") -> bool:
+    return type(None) in get_args(item.type)
+
+
+def describe(item: "Field[Any]") -> str:
+    """What the key of a field may be, in words."""
+    if is_dataclass(item.type):
+        return "a group of keys: " + ", ".join(inner.name for inner in fields(item.type))
+    declared = get_args(item.type)[0] if type(None) in get_args(item.type) else item.type
+    allowed: Allowed = item.metadata.get("allowed", ANY)
+    words = allowed.text.format(type=_TYPES.get(declared, "any value"))
+    return words + (", or null" if _is_optional(item) else "")
+
+
+def find_field(path: str) -> "Field[Any] | None":
+    """The field of a dotted path, in the first choice of its group that has one."""
+    section, _, name = path.partition("[")[0].rpartition(".")
+    for schema in _SECTIONS.get(section, ()):
+        for item in fields(schema):
+            if item.name == name:
+                return item
+    return None
 
 
 def validate(node: Any, prefix: str = "") -> None:
@@ -373,19 +436,28 @@ def validate(node: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             validate(value, path + ".")
             continue
+        if value == MISSING:
+            raise _not_set(path)
         allowed: Allowed = item.metadata.get("allowed", ANY)
-        if value is None and (item.type is Any or type(None) in getattr(item.type, "__args__", ())):
-            continue
-        if not allowed.test(value):
+        if not (value is None and _is_optional(item)) and not allowed.test(value):
             hint = nearest(value, allowed.names) if isinstance(value, str) else ""
-            raise UserError(f"{path}={value}: must be {allowed.text}.{hint}")
+            raise UserError(f"{path}={_show(value)}: must be {describe(item)}.{hint}")
+
+
+def _show(value: Any) -> str:
+    """As one writes it in an override, and not too long."""
+    return "null" if value is None else textwrap.shorten(str(value), 80) or "''"
+
+
+def _not_set(path: str) -> UserError:
+    return UserError(f"{path} is not set: give it as {path}=VALUE.")
 
 
 def _validate_together(config: Experiment) -> None:
     """The rules that take more than one key."""
     if (config.num_epochs is None) == (config.num_steps is None):
         raise UserError(
-            f"num_epochs={config.num_epochs} num_steps={config.num_steps}: "
+            f"num_epochs={_show(config.num_epochs)} num_steps={_show(config.num_steps)}: "
             "give exactly one of them and set the other to null."
         )
     model = config.model
@@ -394,6 +466,12 @@ def _validate_together(config: Experiment) -> None:
             f"model.activation={model.activation}: {len(model.activation)} activations for "
             f"{len(model.hidden_sizes)} hidden layers; give one name, or one for each layer."
         )
+    for n_in, n_out in itertools.pairwise(model.hidden_sizes):
+        if n_in * n_out > MAX_HIDDEN_WEIGHTS:
+            raise UserError(
+                f"model.hidden_sizes={model.hidden_sizes}: {n_in:,} x {n_out:,} weights between "
+                f"two layers; must be at most {MAX_HIDDEN_WEIGHTS:,}."
+            )
     pair = (model.output, model.loss)
     if None not in pair and pair not in OUTPUT_LOSS_NAMES:
         raise UserError(
@@ -417,7 +495,7 @@ def to_experiment(composed: DictConfig) -> Experiment:
     """The composed config as dataclasses, every value checked; raises `UserError`."""
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UserError(f"{missing[0]} is not set: give it as {missing[0]}=VALUE.")
+        raise _not_set(missing[0])
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Experiment)
     validate(config)

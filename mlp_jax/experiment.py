@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_jax import data, figures, pyfunc, tracking
+from mlp_jax import data, figures, pyfunc, store, tracking
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError
@@ -49,14 +49,14 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
             problem, gradient = check(config, console, device)
             return _train(problem, gradient, console, None)
         problem, gradient = check(config, console, device)
-        client = tracking.open_store(config.tracking.uri)
+        client = store.open_store(config.tracking.uri)
         with tracking.start(
             client,
             problem.config.name or problem.dataset.name,
             config.tracking.run_name or run_name(problem),
             params=asdict(problem.config),
             dataset=problem.dataset,
-            note=_note(problem, command),
+            note=_note(problem, device, command),
             tags=_tags(problem, device, command),
         ) as recorded:
             result = _train(problem, gradient, console, recorded)
@@ -182,7 +182,7 @@ def _report(result: Result, console: Console) -> None:
 
 def _links(recorded: tracking.Run) -> dict[str, object]:
     facts: dict[str, object] = {"run": recorded.name, "page": recorded.url}
-    command = tracking.ui_command(recorded.client.tracking_uri)
+    command = store.ui_command(recorded.client.tracking_uri)
     return facts | ({"open it with": command} if command else {})
 
 
@@ -192,7 +192,8 @@ def _links(recorded: tracking.Run) -> dict[str, object]:
 def _record(result: Result, recorded: tracking.Run) -> None:
     """The resolved config and, as the config wants them, figures and the model."""
     config = result.problem.config
-    recorded.log_dict(asdict(config), "config.yaml")
+    tracked = replace(config.tracking, uri=store.redacted(config.tracking.uri or "") or None)
+    recorded.log_dict(asdict(replace(config, tracking=tracked)), "config.yaml")
     if config.tracking.figures:
         for name, figure in _figures(result):
             recorded.log_figure(figure, f"{name}.png")
@@ -200,7 +201,7 @@ def _record(result: Result, recorded: tracking.Run) -> None:
         model = to_model(result)
         example = pyfunc.raw_inputs(result.problem.dataset, 5)
         save = partial(pyfunc.save, model=model)
-        recorded.log_model("mlp_jax.pyfunc", save, example, model.predict(example))
+        recorded.log_model(pyfunc.__name__, save, example, model.predict(example))
 
 
 def to_model(result: Result) -> pyfunc.Model:
@@ -236,10 +237,10 @@ def _figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
     yield (
         "loss_curves",
         figures.loss_curves(
-            [point.step for point in history],
-            {name: [point.metrics[name] for point in history] for name in names},
+            np.array([point.step for point in history]),
+            {name: np.array([point.metrics[name] for point in history]) for name in names},
             loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
-            best_step=result.fitted.step,
+            best_step=float(result.fitted.step),
         ),
     )
     part = dataset.test or dataset.validation or dataset.train
@@ -325,10 +326,10 @@ def best_metrics(history: list[LogPoint]) -> dict[str, float]:
     return best
 
 
-def _note(problem: Problem, command: str) -> str:
-    facts = _header(problem, jax.devices()[0])
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"| | |\n|---|---|\n{table}\n\n" + (f"```\n{command}\n```\n" if command else "")
+def _note(problem: Problem, device: jax.Device, command: str) -> str:
+    facts = _header(problem, device)
+    lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
+    return f"{lines}\n\n```\n{command}\n```\n" if command else lines
 
 
 def _tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:

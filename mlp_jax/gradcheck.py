@@ -177,6 +177,7 @@ def check_gradient(
             jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, y, penalty))
         )
         (value, grads), (true_value, true_grads) = jax.device_get(gradients(*at))
+        value, true_value = float(value), float(true_value)
         smallest_scale = 1e-3 * np.max([1, np.abs(true_value), _largest(true_grads)])
         for number, (grad, true_grad) in enumerate(zip(grads, true_grads, strict=True)):
             slopes, losses = [], []
@@ -190,5 +191,5 @@ def check_gradient(
             )
     return GradientCheck(
         layers=tuple(layers),
-        value_error=float(np.abs(value - true_value) / np.maximum(1, np.abs(true_value))),
+        value_error=abs(value - true_value) / max(1, abs(true_value)),
     )

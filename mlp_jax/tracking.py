@@ -1,4 +1,4 @@
-"""Runs in MLflow: opening a store, recording a run, and the links to look at it.
+"""A run in MLflow: what it is given at its start, its metrics as they come, its model.
 
 A run is written through `MlflowClient`, so there is no active run and no other global state.
 Points of metrics wait on the host and leave in batches.
@@ -9,14 +9,10 @@ import json
 import math
 import os
 import re
-import shlex
-import shutil
-import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,189 +21,14 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mlp_jax.data import Dataset, Inputs
-from mlp_jax.errors import UserError
+from mlp_jax.store import base_url, experiment_id, redacted, run_url, store_errors
 
 if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure
     import mlflow.entities
     import pandas
-
-UI_PORT = 5000
-
-# --- the store ---------------------------------------------------------------------------------
-
-_DATABASES = ("postgresql", "mysql", "mssql")
-_SERVERS = ("http", "https")
-
-
-def store_uri(uri: str | None) -> str:
-    """The absolute URI of a store; `None` is $MLFLOW_TRACKING_URI, else ./mlflow.db.
-
-    ./mlflow.db is where a plain `mlflow ui` looks, too.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    scheme = uri.partition("://")[0].partition("+")[0]
-    if scheme in _DATABASES + _SERVERS:
-        return uri
-    prefix, _, file = uri.partition("sqlite:///")
-    if prefix or not file or file.startswith(":memory:"):
-        raise UserError(
-            f"tracking.uri={redacted(uri)}: not a store. Use sqlite:///FILE.db, an MLflow server "
-            "http://HOST:PORT, or a database postgresql://… or mysql://…"
-        )
-    return f"sqlite:///{Path(file).absolute()}"
-
-
-def redacted(text: str) -> str:
-    """`text` with the user, password and query of a URI in it hidden; file URIs stay as they are.
-
-    >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
-    'postgresql://***@host/runs?***'
-    """
-    text = re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text)
-    return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
-
-
-def is_ready(file: Path) -> bool:
-    """Whether MLflow has finished creating this database."""
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
-            query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
-            return database.execute(query).fetchone() is not None
-    except sqlite3.OperationalError:  # no file, no such table, or being created at this moment
-        return False
-    except sqlite3.DatabaseError as error:
-        raise UserError(
-            f"tracking.uri=sqlite:///{file}: {error}. Move the file away, or name another one."
-        ) from None
-
-
-def open_store(uri: str | None) -> "mlflow.MlflowClient":
-    """A client of the store at `uri`, which is created where it is a new SQLite file.
-
-    Raises `UserError` within seconds where the store can't be used.
-    """
-    uri = store_uri(uri)
-    file = _sqlite_file(uri)
-    if file is not None:
-        _check_writable(file)
-        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    with _store_errors(uri):
-        if file is not None:
-            _create(file, uri)
-        elif uri.startswith(_DATABASES):  # this fails at once; MLflow would try for 100 s
-            import sqlalchemy
-
-            sqlalchemy.create_engine(uri).connect().close()
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-# Unless the user's environment says otherwise. MLflow's own defaults send telemetry, unpickle
-# models, and wait 246 s for a server that is down.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
-
-
-def _check_writable(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for path in (file.parent, file):
-            if path.exists() and not os.access(path, os.W_OK):
-                raise PermissionError(0, "no permission to write", str(path))
-        if file.is_dir():
-            raise IsADirectoryError(0, "is a directory", str(file))
-    except OSError as error:
-        raise UserError(
-            f"tracking.uri=sqlite:///{file}: {error.filename}: {error.strerror}.\n"
-            "Name another place, tracking.uri=sqlite:////DIRECTORY/mlflow.db, or set tracking=none."
-        ) from None
-
-
-def _create(file: Path, uri: str) -> None:
-    """Lets MLflow create its tables; one process at a time, since two at once both fail."""
-    if is_ready(file):
-        return
-    from mlflow import MlflowClient
-
-    try:
-        with FileLock(f"{file}.lock", timeout=120):
-            if not is_ready(file):
-                MlflowClient(tracking_uri=uri)
-    except Timeout:
-        raise UserError(
-            f"tracking.uri={uri}: another process has been creating this store for two minutes; "
-            f"end it, or remove {file}.lock."
-        ) from None
-
-
-@contextmanager
-def _store_errors(uri: str) -> Iterator[None]:
-    """MLflow's and the database's errors as a `UserError` that says nothing secret."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
-        cause = redacted(str(error).partition("\n")[0])
-        user_info = re.search(r"://(\S*)@", uri)
-        for secret in user_info[1].split(":", 1) if user_info else ():
-            cause = cause.replace(secret, "***") if secret else cause
-        raise UserError(
-            f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
-        ) from None
-
-
-def _experiment_id(client: "mlflow.MlflowClient", name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return client.create_experiment(
-                name,
-                artifact_location=_artifact_location(client.tracking_uri),
-                tags={"mlflow.experimentKind": "custom_model_development"},  # how the UI shows it
-            )
-        except MlflowException:  # another process was faster
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage != "active":
-        raise UserError(
-            f"name={name}: this MLflow experiment was deleted. Take another name, or bring it back "
-            f"with: mlflow experiments restore -x {experiment.experiment_id}"
-        )
-    return experiment.experiment_id
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Beside the database, absolute; a server decides itself."""
-    if uri.startswith(_SERVERS):
-        return None
-    file = _sqlite_file(uri)
-    return ((file.parent if file else Path.cwd()) / "mlartifacts").as_uri()
-
-
-# --- a run -------------------------------------------------------------------------------------
 
 _MAX_PARAMS = 100  # in one batch
 _MAX_METRICS = 1000  # in one batch
@@ -356,10 +177,10 @@ def start(
     """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page."""
     from mlflow.entities import Param
 
-    with _store_errors(client.tracking_uri):
+    with store_errors(client.tracking_uri):
         all_tags = {**_context_tags(), "mlflow.note.content": note, **(tags or {})}
         run = client.create_run(
-            _experiment_id(client, experiment),
+            experiment_id(client, experiment),
             tags={name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()},
             run_name=run_name,
         )
@@ -456,37 +277,3 @@ def _signature(example: Inputs, prediction: "pandas.DataFrame") -> Any:
     else:
         inputs = Schema([ColSpec(AnyType(), name) for name in example.columns])
     return ModelSignature(inputs, infer_signature(prediction).inputs)
-
-
-# --- looking at it -----------------------------------------------------------------------------
-
-
-def base_url(uri: str, port: int = UI_PORT) -> str:
-    """The tracking server, or the UI that runs on this machine."""
-    if not uri.startswith(_SERVERS):
-        return f"http://127.0.0.1:{port}"
-    return re.sub("//.*@", "//", uri).rstrip("/")
-
-
-def run_url(base: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run."""
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
-
-
-def experiment_url(base: str, experiment_id: str) -> str:
-    """The list of an experiment's runs."""
-    return f"{base}/#/experiments/{experiment_id}/runs?{_VIEW}"
-
-
-_VIEW = "workflowType=machine_learning"  # else the pages open in their view for language models
-
-
-def ui_command(uri: str) -> str | None:
-    """The command that starts the UI on this store; `None` for a server, which has its own."""
-    if uri.startswith(_SERVERS):
-        return None
-    on_path = shutil.which("python")
-    is_this = on_path is not None and Path(on_path).absolute() == Path(sys.executable)
-    python = "python" if is_this else sys.executable
-    command = [python, "-m", "mlp_jax.ui", *([redacted(uri)] * (uri != store_uri(None)))]
-    return shlex.join(command)

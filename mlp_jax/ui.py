@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 from urllib.request import Request, urlopen
 
-from mlp_jax import tracking
+from mlp_jax import store
 from mlp_jax.errors import UserError
 
 _HOST = "127.0.0.1"
@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="?",
         help="the store, as in tracking.uri=…; default: mlflow.db in the current directory",
     )
-    parser.add_argument("--port", type=int, default=tracking.UI_PORT, help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=store.UI_PORT, help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
-        serve(tracking.store_uri(options.uri), options.port)
+        serve(store.store_uri(options.uri), options.port)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -59,8 +59,8 @@ def serve(uri: str, port: int) -> None:
             start_new_session=True,  # so that its workers can be ended with it
         )
         try:
-            print(f"MLflow UI on {tracking.redacted(uri)}, starting …", flush=True)
-            base = tracking.base_url(uri, port)
+            print(f"MLflow UI on {store.redacted(uri)}, starting …", flush=True)
+            base = store.base_url(uri, port)
             _wait_until_up(server, base)
             if server.poll() is None:
                 print(f"{_last_experiment(base)}\nCtrl-C stops it.", flush=True)
@@ -75,8 +75,8 @@ def serve(uri: str, port: int) -> None:
 
 def _check(uri: str, port: int) -> None:
     if uri.startswith("http"):
-        raise UserError(f"{tracking.base_url(uri)} is a tracking server: open that in a browser.")
-    if uri.startswith("sqlite:") and not tracking.is_ready(Path(uri.removeprefix("sqlite:///"))):
+        raise UserError(f"{store.base_url(uri)} is a tracking server: open that in a browser.")
+    if uri.startswith("sqlite:") and not store.is_ready(Path(uri.removeprefix("sqlite:///"))):
         raise UserError(
             f"{uri}: there are no runs yet. Record one with: python -m mlp_jax.train +exp=xor\n"
             "or name another store: python -m mlp_jax.ui sqlite:////DIRECTORY/mlflow.db"
@@ -108,7 +108,7 @@ def _last_experiment(base: str) -> str:
 
     ids = [experiment["experiment_id"] for experiment in search("experiments", max_results=1000)]
     latest = search("runs", experiment_ids=ids, order_by=["start_time DESC"], max_results=1)
-    return tracking.experiment_url(base, latest[0]["info"]["experiment_id"]) if latest else base
+    return store.experiment_url(base, latest[0]["info"]["experiment_id"]) if latest else base
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], base: str) -> None:

@@ -17,7 +17,7 @@ every_activation = pytest.mark.parametrize("name", ACTIVATIONS)
 
 
 def test_config_offers_exactly_the_table() -> None:
-    assert ACTIVATION_NAMES == tuple(ACTIVATIONS)
+    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
 
 
 def test_pytorch_values_cover_all_but_the_perceptron() -> None:

@@ -189,6 +189,13 @@ def test_deltas_are_the_derivatives_by_z(name: str, pair: Pair) -> None:
         np.testing.assert_allclose(delta, derivative, rtol=1e-11, atol=1e-15)
 
 
+def test_autodiff_under_an_l1_penalty_at_zero_weights() -> None:
+    params = jax.tree.map(jnp.zeros_like, network((3, 4, 2)))
+    arguments = params, *batch((3, 2), "identity"), ACTIVATIONS["tanh"]
+    error = error_against_autodiff(*arguments, LOSSES["identity", "squared_error"], Penalty(l1=0.1))
+    assert error <= TOLERANCE[jnp.float64]
+
+
 def test_value_is_the_mean_over_the_batch_plus_the_penalty() -> None:
     params = (Layer(jnp.array([[3.0, -4.0]]), jnp.array([1.0])),)
     x, y = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[2.0], [-2.0]])

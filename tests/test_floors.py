@@ -14,14 +14,16 @@ PACKAGE = Path(mlp_jax.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 FLOORS = (
+    {"errors"},
     {"types"},
     {"activations", "losses", "initializers", "metrics", "config", "data"},
     {"network", "optimizers"},
     {"backprop", "representation"},
-    {"gradcheck", "training"},
-    {"population", "sharding", "checkpoint", "tracking", "figures"},
-    {"experiment", "sweep"},
-    {"train", "predict", "ui", "cli"},
+    {"gradcheck", "training", "explain"},
+    {"population", "sharding", "checkpoint", "tracking", "figures", "problem", "pyfunc", "console"},
+    {"fitting"},
+    {"experiment", "sweep", "cli"},
+    {"train", "predict", "ui"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}

@@ -27,7 +27,7 @@ every_initializer = pytest.mark.parametrize("name", INITIALIZERS)
 
 
 def test_config_offers_exactly_the_table() -> None:
-    assert INITIALIZER_NAMES == tuple(INITIALIZERS)
+    assert tuple(INITIALIZERS) == INITIALIZER_NAMES
     assert set(VARIANCES) == set(INITIALIZERS)
 
 

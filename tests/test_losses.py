@@ -37,7 +37,7 @@ def gradients(loss: Loss, z: Array, y: Array) -> tuple[Array, Array]:
 
 
 def test_config_offers_exactly_the_table() -> None:
-    assert OUTPUT_LOSS_NAMES == tuple(LOSSES)
+    assert tuple(LOSSES) == OUTPUT_LOSS_NAMES
 
 
 @every_loss

@@ -51,7 +51,7 @@ MUTANTS = {
     "no l2": (" + penalty.l2 * W", ""),
     "twice the l2": ("penalty.l2 * W", "2 * penalty.l2 * W"),
     "no l1": (" + penalty.l1 * jnp.sign(W)", ""),
-    "l1 without its sign": ("jnp.sign(W)", "1"),
+    "l1 without its sign": ("penalty.l1 * jnp.sign(W)", "penalty.l1"),
 }
 
 # Equal widths, so that no shape gives a mutant away; a mismatched pair; different activations.
@@ -66,7 +66,7 @@ ARGUMENTS = (
 
 
 def planted(original: str, replacement: str) -> ModuleType:
-    assert SOURCE.count(original) >= 1, f"{original!r} is no longer in backprop.py"
+    assert original in SOURCE, f"{original!r} is no longer in backprop.py"
     module = ModuleType("mutant")
     exec(compile(SOURCE.replace(original, replacement), "mutant", "exec"), module.__dict__)
     return module

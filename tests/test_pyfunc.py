@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlp_jax import network, pyfunc, tracking
+from mlp_jax import network, pyfunc, store, tracking
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.config import ScikitLearn, Synthetic, Table
 from mlp_jax.data import load
@@ -20,12 +20,6 @@ from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
 
 # What MLflow 3.17 does itself.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*type hint is inferred as AnyType:UserWarning"),
-]
-
 MOONS = Synthetic("moons", 0, 0.0, True, 0.0, 50, 0.1)
 
 
@@ -137,7 +131,7 @@ def test_pickled_parameters_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    return tracking.open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    return store.open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
 
 
 def log(client, dataset, model):

@@ -14,7 +14,7 @@ from scipy.special import expit
 from mlp_jax import representation as rep
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.errors import UserError
-from mlp_jax.network import apply, num_params
+from mlp_jax.network import apply, forward, num_params
 
 STEP, SIGMOID = ACTIVATIONS["step"], ACTIVATIONS["sigmoid"]
 FEW = settings(max_examples=10, deadline=None)
@@ -54,6 +54,14 @@ def test_hidden_units_are_the_smaller_class(n):
 def test_larger_boolean_functions_are_exact(n, true_fraction):
     table = np.random.default_rng(n).random(2**n) < true_fraction
     np.testing.assert_array_equal(fires(rep.boolean(table), rep.vertices(n)), table)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_every_pre_activation_is_half_away_from_the_threshold(n):
+    for params in (rep.parity(n), *map(rep.boolean, rep.truth_tables(n)[:: 2**n])):
+        for x in jnp.asarray(rep.vertices(n)):
+            zs, _ = forward(params, x, STEP)
+            assert min(jnp.abs(z).min() for z in zs) == 0.5
 
 
 def test_vertices_count_in_binary_and_bit_i_of_a_function_is_its_value_at_vertex_i():

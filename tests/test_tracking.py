@@ -7,21 +7,19 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from mlp_jax import tracking
+from mlp_jax import store, tracking
 from mlp_jax.config import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import UserError
 
 # What MLflow 3.17 does itself.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
 XOR = Boolean("xor", 0, 0.0, False, 0.0, 2, "xor")
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
-    return tracking.open_store(f"sqlite:///{folder}/mlflow.db")
+    return store.open_store(f"sqlite:///{folder}/mlflow.db")
 
 
 def start(client, **kwargs):
@@ -34,17 +32,17 @@ def start(client, **kwargs):
 def test_default_store_is_mlflow_db_in_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.store_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert tracking.store_uri("sqlite:///runs/a.db") == f"sqlite:///{tmp_path}/runs/a.db"
+    assert store.store_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store.store_uri("sqlite:///runs/a.db") == f"sqlite:///{tmp_path}/runs/a.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    assert tracking.store_uri(None) == "http://host:5000"
+    assert store.store_uri(None) == "http://host:5000"
 
 
 @pytest.mark.parametrize(
     "uri", ["postgresql+psycopg://u@h/db", "mysql://h/db", "http://h:1", "https://h"]
 )
 def test_servers_and_databases_keep_their_uri(uri):
-    assert tracking.store_uri(uri) == uri
+    assert store.store_uri(uri) == uri
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def test_servers_and_databases_keep_their_uri(uri):
 )
 def test_what_is_no_store_is_refused(uri):
     with pytest.raises(UserError, match=r"tracking\.uri=.*Use sqlite:///"):
-        tracking.store_uri(uri)
+        store.store_uri(uri)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +66,14 @@ def test_what_is_no_store_is_refused(uri):
     ],
 )
 def test_redacted(text, expected):
-    assert tracking.redacted(text) == expected
+    assert store.redacted(text) == expected
 
 
 def test_file_that_is_no_database(tmp_path):
     file = tmp_path / "mlflow.db"
     file.write_bytes(b"not a database, only " * 100)
     with pytest.raises(UserError, match=r"tracking.uri=.*mlflow.db: file is not a database"):
-        tracking.open_store(f"sqlite:///{file}")
+        store.open_store(f"sqlite:///{file}")
 
 
 def test_damaged_database(client, tmp_path):
@@ -83,17 +81,17 @@ def test_damaged_database(client, tmp_path):
     file = tmp_path / "mlflow.db"
     file.write_bytes(content[:5000] + b"\xff" * 20_000)
     with pytest.raises(UserError, match=r"tracking.uri=.*mlflow.db: database disk image"):
-        tracking.open_store(f"sqlite:///{file}")
+        store.open_store(f"sqlite:///{file}")
 
 
 def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for uri in (f"sqlite:///{tmp_path}/file/mlflow.db", f"sqlite:///{tmp_path}"):
         with pytest.raises(UserError, match=r"tracking.uri=.*\nName another place"):
-            tracking.open_store(uri)
+            store.open_store(uri)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="no permission to write"):
-        tracking.open_store(f"sqlite:///{tmp_path}/mlflow.db")
+        store.open_store(f"sqlite:///{tmp_path}/mlflow.db")
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -102,7 +100,7 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
 )
 def test_unreachable_store_says_so_and_keeps_the_secret(uri):
     with pytest.raises(UserError, match=r"tracking.uri=.*cannot be used\.\n.+") as raised:
-        tracking.open_store(uri)
+        store.open_store(uri)
     assert "secret" not in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
 
@@ -110,7 +108,7 @@ def test_unreachable_store_says_so_and_keeps_the_secret(uri):
 def test_users_own_mlflow_settings_win(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", raising=False)
-    tracking.open_store(client.tracking_uri)
+    store.open_store(client.tracking_uri)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
@@ -118,12 +116,12 @@ def test_users_own_mlflow_settings_win(client, monkeypatch):
 # Forked after the imports, so that all eight arrive at the same instant.
 EIGHT_AT_ONCE = """
 import multiprocessing, sys
-from mlp_jax import tracking
+from mlp_jax import store, tracking
 import mlflow.store.tracking.sqlalchemy_store
 
 def work(barrier, number):
     barrier.wait()
-    client = tracking.open_store(sys.argv[1])
+    client = store.open_store(sys.argv[1])
     with tracking.start(client, "race", f"run {number}", params={"number": number}) as run:
         run.log_metrics({"train/loss": number}, step=0)
 
@@ -153,8 +151,8 @@ def test_ready_store_is_opened_while_another_process_holds_the_lock(client, monk
     def no_lock(*args, **kwargs):
         raise AssertionError("took the lock")
 
-    monkeypatch.setattr(tracking, "FileLock", no_lock)
-    tracking.open_store(client.tracking_uri)
+    monkeypatch.setattr(store, "FileLock", no_lock)
+    store.open_store(client.tracking_uri)
 
 
 # --- a run -------------------------------------------------------------------------------------
@@ -324,21 +322,19 @@ def test_links(client):
         pass
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     assert run.url == f"http://127.0.0.1:5000/{page}"
-    assert tracking.base_url("https://me:secret@host/mlflow/") == "https://host/mlflow"
-    assert tracking.base_url("postgresql://me@host/db", 5001) == "http://127.0.0.1:5001"
-    assert (
-        tracking.experiment_url("B", "3") == "B/#/experiments/3/runs?workflowType=machine_learning"
-    )
+    assert store.base_url("https://me:secret@host/mlflow/") == "https://host/mlflow"
+    assert store.base_url("postgresql://me@host/db", 5001) == "http://127.0.0.1:5001"
+    assert store.experiment_url("B", "3") == "B/#/experiments/3/runs?workflowType=machine_learning"
 
 
 def test_ui_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
-    monkeypatch.setattr(tracking.shutil, "which", lambda name: "/venv/bin/python")
-    assert tracking.ui_command(tracking.store_uri(None)) == "python -m mlp_jax.ui"
-    monkeypatch.setattr(tracking.shutil, "which", lambda name: "/usr/bin/python")
-    assert tracking.ui_command("sqlite:////a b/x.db") == (
+    monkeypatch.setattr(store.shutil, "which", lambda name: "/venv/bin/python")
+    assert store.ui_command(store.store_uri(None)) == "python -m mlp_jax.ui"
+    monkeypatch.setattr(store.shutil, "which", lambda name: "/usr/bin/python")
+    assert store.ui_command("sqlite:////a b/x.db") == (
         "/venv/bin/python -m mlp_jax.ui 'sqlite:////a b/x.db'"
     )
-    assert tracking.ui_command("http://host") is None
+    assert store.ui_command("http://host") is None

@@ -167,9 +167,7 @@ def test_evaluation_of_a_regression_is_scikit_learns_r2():
 
 @pytest.mark.parametrize(("output", "threshold"), [("sigmoid", 0.5), ("tanh", 0.0)])
 def test_a_single_output_is_right_on_its_side_of_the_threshold(output, threshold):
-    fixed = make_training(
-        loss=LOSSES[output, "squared_error"], threshold=threshold, activation=()
-    )
+    fixed = make_training(loss=LOSSES[output, "squared_error"], threshold=threshold, activation=())
     params = (training.Params.__args__[0](jnp.array([[1.0]]), jnp.array([0.0])),)
     x = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
     low = -1.0 if output == "tanh" else 0.0
@@ -229,7 +227,9 @@ def test_early_stopping_keeps_the_best_parameters():
 def test_the_compiled_interval_never_compiles_again_and_donates_its_state():
     fixed, part = make_training(), make_part()
     init = jax.jit(partial(training.init_state, fixed))
-    program = training.compile_interval(fixed, 4, True, init(make_params()), SHUFFLE_KEY, part, part)
+    program = training.compile_interval(
+        fixed, 4, True, init(make_params()), SHUFFLE_KEY, part, part
+    )
     state = init(make_params())
     with jax.log_compiles(), jax.no_tracing():
         for _ in range(3):

@@ -6,11 +6,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from mlp_jax import tracking, ui
+from mlp_jax import store, tracking, ui
 from mlp_jax.errors import UserError
 
 # What MLflow 3.17 does itself.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 def free_port():
@@ -20,7 +19,7 @@ def free_port():
 
 
 def store_with_a_run(folder):
-    client = tracking.open_store(f"sqlite:///{folder}/mlflow.db")
+    client = store.open_store(f"sqlite:///{folder}/mlflow.db")
     for name in ("first", "last"):
         with tracking.start(client, name, "r", params={}) as run:
             pass
@@ -58,7 +57,7 @@ def test_serves_the_last_experiment_until_ctrl_c(tmp_path):
         first, link = server.stdout.readline(), server.stdout.readline().strip()
         assert uri in first
         base = f"http://127.0.0.1:{port}"
-        assert link == tracking.experiment_url(base, experiment_id)
+        assert link == store.experiment_url(base, experiment_id)
         with urlopen(link) as page:
             assert b"MLflow" in page.read()
         with pytest.raises(UserError, match=f"--port {port}: .*running already"):

@@ -1,0 +1,222 @@
+"""Where runs are kept: an MLflow store, opened or created, and the addresses to look at it."""
+
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from mlp_jax.errors import UserError
+
+if TYPE_CHECKING:  # takes seconds to import
+    import mlflow
+
+UI_PORT = 5000
+
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+
+
+def store_uri(uri: str | None) -> str:
+    """The absolute URI of a store; `None` is $MLFLOW_TRACKING_URI, else ./mlflow.db.
+
+    ./mlflow.db is where a plain `mlflow ui` looks, too.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme = uri.partition("://")[0].partition("+")[0]
+    if scheme in _DATABASES + _SERVERS:
+        return uri
+    prefix, _, file = uri.partition("sqlite:///")
+    if prefix or not file or file.startswith(":memory:"):
+        raise UserError(
+            f"tracking.uri={redacted(uri)}: not a store. Use sqlite:///FILE.db, an MLflow server "
+            "http://HOST:PORT, or a database postgresql://… or mysql://…"
+        )
+    return f"sqlite:///{Path(file).absolute()}"
+
+
+def redacted(text: str) -> str:
+    """`text` with the user, password and query of a URI in it hidden; file URIs stay as they are.
+
+    >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
+    'postgresql://***@host/runs?***'
+    """
+    text = re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text)
+    return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def is_ready(file: Path) -> bool:
+    """Whether MLflow has finished creating this database."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
+            return database.execute(query).fetchone() is not None
+    except sqlite3.OperationalError:  # no file, no such table, or being created at this moment
+        return False
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"tracking.uri=sqlite:///{file}: {error}. Move the file away, or name another one."
+        ) from None
+
+
+def open_store(uri: str | None) -> "mlflow.MlflowClient":
+    """A client of the store at `uri`, which is created where it is a new SQLite file.
+
+    Raises `UserError` within seconds where the store can't be used.
+    """
+    uri = store_uri(uri)
+    file = _sqlite_file(uri)
+    if file is not None:
+        _check_writable(file)
+        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with store_errors(uri):
+        if file is not None:
+            _create(file, uri)
+        elif uri.startswith(_DATABASES):  # this fails at once; MLflow would try for 100 s
+            import sqlalchemy
+
+            sqlalchemy.create_engine(uri).connect().close()
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+# Unless the user's environment says otherwise. MLflow's own defaults send telemetry, unpickle
+# models, and wait 246 s for a server that is down.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+
+
+def _check_writable(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for path in (file.parent, file):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(0, "no permission to write", str(path))
+        if file.is_dir():
+            raise IsADirectoryError(0, "is a directory", str(file))
+    except OSError as error:
+        raise UserError(
+            f"tracking.uri=sqlite:///{file}: {error.filename}: {error.strerror}.\n"
+            "Name another place, tracking.uri=sqlite:////DIRECTORY/mlflow.db, or set tracking=none."
+        ) from None
+
+
+def _create(file: Path, uri: str) -> None:
+    """Lets MLflow create its tables; one process at a time, since two at once both fail."""
+    if is_ready(file):
+        return
+    from mlflow import MlflowClient
+
+    try:
+        with FileLock(f"{file}.lock", timeout=120):
+            if not is_ready(file):
+                MlflowClient(tracking_uri=uri)
+    except Timeout:
+        raise UserError(
+            f"tracking.uri={uri}: another process has been creating this store for two minutes; "
+            f"end it, or remove {file}.lock."
+        ) from None
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """MLflow's and the database's errors as a `UserError` that says nothing secret."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        cause = redacted(str(error).partition("\n")[0])
+        user_info = re.search(r"://(\S*)@", uri)
+        for secret in user_info[1].split(":", 1) if user_info else ():
+            cause = cause.replace(secret, "***") if secret else cause
+        raise UserError(
+            f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
+        ) from None
+
+
+def experiment_id(client: "mlflow.MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(
+                name,
+                artifact_location=_artifact_location(client.tracking_uri),
+                tags={"mlflow.experimentKind": "custom_model_development"},  # how the UI shows it
+            )
+        except MlflowException:  # another process was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"name={name}: this MLflow experiment was deleted. Take another name, or bring it back "
+            f"with: mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return experiment.experiment_id
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside the database, absolute; a server decides itself."""
+    if uri.startswith(_SERVERS):
+        return None
+    file = _sqlite_file(uri)
+    return ((file.parent if file else Path.cwd()) / "mlartifacts").as_uri()
+
+
+# --- looking at it -----------------------------------------------------------------------------
+
+
+def base_url(uri: str, port: int = UI_PORT) -> str:
+    """The tracking server, or the UI that runs on this machine."""
+    if not uri.startswith(_SERVERS):
+        return f"http://127.0.0.1:{port}"
+    return re.sub("//.*@", "//", uri).rstrip("/")
+
+
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run."""
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
+
+
+def experiment_url(base: str, experiment_id: str) -> str:
+    """The list of an experiment's runs."""
+    return f"{base}/#/experiments/{experiment_id}/runs?{_VIEW}"
+
+
+_VIEW = "workflowType=machine_learning"  # else the pages open in their view for language models
+
+
+def ui_command(uri: str) -> str | None:
+    """The command that starts the UI on this store; `None` for a server, which has its own."""
+    if uri.startswith(_SERVERS):
+        return None
+    on_path = shutil.which("python")
+    is_this = on_path is not None and Path(on_path).absolute() == Path(sys.executable)
+    python = "python" if is_this else sys.executable
+    command = [python, "-m", "mlp_jax.ui", *([redacted(uri)] * (uri != store_uri(None)))]
+    return shlex.join(command)
