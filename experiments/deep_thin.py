@@ -165,11 +165,11 @@ def measure() -> Results:
     for activation, (initializer, variance) in product(HIDDEN, VARIANCES.items()):
         params, norms = untrained(WIDTH, DEPTH, activation, initializer)
         wide[activation, initializer] = bands(norms)
-        per_layer, *interval = factor(norms)
+        per_layer, low, high = factor(norms)
         theory = mean_field_factor(activation, variance)
         rows.append(
             Row(f"factor a layer, {activation}, {initializer}", per_layer, theory,
-                "√χ, Schoenholz 2017", "≈", tuple(interval), digits=4)
+                "√χ, Schoenholz 2017", "≈", (low, high), digits=4)
         )  # fmt: skip
         children.append(
             ChildRun(

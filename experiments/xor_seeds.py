@@ -145,9 +145,11 @@ def rate_row(quantity: str, solved: np.ndarray, lecture_rate: float) -> Row:
 def train_grid() -> dict[tuple[int, str, str], Trained]:
     """Every width, activation and loss."""
     grid = {}
-    for width, *pair in product(WIDTHS, HIDDEN, LOSS_NAMES):
-        num_seeds = NUM_LECTURE_SEEDS if tuple(pair) == LECTURE_PAIR else NUM_SEEDS
-        grid[width, *pair] = train(population(width, INITIALIZER, num_seeds), *pair)
+    for activation, loss in product(HIDDEN, LOSS_NAMES):
+        num_seeds = NUM_LECTURE_SEEDS if (activation, loss) == LECTURE_PAIR else NUM_SEEDS
+        for width in WIDTHS:
+            params = population(width, INITIALIZER, num_seeds)
+            grid[width, activation, loss] = train(params, activation, loss)
     return grid
 
 
@@ -156,10 +158,10 @@ def left_at_half(inside: Inside) -> np.ndarray:
     return np.asarray((np.abs(inside.y_hat - 0.5) < 0.01).sum(axis=1) == 2)
 
 
-def at_half(inside: Inside, values: np.ndarray) -> np.ndarray:
+def at_half(inside: Inside, values: Array) -> np.ndarray:
     """`values` (network, input, hidden unit) at the two inputs where ŷ is nearest to ½."""
     inputs = np.argsort(np.abs(inside.y_hat - 0.5), axis=1)[:, :2, None]
-    return np.take_along_axis(values, inputs, axis=1)
+    return np.take_along_axis(np.asarray(values), inputs, axis=1)
 
 
 def stuck_rows(stuck: Inside, later: Inside, num_freed: int) -> list[Row]:

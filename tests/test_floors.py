@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 FLOORS = (
     {"errors"},
     {"types"},
-    {"activations", "losses", "initializers", "metrics", "config", "data"},
+    {"activations", "losses", "initializers", "metrics", "config", "data", "store"},
     {"network", "optimizers"},
     {"backprop", "representation"},
     {"gradcheck", "training", "explain"},
