@@ -63,7 +63,7 @@ def python_loop(fixed, params, part, num_steps):
     losses = []
     for t in range(num_steps):
         epoch, i = divmod(t, steps_per_epoch)
-        order = jax.random.permutation(jax.random.fold_in(SHUFFLE_KEY, epoch), NUM_EXAMPLES)
+        order = training.permutation(jax.random.fold_in(SHUFFLE_KEY, epoch), NUM_EXAMPLES)
         rows = order[i * fixed.batch_size : (i + 1) * fixed.batch_size]
         batch = part if fixed.batch_size == NUM_EXAMPLES else Part(part.x[rows], part.y[rows])
         state, loss = step(state, batch)
@@ -96,6 +96,21 @@ def test_the_log_interval_changes_nothing(lengths):
         state, _ = jax.jit(steps)(state, SHUFFLE_KEY, part)
         start += length
     assert_trees_equal(state, wanted)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 50_000])
+def test_a_permutation_holds_every_index_once(length):
+    order = training.permutation(jax.random.key(0), length)
+    np.testing.assert_array_equal(np.sort(order), np.arange(length))
+
+
+def test_every_permutation_is_equally_likely():
+    """χ² over the 24 orders of four: 95 % of fair draws lie below 35.2, 99.9 % below 49.7."""
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    orders = jax.jit(jax.vmap(lambda key: training.permutation(key, 4)))(keys)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert np.sum((counts - 1000) ** 2 / 1000) < 49.7
 
 
 def test_every_epoch_takes_each_example_at_most_once_in_a_new_order():
