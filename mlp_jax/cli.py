@@ -1,6 +1,7 @@
 """The frame of the commands: Hydra composes a config, and a mistake becomes one line."""
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ def run_command(
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     HYDRA_FULL_ERROR=1 in the environment shows the traceback of every error.
     """
+    gc.set_threshold(100_000)  # the imports allocate much and free little
     try:
         arguments = _parse_arguments()
         if arguments.help:
@@ -60,6 +62,8 @@ def run_command(
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         _exit(error)
+    finally:
+        gc.freeze()  # nor need the interpreter search it all once more before it exits
 
 
 def compose(overrides: list[str]) -> Experiment:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -15,10 +16,10 @@ from mlp_jax import data, figures, pyfunc, store, tracking
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError
-from mlp_jax.fitting import Fitted, LogPoint, compile_intervals, evaluate_parts, fit
-from mlp_jax.gradcheck import GradientCheck, check_gradient
+from mlp_jax.fitting import Fitted, Interval, LogPoint, compile_intervals, evaluate_parts, fit
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
+from mlp_jax.proof import GradientCheck, check_gradient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,10 +46,17 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
     """
     console = console or Console()
     with numeric_settings(config) as device:
-        if config.tracking.name == "none":
-            problem, gradient = check(config, console, device)
-            return _train(problem, gradient, console, None)
-        problem, gradient = check(config, console, device)
+        is_tracked = config.tracking.name != "none"
+        with ThreadPoolExecutor() as background:
+            if is_tracked:
+                background.submit(store.preload)
+            problem = prepare(config, data.load(config.data))
+            compiling = background.submit(_compile, problem)
+            gradient = check(problem, console, device)
+            _insist_on(gradient)
+            intervals = compiling.result()
+        if not is_tracked:
+            return _train(problem, gradient, intervals, console, None)
         client = store.open_store(config.tracking.uri)
         with tracking.start(
             client,
@@ -59,37 +67,63 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
             note=_note(problem, device, command),
             tags=_tags(problem, device, command),
         ) as recorded:
-            result = _train(problem, gradient, console, recorded)
+            result = _train(problem, gradient, intervals, console, recorded)
             _record(result, recorded)
         console.facts(_links(recorded))
         return result
 
 
-def check(
-    config: Experiment, console: Console, device: jax.Device
-) -> tuple[Problem, GradientCheck]:
-    """Loads the data, prints the header and proves the gradient on the first real examples."""
-    dataset = data.load(config.data)
-    problem = prepare(config, dataset)
+def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
+    """Proves the gradient of what `config` describes, layer by layer, and does nothing else."""
+    console = console or Console()
+    with numeric_settings(config) as device:
+        problem = prepare(config, data.load(config.data))
+        gradient = check(problem, console, device)
+    console.table(
+        ["layer", "shape of W", "− jax.grad", "− differences", "compared", "not smooth"],
+        [
+            [str(number), "×".join(map(str, params.W.shape)), *layer]
+            for number, (params, layer) in enumerate(
+                zip(problem.params, gradient.layers, strict=True), start=1
+            )
+        ],
+    )
+    _insist_on(gradient)
+    return gradient
+
+
+def check(problem: Problem, console: Console, device: jax.Device) -> GradientCheck:
+    """Prints the header and holds backprop against jax.grad and differences on real examples."""
     console.facts(_header(problem, device))
-    for note in dataset.notes:
+    for note in problem.dataset.notes:
         console.line(note)
     fixed = problem.training
     x, y = problem.train.x[:32], problem.train.y[:32]
     gradient = check_gradient(problem.params, x, y, fixed.activation, fixed.loss, fixed.penalty)
     console.line(gradient_line(gradient))
+    return gradient
+
+
+def _insist_on(gradient: GradientCheck) -> None:
     if not gradient.passed:
         raise RunError(
-            f"the gradient is wrong in layer {gradient.worst_layer}: backprop and jax.grad or the "
-            "differences disagree. See it by layer with python -m mlp_jax.gradcheck."
+            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
+            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
         )
-    return problem, gradient
+
+
+def _compile(problem: Problem) -> dict[int, Interval]:
+    with numeric_settings(problem.config):  # which every thread has of its own
+        return compile_intervals(problem)
 
 
 def _train(
-    problem: Problem, gradient: GradientCheck, console: Console, recorded: tracking.Run | None
+    problem: Problem,
+    gradient: GradientCheck,
+    intervals: dict[int, Interval],
+    console: Console,
+    recorded: tracking.Run | None,
 ) -> Result:
-    intervals = compile_intervals(problem)
     start = time.perf_counter()
     with console.progress(problem.num_steps, problem.steps_per_epoch) as show:
 

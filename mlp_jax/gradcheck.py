@@ -1,195 +1,29 @@
-"""The gradient check: backprop against `jax.grad` and against differences of the loss.
+"""`python -m mlp_jax.gradcheck +exp=xor` proves the gradient of an experiment, layer by layer."""
 
-`jax.grad` of the loss is compared element by element. Central differences, on some coordinates of
-every W and b, need no derivative at all. Everything is computed in float64 on the CPU, whatever
-the dtype and the device of the training.
-"""
-
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
-from jax import Array
-from jaxtyping import Float
-
-from mlp_jax.backprop import Penalty, backprop, batch_loss
-from mlp_jax.losses import Loss
-from mlp_jax.network import Activations
-from mlp_jax.types import Layer, Params
-
-AUTODIFF_TOLERANCE = 1e-10
-DIFFERENCE_TOLERANCE = 1e-6
-
-_H = 2.0**-16  # leaves differences about 1e-11 |L| of rounding and 1e-11 |L'''| of truncation
+from mlp_jax.cli import run_command
+from mlp_jax.config import Experiment
 
 
-class LayerCheck(NamedTuple):
-    """How far a layer's gradient is from `jax.grad` and from central differences.
+def gradcheck(config: Experiment) -> None:
+    from mlp_jax import experiment
 
-    The largest deviation, relative to the layer's largest gradient. Where that has vanished, so
-    that little but rounding is left of it, relative to a thousandth of the network's largest
-    gradient, of its loss, or of 1, whichever is largest.
-    """
-
-    autodiff_error: float
-    difference_error: float
-    num_compared: int
-    num_skipped: int
-
-    @property
-    def error(self) -> float:
-        """The larger error as a multiple of its tolerance; NaN if either is NaN."""
-        return float(
-            np.maximum(
-                self.autodiff_error / AUTODIFF_TOLERANCE,
-                self.difference_error / DIFFERENCE_TOLERANCE,
-            )
-        )
+    experiment.prove(config)
 
 
-class GradientCheck(NamedTuple):
-    """The layers' checks, and the relative error of the loss that `backprop` returns."""
-
-    layers: tuple[LayerCheck, ...]
-    value_error: float
-
-    @property
-    def autodiff_error(self) -> float:
-        return float(np.max([layer.autodiff_error for layer in self.layers]))
-
-    @property
-    def difference_error(self) -> float:
-        return float(np.max([layer.difference_error for layer in self.layers]))
-
-    @property
-    def worst_layer(self) -> int:
-        """The layer l = 1 … L with the largest error."""
-        return int(np.argmax([layer.error for layer in self.layers])) + 1
-
-    @property
-    def passed(self) -> bool:
-        # Written with <=, so that NaN does not pass.
-        return self.value_error <= AUTODIFF_TOLERANCE and all(
-            layer.error <= 1 for layer in self.layers
-        )
-
-
-def _largest(tree: Params | Layer) -> float:
-    return float(np.max([np.max(np.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _programs(activation: Activations, loss: Loss) -> tuple[Callable[..., Any], ...]:
-    """What is compiled, as functions of params, x, y and penalty.
-
-    The two values and gradients that are to be compared; and L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h)
-    with h along a direction in parameter space.
-    """
-
-    def loss_of(params: Params, x: Array, y: Array, penalty: Penalty | None) -> Array:
-        return batch_loss(params, x, y, activation, loss, penalty)
-
-    def gradients(params: Params, x: Array, y: Array, penalty: Penalty | None) -> Any:
-        return (
-            backprop(params, x, y, activation, loss, penalty),
-            jax.value_and_grad(loss_of)(params, x, y, penalty),
-        )
-
-    def losses_along(direction: Params, params: Params, *rest: Any) -> Array:
-        return jax.lax.map(
-            lambda h: loss_of(jax.tree.map(lambda p, d: p + h * d, params, direction), *rest),
-            _H * np.array([-1, -0.5, 0.5, 1]),
-        )
-
-    return jax.jit(gradients), jax.jit(losses_along)
-
-
-def _sample(
-    grad: Layer, num_coordinates: int, random: np.random.Generator
-) -> Iterator[tuple[int, int]]:
-    """Coordinates of W, then of b: the array's place in the layer, and the index into it.
-
-    Drawn at random, the likelier the larger the gradient there: 0 = 0 would prove little.
-    """
-    for array, g in enumerate(grad):
-        order = np.argsort(-random.random(g.size) * np.abs(np.ravel(g)))
-        yield from ((array, int(index)) for index in order[:num_coordinates])
-
-
-def _differences(value: float, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Central differences, and how far from smooth the loss is around them, as a slope.
-
-    `value` is L(θ); the rows of `losses` are L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h).
-    At a kink the left and the right slope differ, and go on to do so when their gap is
-    extrapolated to h = 0. At a jump, or with a kink nearby, the difference changes with h.
-    """
-    far_left, left, right, far_right = losses.T
-    difference = (right - left) / _H
-    change = (far_right - far_left) / (2 * _H) - difference
-    gap = (far_right - 2 * value + far_left) / _H
-    half_gap = (right - 2 * value + left) / (_H / 2)
-    return difference, np.maximum(np.abs(change), np.abs(2 * half_gap - gap))
-
-
-def _check_layer(
-    grad: Layer,
-    true_grad: Layer,
-    slopes: list[float],
-    losses: np.ndarray,
-    value: float,
-    smallest_scale: float,
-) -> LayerCheck:
-    """`slopes` are the components of `grad` along which `losses` were taken."""
-    scale = np.maximum(_largest(true_grad), smallest_scale)
-    differences, roughness = _differences(value, losses)
-    # Only the loss decides what is skipped: no wrong gradient can hide there.
-    smooth = roughness <= DIFFERENCE_TOLERANCE * scale
-    deviations = np.abs(slopes - differences)[smooth]
-    return LayerCheck(
-        autodiff_error=float(_largest(jax.tree.map(np.subtract, grad, true_grad)) / scale),
-        difference_error=float(np.max(deviations, initial=0) / scale),
-        num_compared=int(np.sum(smooth)),
-        num_skipped=int(np.sum(~smooth)),
+def main() -> None:
+    run_command(
+        gradcheck,
+        module="mlp_jax.gradcheck",
+        summary="Holds backprop against jax.grad and central differences, and trains nothing.",
+        examples=[
+            ("+exp=xor", "XOR"),
+            ("+exp=xor model.activation=relu", "with another activation"),
+            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
+            ("data=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=digits model.l1=0.01 model.l2=0.1", "with penalties"),
+        ],
     )
 
 
-def check_gradient(
-    params: Params,
-    x: Float[Array, "batch n_0"],
-    y: Float[Array, "batch n_L"],
-    activation: Activations,
-    loss: Loss,
-    penalty: Penalty | None = None,
-    *,
-    num_coordinates: int = 4,
-) -> GradientCheck:
-    """Checks `backprop` on a batch, by differences on `num_coordinates` of every W and every b.
-
-    Coordinates around which the loss is not smooth have no slope to compare with and are skipped:
-    a kink as of relu at 0, a jump as of step.
-    """
-    gradients, losses_along = _programs(activation, loss)
-    random = np.random.default_rng(0)
-    cpu = jax.local_devices(backend="cpu")[0]
-    layers = []
-    with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):
-        at = jax.device_put(
-            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, y, penalty))
-        )
-        (value, grads), (true_value, true_grads) = jax.device_get(gradients(*at))
-        value, true_value = float(value), float(true_value)
-        smallest_scale = 1e-3 * np.max([1, np.abs(true_value), _largest(true_grads)])
-        for number, (grad, true_grad) in enumerate(zip(grads, true_grads, strict=True)):
-            slopes, losses = [], []
-            for array, index in _sample(true_grad, num_coordinates, random):
-                direction = jax.tree.map(np.zeros_like, grads)
-                direction[number][array].flat[index] = 1
-                slopes.append(grad[array].flat[index])
-                losses.append(losses_along(direction, *at))
-            layers.append(
-                _check_layer(grad, true_grad, slopes, np.array(losses), true_value, smallest_scale)
-            )
-    return GradientCheck(
-        layers=tuple(layers),
-        value_error=abs(value - true_value) / max(1, abs(true_value)),
-    )
+if __name__ == "__main__":
+    main()

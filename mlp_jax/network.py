@@ -39,10 +39,8 @@ def init_params(
     Every weight is multiplied by `scale`. A bias is drawn like a weight from one neuron, n_in = 1.
     """
     layers = []
-    for layer_key, n_in, n_out in zip(
-        jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True
-    ):
-        W_key, b_key = jax.random.split(layer_key)
+    W_keys, b_keys = jax.random.split(key, (2, len(sizes) - 1))
+    for W_key, b_key, n_in, n_out in zip(W_keys, b_keys, sizes[:-1], sizes[1:], strict=True):
         W = scale * initializer(W_key, n_out, n_in)
         b = bias_initializer(b_key, n_out, 1)[:, 0]
         layers.append(Layer(W.astype(dtype), b.astype(dtype)))

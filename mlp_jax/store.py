@@ -70,6 +70,15 @@ def is_ready(file: Path) -> bool:
         ) from None
 
 
+def preload() -> None:
+    """Imports what a tracked run needs, two seconds' worth, while a compiler runs elsewhere."""
+    _set_environment()
+    import matplotlib.figure  # noqa: F401
+    import mlflow.pyfunc
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
+
+
 def open_store(uri: str | None) -> "mlflow.MlflowClient":
     """A client of the store at `uri`, which is created where it is a new SQLite file.
 
@@ -80,8 +89,7 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
     if file is not None:
         _check_writable(file)
         is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     from mlflow import MlflowClient
 
     with store_errors(uri):
@@ -96,15 +104,19 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
         return client
 
 
-# Unless the user's environment says otherwise. MLflow's own defaults send telemetry, unpickle
-# models, and wait 246 s for a server that is down.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
+def _set_environment() -> None:
+    """Before MLflow is imported; what the user's own environment says stays.
+
+    MLflow's defaults send telemetry, unpickle models, and wait 246 s for a server that is down.
+    """
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def _check_writable(file: Path) -> None:

@@ -26,6 +26,3 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 """A network's parameters θ, from the first hidden layer to the output layer."""
-
-
-from mlp_jax.errors import RunError, UserError  # noqa: E402, F401

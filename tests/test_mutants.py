@@ -7,7 +7,7 @@ import jax
 import pytest
 from test_backprop import TOLERANCE, batch, network, relative_error
 
-from mlp_jax import backprop, gradcheck
+from mlp_jax import backprop, proof
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.losses import LOSSES
 
@@ -80,8 +80,8 @@ def caught_by_the_tests(module: ModuleType) -> bool:
 
 
 def caught_by_the_check(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(gradcheck, "backprop", module.backprop)
-    return not gradcheck.check_gradient(*ARGUMENTS, num_coordinates=1).passed
+    monkeypatch.setattr(proof, "backprop", module.backprop)
+    return not proof.check_gradient(*ARGUMENTS, num_coordinates=1).passed
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from jax import Array
 
-from mlp_jax import gradcheck
+from mlp_jax import proof
 from mlp_jax.activations import ACTIVATIONS, Activation
 from mlp_jax.backprop import Penalty, backprop
-from mlp_jax.gradcheck import GradientCheck, LayerCheck, check_gradient
 from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES, Loss, class_weighted, smoothed
 from mlp_jax.network import init_params
+from mlp_jax.proof import GradientCheck, LayerCheck, check_gradient
 from mlp_jax.types import Layer, Params
 
 CROSS_ENTROPY = LOSSES["softmax", "cross_entropy"]
@@ -94,12 +94,12 @@ def test_pre_activations_of_zero_are_kinks(name: str) -> None:
 
 def test_a_kink_between_the_points_is_skipped() -> None:
     """Whatever its distance, which decides at which of the four points the loss bends."""
-    for distance in np.linspace(-1.3, 1.3, 13) * gradcheck._H:
+    for distance in np.linspace(-1.3, 1.3, 13) * proof._H:
         params = (Layer(jnp.ones((1, 1)), jnp.array([distance])), network(1, 3)[0])
         x, y = jnp.zeros((1, 1)), jnp.array([[1.0, 0.0, 0.0]])
         first, _ = check_gradient(params, x, y, ACTIVATIONS["relu"], CROSS_ENTROPY).layers
-        assert first.difference_error <= gradcheck.DIFFERENCE_TOLERANCE
-        assert first.num_skipped == (abs(distance) < gradcheck._H)
+        assert first.difference_error <= proof.DIFFERENCE_TOLERANCE
+        assert first.num_skipped == (abs(distance) < proof._H)
 
 
 def test_float64_whatever_the_callers_precision() -> None:
@@ -131,7 +131,7 @@ def test_on_the_cpu_whatever_the_default_device() -> None:
 
 def check_with(monkeypatch: pytest.MonkeyPatch, change: Any, name: str = "tanh") -> GradientCheck:
     """The check of a `backprop` whose result is changed."""
-    monkeypatch.setattr(gradcheck, "backprop", lambda *arguments: change(*backprop(*arguments)))
+    monkeypatch.setattr(proof, "backprop", lambda *arguments: change(*backprop(*arguments)))
     return check_gradient(network(3, 5, 6, 4), *batch(3, 4), ACTIVATIONS[name], CROSS_ENTROPY)
 
 
