@@ -122,7 +122,7 @@ def train(activation: str, initializer: str) -> Trained:
     optimizer = make_optimizer(GradientDescent(clip_norm=None), eta)
     x = jnp.linspace(-1, 1, 64, dtype=jnp.float32)[:, None]
     part, key = Part(x, x**2), jax.random.key(0)  # the full batch has no order to draw
-    training = Training(ACTIVATIONS[activation], LOSS, None, optimizer, eta, len(x), unroll=1)
+    training = Training(ACTIVATIONS[activation], LOSS, None, optimizer, eta, len(x))
 
     def rms(params: Params) -> Array:
         norms = jax.vmap(lambda x, y: delta_norms(params, x, y, activation))(*part)

@@ -87,7 +87,7 @@ def train(params: Params, learning_rates: Array, num_steps: int) -> tuple[Params
     def train_one(params: Params, learning_rate: Array) -> tuple[Params, Array]:
         eta = make_learning_rate(Cosine(final_factor=0.0), learning_rate, num_steps)
         optimizer = make_optimizer(Adam(b1=0.9, b2=0.999, eps=1e-8, clip_norm=None), eta)
-        training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN), unroll=1)
+        training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN))
         state = init_state(training, params)
         state, losses = train_steps(training, state, key, part, num_steps)
         return state.params, losses

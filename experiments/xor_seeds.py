@@ -102,7 +102,7 @@ def train(params: Params, activation: str, loss_name: str, num_points: int = NUM
     g, loss = ACTIVATIONS[activation], LOSSES["sigmoid", loss_name]
     eta = make_learning_rate(Constant(), 1.0, num_points * LOG_EVERY)
     optimizer = make_optimizer(GradientDescent(clip_norm=None), eta)
-    training = Training(g, loss, None, optimizer, eta, batch_size=len(X), unroll=1)
+    training = Training(g, loss, None, optimizer, eta, batch_size=len(X))
     xor, key = Part(jnp.asarray(X), jnp.asarray(Y)), jax.random.key(0)  # no order to draw
 
     def interval(state: TrainState, _: None) -> tuple[TrainState, tuple[Array, Array]]:

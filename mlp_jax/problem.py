@@ -78,7 +78,7 @@ def choose_output_and_loss(config: Experiment, dataset: Dataset) -> tuple[str, s
         pairs = [o for o, name in LOSSES if loss in (None, name)]
         output = fits_data if fits_data in pairs else pairs[0]
     if loss is None:
-        loss = _MATCHED[output]
+        loss = _MATCHED[output] if num_classes else "squared_error"
     if num_classes == 0 and (output == "softmax" or loss == "binary_cross_entropy"):
         raise UserError(
             f"model.output={output} model.loss={loss}: the target of {dataset.name} is a number, "
@@ -237,12 +237,14 @@ def _monitor(config: Experiment, dataset: Dataset) -> Callable[[training.Metrics
     return lambda logged: sign * logged[f"validation/{stopping.monitor}"]
 
 
-def prepare(config: Experiment, dataset: Dataset) -> Problem:
-    """The pure problem behind a config. Raises `UserError` where config and data don't fit.
+def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Keys of the initial parameters and of the order: one root key, folded by purpose."""
+    root_key = jax.random.key(seed)
+    return jax.random.fold_in(root_key, 0), jax.random.fold_in(root_key, 1)
 
-    One root key per seed; `fold_in` gives the initial parameters and the order of the examples
-    keys of their own.
-    """
+
+def prepare(config: Experiment, dataset: Dataset) -> Problem:
+    """The pure problem behind a config. Raises `UserError` where config and data don't fit."""
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
 
@@ -256,7 +258,7 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     assert train is not None
     sizes = (train.x.shape[1], *config.model.hidden_sizes, train.y.shape[1])
     batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(train.x))
-    root_key = jax.random.key(config.seed)
+    init_key, shuffle_key = keys_of(config.seed)
     learning_rate = make_learning_rate(config.schedule, config.optimizer.learning_rate, num_steps)
     has_penalty = config.model.l2 > 0 or config.model.l1 > 0
     return Problem(
@@ -266,8 +268,8 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
         train=train,
         validation=on_device(dataset.validation),
         test=on_device(dataset.test),
-        params=initial_params(config, sizes, jax.random.fold_in(root_key, 0)),
-        shuffle_key=jax.random.fold_in(root_key, 1),
+        params=initial_params(config, sizes, init_key),
+        shuffle_key=shuffle_key,
         training=Training(
             activation=_activations(config),
             loss=_make_loss(config, dataset, pair),

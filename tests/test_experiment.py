@@ -200,7 +200,7 @@ def test_every_seed_solves_xor():
         fixed = prepared.training
 
         def solves(seed):
-            init_key = jax.random.fold_in(jax.random.key(seed), 0)
+            init_key, _ = problem.keys_of(seed)
             params = problem.initial_params(config, prepared.sizes, init_key)
             state = training.init_state(fixed, params)
             state, _ = training.train_steps(

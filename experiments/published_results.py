@@ -1,0 +1,164 @@
+"""Do the same settings give the published results?
+
+Nielsen's networks of chapters 1 and 3 and Simard's size on MNIST, and scikit-learn's own MLP on its
+digits in the same run. Five seeds each; the range stands beside the mean. MNIST is read from
+data/mnist, or from the directory in $MNIST_ROOT. Nielsen's figures are the best epoch of one run.
+"""
+
+import os
+import statistics
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.study import ChildRun, Results, Row, run_study, subplots
+from mlp_jax import data, fitting, problem
+from mlp_jax.cli import compose
+
+NUM_SEEDS = 5
+MNIST_ROOT = os.environ.get("MNIST_ROOT", "data/mnist")
+
+
+class Setting(NamedTuple):
+    """A published network: its overrides, the part it was judged by, and its figure in %."""
+
+    label: str
+    overrides: tuple[str, ...]
+    part: str
+    published: float
+    source: str
+    num_seeds: int = NUM_SEEDS
+
+
+SETTINGS = (
+    Setting("784-30-10, η=3", ("+exp=nielsen_1",), "test", 95.42, "Nielsen ch. 1"),
+    Setting("784-100-10, η=.5, λ=5", ("+exp=nielsen_3",), "validation", 97.92, "Nielsen ch. 3"),
+    Setting(
+        "784-100-10, η=.1, λ=5",
+        ("+exp=nielsen_3", "num_epochs=60", "optimizer.learning_rate=0.1"),
+        "validation",
+        98.04,
+        "Nielsen ch. 3",
+    ),
+    Setting("784-800-10", ("+exp=mnist_800",), "test", 98.4, "Simard et al. 2003"),
+)
+
+
+class Scores(NamedTuple):
+    """Accuracy in % by seed and epoch, on the part that the setting is judged by."""
+
+    by_epoch: np.ndarray
+
+    @property
+    def last(self) -> np.ndarray:
+        return self.by_epoch[:, -1]
+
+    @property
+    def best(self) -> np.ndarray:
+        return self.by_epoch.max(axis=1)
+
+
+def train(setting: Setting) -> Scores:
+    """Every seed of a setting, measured once an epoch."""
+    config = compose([*setting.overrides, f"data.root={MNIST_ROOT}", "tracking=none"])
+    with problem.numeric_settings(config):
+        dataset = data.load(config.data)
+        prepared = problem.prepare(config, dataset)
+        if setting.part == "test":
+            prepared = prepared._replace(validation=prepared.test)
+        intervals = fitting.compile_intervals(prepared)
+        rows = []
+        for seed in range(setting.num_seeds):
+            init_key, shuffle_key = problem.keys_of(seed)
+            params = problem.initial_params(prepared.config, prepared.sizes, init_key)
+            fitted = fitting.fit(
+                prepared._replace(params=params, shuffle_key=shuffle_key), intervals
+            )
+            rows.append([100 * p.metrics["validation/accuracy"] for p in fitted.history])
+    return Scores(np.array(rows))
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Test accuracy in % by seed, ours and scikit-learn's: same settings, same split."""
+    from sklearn.neural_network import MLPClassifier
+
+    config = compose(["+exp=digits", "tracking=none"])
+    ours, theirs = [], []
+    with problem.numeric_settings(config):
+        dataset = data.load(config.data)
+        assert dataset.test is not None
+        for seed in range(NUM_SEEDS):
+            prepared = problem.prepare(compose(["+exp=digits", f"seed={seed}"]), dataset)
+            fitted = fitting.fit(prepared, fitting.compile_intervals(prepared))
+            measured = fitting.evaluate_parts(prepared, fitted.params)
+            ours.append(100 * measured["test"]["accuracy"])
+            peer = MLPClassifier(
+                hidden_layer_sizes=tuple(config.model.hidden_sizes),
+                activation="relu",
+                solver="adam",
+                alpha=0.0,
+                batch_size=prepared.training.batch_size,
+                learning_rate_init=config.optimizer.learning_rate,
+                max_iter=config.num_epochs,
+                n_iter_no_change=config.num_epochs,
+                random_state=seed,
+            ).fit(dataset.train.x, dataset.train.y)
+            theirs.append(100 * peer.score(dataset.test.x, dataset.test.y))
+    return np.array(ours), np.array(theirs)
+
+
+def row(quantity: str, values: np.ndarray, published: float, source: str) -> Row:
+    interval = (float(values.min()), float(values.max()))
+    return Row(quantity, float(values.mean()), published, source, "≈", interval, digits=4)
+
+
+def measure() -> Results:
+    scores = {setting: train(setting) for setting in SETTINGS}
+    rows, children = [], []
+    for setting, score in scores.items():
+        for kind, values in (("best epoch", score.best), ("last epoch", score.last)):
+            quantity = f"{setting.label}, {setting.part} %, {kind}"
+            rows.append(row(quantity, values, setting.published, setting.source))
+        for seed, curve in enumerate(score.by_epoch):
+            children.append(
+                ChildRun(
+                    {"setting": setting.label, "seed": seed}, {f"{setting.part}/accuracy": curve}
+                )
+            )
+    ours, theirs = digits()
+    peer = f"scikit-learn {theirs.min():.1f} to {theirs.max():.1f}, this run"
+    rows.append(row("digits 64-100-10, test %", ours, float(theirs.mean()), peer))
+    best = {setting.label: statistics.mean(score.best) for setting, score in scores.items()}
+    return Results(
+        headline="Yes: "
+        + ", ".join(
+            f"{setting.label} {best[setting.label]:.2f} % (published {setting.published:g})"
+            for setting in SETTINGS
+        )
+        + f"; digits {ours.mean():.2f} % beside scikit-learn's {theirs.mean():.2f}. "
+        f"Means over {NUM_SEEDS} seeds.",
+        rows=rows,
+        arrays={"scores": scores, "digits": (ours, theirs)},
+        children=children,
+    )
+
+
+def draw(results: Results) -> Figure:
+    fig, axes = subplots(1, len(SETTINGS), height=3.4, sharey=True)
+    for ax, (setting, score) in zip(axes, results.arrays["scores"].items(), strict=True):
+        epochs = np.arange(1, score.by_epoch.shape[1] + 1)
+        ax.fill_between(
+            epochs, score.by_epoch.min(0), score.by_epoch.max(0), alpha=0.3, label="range"
+        )
+        ax.plot(epochs, score.by_epoch.mean(0), label=f"mean of {len(score.by_epoch)} seeds")
+        ax.axhline(setting.published, color="black", linestyle=":", label="published")
+        ax.set(title=f"{setting.label}\n{setting.source}", xlabel="epoch", ylim=(92, 99))
+        ax.title.set_fontsize("small")
+    axes[0].set_ylabel("accuracy, %")
+    axes[-1].legend(loc="lower right", fontsize="small")
+    return fig
+
+
+if __name__ == "__main__":
+    run_study(measure, draw, float64=False)
