@@ -268,13 +268,14 @@ def _figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
     """The loss curves, and what the data lends itself to, of the part least trained on."""
     history, dataset = result.fitted.history, result.problem.dataset
     names = [name for name in history[-1].metrics if "/" in name]
+    was_best_at_the_end = result.fitted.step == history[-1].step
     yield (
         "loss_curves",
         figures.loss_curves(
             np.array([point.step for point in history]),
             {name: np.array([point.metrics[name] for point in history]) for name in names},
             loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
-            best_step=float(result.fitted.step),
+            best_step=None if was_best_at_the_end else float(result.fitted.step),
         ),
     )
     part = dataset.test or dataset.validation or dataset.train
@@ -340,23 +341,20 @@ def _summary(result: Result) -> dict[str, float]:
         for name, value in measured.items()
         if f"{part}/{name}" not in logged
     }
-    summary |= best_metrics(result.fitted.history)
+    summary |= best_metrics(result.fitted)
     for number, layer in enumerate(result.gradient.layers, start=1):
-        summary[f"gradcheck/layer_{number}_autodiff_error"] = layer.autodiff_error
-        summary[f"gradcheck/layer_{number}_difference_error"] = layer.difference_error
-    return summary
+        summary[f"gradcheck/layer_{number}"] = layer.autodiff_error
+    return summary | {"gradcheck/differences": result.gradient.difference_error}
 
 
-def best_metrics(history: list[LogPoint]) -> dict[str, float]:
-    """The lowest loss and the highest accuracy or R² of each part, and the step of each."""
-    best = {}
-    for name in history[-1].metrics:
+def best_metrics(fitted: Fitted) -> dict[str, float]:
+    """The lowest loss and the highest accuracy or R² of each part, and the step that was kept."""
+    best = {"best/step": float(fitted.step)}
+    for name in fitted.history[-1].metrics:
         part, _, metric = name.partition("/")
         if metric in ("loss", "accuracy", "r2"):
-            sign = -1 if metric == "loss" else 1
-            point = max(history, key=lambda point: sign * point.metrics[name])
-            best[f"best/{part}_{metric}"] = point.metrics[name]
-            best[f"best/{part}_{metric}_step"] = float(point.step)
+            pick = min if metric == "loss" else max
+            best[f"best/{part}_{metric}"] = pick(point.metrics[name] for point in fitted.history)
     return best
 
 
