@@ -26,6 +26,7 @@ FLOORS = (
     {"proof", "explain", "training"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
+    {"report"},
     {"experiment", "cli"},
     {"train", "gradcheck", "ui"},
 )
