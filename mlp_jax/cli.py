@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from mlp_jax import config
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
+from mlp_jax.store import redacted
 
 _HERE = Path(__file__).parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
@@ -124,6 +125,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.config_dir is not None:
         folder = str(Path(arguments.config_dir).resolve()).replace("'", r"\'")
         search_path = [f"hydra.searchpath=['file://{folder}']"]
+    if arguments.multirun:
+        _check_secrets(arguments.overrides)
     # What is only shown may still lack values.
     is_run = not (arguments.cfg or arguments.info or arguments.hydra_help)
     given = overrides = [] if arguments.shell_completion else arguments.overrides
@@ -141,6 +144,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"{error} (In the job {' '.join(overrides)}.)") from error
     except Exception as error:
         raise explain(error, overrides) from error
+
+
+def _check_secrets(overrides: list[str]) -> None:
+    """Refuses a password among the overrides of a sweep, which Hydra writes to multirun.yaml."""
+    for override in overrides:
+        if override.lstrip("+").startswith("tracking.uri=") and redacted(override) != override:
+            raise UserError(
+                "tracking.uri: a sweep writes its overrides to multirun.yaml; keep the password "
+                "out of it and set $MLFLOW_TRACKING_URI instead."
+            )
 
 
 def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:

@@ -13,6 +13,7 @@ from mlp_jax.config import Experiment
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError
 from mlp_jax.fitting import Interval, LogPoint, compile_intervals, evaluate_parts, fit
+from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
 from mlp_jax.proof import GradientCheck, check_gradient
 from mlp_jax.report import Result
@@ -27,10 +28,12 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
     console = console or Console()
     with numeric_settings(config) as device:
         is_tracked = config.tracking.name != "none"
+        if is_tracked:
+            store.check(config.tracking.uri)
+        problem = prepare(config, data.load(config.data))
         with ThreadPoolExecutor() as background:
             if is_tracked:
                 background.submit(store.preload)
-            problem = prepare(config, data.load(config.data))
             compiling = background.submit(_compile, problem)
             gradient = check(problem, console, device)
             _insist_on(gradient)
@@ -79,7 +82,16 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
         console.line(note)
     fixed = problem.training
     x, y = problem.train.x[:32], problem.train.y[:32]
-    gradient = check_gradient(problem.params, x, y, fixed.activation, fixed.loss, fixed.penalty)
+    gradient = check_gradient(
+        problem.params,
+        x,
+        y,
+        fixed.activation,
+        fixed.loss,
+        fixed.penalty,
+        # Each is four forward passes in float64.
+        num_coordinates=4 if num_params(problem.params) < 100_000 else 1,
+    )
     console.line(report.gradient_line(gradient))
     return gradient
 
@@ -137,11 +149,12 @@ def _report(result: Result, console: Console) -> None:
     if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
         x, y = (np.asarray(array) for array in result.problem.train)
         y_hat = report.outputs(result, x)
+        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
         console.table(
             [*result.problem.dataset.feature_names, "target", "prediction"],
             [
                 [*map(int, row), *map(float, t), *map(float, p)]
-                for row, t, p in zip(x, y, y_hat, strict=True)
+                for row, t, p in zip(raw, y, y_hat, strict=True)
             ],
         )
     last = result.fitted.history[-1].step

@@ -168,7 +168,7 @@ def _numbers(
             "activations": activations,
             "hidden_slopes": [act.dg(z) for act, z in zip(hidden, zs[:-1], strict=True)],
             "y_hat": y_hat,
-            "loss_slopes": _LOSS_SLOPES[name](y_hat, y) if name else None,
+            "loss_slopes": _LOSS_SLOPES[name](y_hat, y) if name in _LOSS_SLOPES else None,
             "jacobian": jax.jacobian(loss.output)(zs[-1]),
             "delta": loss.delta(zs[-1], y),
             "value": value,

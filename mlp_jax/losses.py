@@ -53,8 +53,8 @@ def _squared_error_behind(
 
 
 def _binary_cross_entropy(z: Array, y: Array) -> Array:
-    # −y ln σ(z) − (1−y) ln(1−σ(z)) with ln(1−σ(z)) = −softplus(z) and ln σ(z) = z − softplus(z).
-    return jnp.sum(jax.nn.softplus(z) - y * z)
+    # −y ln σ(z) − (1−y) ln(1−σ(z)), where ln σ(z) = −softplus(−z) and ln(1−σ(z)) = −softplus(z).
+    return jnp.sum(y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z))
 
 
 def _cross_entropy(z: Array, y: Array) -> Array:

@@ -44,5 +44,7 @@ def kl_divergence(p: Float[Array, " k"], q: Float[Array, " k"]) -> Float[Array, 
 
 
 def r2(squared_error: Array, total: float | Array) -> Array:
-    """R² = 1 − Σ(ŷ − y)² / Σ(y − ȳ)²."""
-    return 1 - squared_error / total
+    """R² = 1 − Σ(ŷ − y)² / Σ(y − ȳ)²; of constant targets 1 where all ŷ are exact, else 0."""
+    is_constant = jnp.asarray(total) == 0
+    score = 1 - squared_error / jnp.where(is_constant, 1, total)
+    return jnp.where(is_constant, jnp.where(squared_error > 0, 0.0, 1.0), score)

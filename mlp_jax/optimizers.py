@@ -4,6 +4,7 @@ A schedule is a factor over the training times the learning rate, so the learnin
 be a traced value.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import jax
@@ -18,7 +19,7 @@ LearningRate = Callable[[Array], Array]
 
 
 def _factor(schedule: config.Schedule, num_steps: int) -> optax.Schedule:
-    """The factor of each step, which is 1 at its highest."""
+    """The factor of each step."""
     last_step = max(num_steps - 1, 1)
     match schedule:
         case config.Constant():
@@ -26,14 +27,16 @@ def _factor(schedule: config.Schedule, num_steps: int) -> optax.Schedule:
         case config.Exponential():  # final_factor^(step / last_step)
             return optax.exponential_decay(1.0, last_step, schedule.final_factor)
         case config.WarmupCosine():
+            warmup_steps = min(round(schedule.warmup * num_steps), last_step - 1)
             return optax.warmup_cosine_decay_schedule(
-                0.0, 1.0, round(schedule.warmup * num_steps), last_step, schedule.final_factor
+                0.0, 1.0, warmup_steps, last_step, schedule.final_factor
             )
         case config.Cosine():  # Loshchilov & Hutter 2017, one period
             return optax.cosine_decay_schedule(1.0, last_step, schedule.final_factor)
         case config.Piecewise():
+            drops = Counter(round(at * num_steps) for at in schedule.boundaries)
             return optax.piecewise_constant_schedule(
-                1.0, {round(at * num_steps): schedule.factor for at in schedule.boundaries}
+                1.0, {step: schedule.factor**count for step, count in drops.items()}
             )
     raise TypeError(f"no schedule for {schedule!r}")
 

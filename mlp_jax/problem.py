@@ -215,6 +215,11 @@ def _lengths(config: Experiment, num_examples: int) -> tuple[int, int, int, int]
         assert config.num_epochs is not None
         num_steps = config.num_epochs * steps_per_epoch
         log_every = steps_per_epoch * -(-config.num_epochs // 100)
+    if num_steps >= 2**31:
+        raise UserError(
+            f"num_epochs={config.num_epochs}: {num_steps:,} steps of {batch_size:,} examples; "
+            "a training has fewer than 2,147,483,648 steps."
+        )
     return batch_size, steps_per_epoch, num_steps, min(config.log_every or log_every, num_steps)
 
 

@@ -112,8 +112,9 @@ def _sample(
     Drawn at random, the likelier the larger the gradient there: 0 = 0 would prove little.
     """
     for array, g in enumerate(grad):
-        order = np.argsort(-random.random(g.size) * np.abs(np.ravel(g)))
-        yield from ((array, int(index)) for index in order[:num_coordinates])
+        weights = random.random(g.size) * np.abs(np.ravel(g))
+        chosen = np.argpartition(-weights, min(num_coordinates, g.size) - 1)[:num_coordinates]
+        yield from ((array, int(index)) for index in chosen)
 
 
 def _differences(value: float, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -185,7 +185,8 @@ Function = Callable[[np.ndarray], np.ndarray]
 class Approximation(NamedTuple):
     """A network near a function and the certificate: `sup_error` ≤ `bound`.
 
-    `bound` is proved for the whole domain, `sup_error` is measured on a fine grid of it.
+    `bound` is proved for the whole domain (by grids: in the limit of edges without width, and with
+    max |f| as it was measured); `sup_error` is measured on a fine grid of it.
     `num_towers` counts all towers; `steepness` is the largest weight w of their edges.
     """
 
@@ -262,12 +263,13 @@ def approximate(
     _check_positive("lipschitz", lipschitz)
     a, b = interval
     _check_box([a], [b])
-    num_towers = max(2, math.ceil(lipschitz * (b - a) / (1.8 * eps)))
-    if num_towers > MAX_TOWERS:
+    towers_needed = lipschitz * (b - a) / (1.8 * eps)
+    if not towers_needed <= MAX_TOWERS:  # nor where it is infinite
         raise UserError(
-            f"eps={eps}: {num_towers:,} towers are needed, and at most {MAX_TOWERS:,} are allowed; "
-            f"give eps >= {lipschitz * (b - a) / (1.8 * MAX_TOWERS):.2g}."
+            f"eps={eps}: {towers_needed:,.0f} towers are needed, at most {MAX_TOWERS:,} are "
+            f"allowed; give eps >= {lipschitz * (b - a) / (1.8 * MAX_TOWERS):.2g}."
         )
+    num_towers = max(2, math.ceil(towers_needed))
     steepness = 20 * math.log(2) * lipschitz / eps
     x = np.linspace(a, b, 16 * num_towers + 1)
     y = _values(f, x)

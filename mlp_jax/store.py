@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -70,6 +71,16 @@ def is_ready(file: Path) -> bool:
         ) from None
 
 
+def check(uri: str | None) -> str:
+    """The absolute URI, as far as it can be checked without importing MLflow."""
+    uri = store_uri(uri)
+    file = _sqlite_file(uri)
+    if file is not None:
+        _check_writable(file)
+        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
+    return uri
+
+
 def preload() -> None:
     """Imports what a tracked run needs, two seconds' worth, while a compiler runs elsewhere."""
     _set_environment()
@@ -84,11 +95,8 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
 
     Raises `UserError` within seconds where the store can't be used.
     """
-    uri = store_uri(uri)
+    uri = check(uri)
     file = _sqlite_file(uri)
-    if file is not None:
-        _check_writable(file)
-        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
     _set_environment()
     from mlflow import MlflowClient
 
@@ -207,7 +215,9 @@ def base_url(uri: str, port: int = UI_PORT) -> str:
     """The tracking server, or the UI that runs on this machine."""
     if not uri.startswith(_SERVERS):
         return f"http://127.0.0.1:{port}"
-    return re.sub("//.*@", "//", uri).rstrip("/")
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
 def run_url(base: str, experiment_id: str, run_id: str) -> str:

@@ -212,11 +212,18 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _context_tags() -> dict[str, str]:
     """The tags that MLflow's fluent client sets, and `git.dirty`."""
     return {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": sys.argv[0],
         "mlflow.source.type": "LOCAL",
         **_git_tags(Path(__file__).parent),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        return "unknown"
 
 
 def _git_tags(directory: Path) -> dict[str, str]:

@@ -172,7 +172,7 @@ def train_steps(
 
 
 def evaluate(training: Training, params: Params, part: Part, max_batch: int = 2048) -> Metrics:
-    """Mean loss, and accuracy or R², over all examples of a part.
+    """Mean loss, and accuracy or R² (of several targets together), over all examples of a part.
 
     The examples are taken in batches of equal shape; the last one is filled up with copies that
     a mask leaves out, so that no example counts twice.
@@ -216,7 +216,8 @@ def evaluate(training: Training, params: Params, part: Part, max_batch: int = 20
 
 
 def _update_best(best: Best, params: Params, score: Array, step: Array, min_delta: float) -> Best:
-    is_better = score > best.score + min_delta
+    # The first log point counts in any case: what it measured may not be a finite number.
+    is_better = (score > best.score + min_delta) | (best.step == 0)
     kept = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), params, best.params)
     return Best(
         params=kept,

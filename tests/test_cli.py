@@ -500,3 +500,14 @@ print("IMPORTED", *(name for name in {heavy} if name in sys.modules))
     outcome = run_process(tmp_path, "-c", program)
     assert outcome.out.splitlines()[-1] == "IMPORTED"
     assert not outcome.files
+
+
+def test_a_sweep_does_not_write_a_password_to_disk(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    uri = "tracking.uri=postgresql://me:s3cret@host/db"
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "seed=0,1", uri])
+    with pytest.raises(SystemExit) as exit_:
+        train.main()
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and "MLFLOW_TRACKING_URI" in error and "s3cret" not in error
+    assert not list(tmp_path.iterdir())

@@ -204,3 +204,12 @@ def test_cross_entropy_of_the_lecture() -> None:
     np.testing.assert_allclose(in_bits, 3.321928094887362, rtol=1e-14)
     np.testing.assert_allclose(loss.value(jnp.log(p), p), 1.2798542258336676, rtol=1e-14)
     np.testing.assert_allclose(loss.delta(jnp.log(p), p), jnp.zeros(4), atol=1e-15)
+
+
+@pytest.mark.parametrize("z", [-30.0, -15.0, -5.0, 5.0, 15.0, 30.0])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_binary_cross_entropy_keeps_its_digits_in_float32(z, y):
+    loss = LOSSES["sigmoid", "binary_cross_entropy"]
+    low = loss.value(jnp.array([z], jnp.float32), jnp.array([y], jnp.float32))
+    high = loss.value(jnp.array([z], jnp.float64), jnp.array([y], jnp.float64))
+    np.testing.assert_allclose(low, high, rtol=1e-6)

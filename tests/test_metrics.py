@@ -82,3 +82,8 @@ def test_r2_is_scikit_learn_s():
     y, y_hat = np.array([1.0, 2.0, 4.0, 7.0]), np.array([1.5, 1.8, 4.4, 6.1])
     squared_error, total = jnp.sum((y_hat - y) ** 2), np.sum((y - y.mean()) ** 2)
     assert float(metrics.r2(squared_error, total)) == pytest.approx(r2_score(y, y_hat), rel=1e-14)
+
+
+@pytest.mark.parametrize(("squared_error", "score"), [(0.0, 1.0), (2.0, 0.0)])
+def test_r2_of_constant_targets_is_scikit_learns(squared_error, score):
+    assert metrics.r2(jnp.asarray(squared_error), jnp.asarray(0.0)) == score

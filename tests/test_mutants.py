@@ -43,7 +43,10 @@ MUTANTS = {
     "sum for mean in b": ("jnp.mean(delta, axis=0)", "jnp.sum(delta, axis=0)"),
     "only the first example in b": ("jnp.mean(delta, axis=0)", "delta[0]"),
     "zero bias gradient": ("jnp.mean(delta, axis=0)", "jnp.zeros_like(delta[0])"),
-    "sum for mean in the value": ("jnp.mean(jax.vmap(loss.value)(zs[-1], y))", "jnp.sum(zs[-1])"),
+    "sum for mean in the value": (
+        "jnp.mean(jax.vmap(loss.value)(zs[-1], y))",
+        "jnp.sum(jax.vmap(loss.value)(zs[-1], y))",
+    ),
     "no penalty in the value": (
         "return value + penalty_value(params, penalty), tuple",
         "return value, tuple",

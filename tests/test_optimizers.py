@@ -159,3 +159,25 @@ def test_an_unknown_choice_is_a_programming_error():
         make_optimizer(config.Optimizer("new", 0.1), lambda step: jnp.asarray(0.1))
     with pytest.raises(TypeError, match="no schedule"):
         make_learning_rate(config.Schedule("new"), 0.1, 10)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *SCHEDULES.values(),
+        config.WarmupCosine(warmup=0.99, final_factor=0.0),
+        config.WarmupCosine(warmup=0.0, final_factor=0.0),
+        config.Piecewise(boundaries=[0.01, 0.02, 0.99], factor=0.5),
+    ],
+    ids=repr,
+)
+def test_every_schedule_is_finite_however_short_the_training(schedule, num_steps):
+    eta = make_learning_rate(schedule, 0.5, num_steps)
+    values = np.array([eta(jnp.asarray(step)) for step in range(num_steps)])
+    assert np.all((values >= 0) & (values <= 0.5))
+
+
+def test_boundaries_at_the_same_step_all_count():
+    eta = make_learning_rate(config.Piecewise(boundaries=[0.5, 0.6], factor=0.1), 1.0, 2)
+    np.testing.assert_allclose([eta(jnp.asarray(0)), eta(jnp.asarray(2))], [1, 0.01], rtol=1e-6)

@@ -322,7 +322,7 @@ def test_links(client):
         pass
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     assert run.url == f"http://127.0.0.1:5000/{page}"
-    assert store.base_url("https://me:secret@host/mlflow/") == "https://host/mlflow"
+    assert store.base_url("https://me:secret@host/mlflow/?token=abc") == "https://host/mlflow"
     assert store.base_url("postgresql://me@host/db", 5001) == "http://127.0.0.1:5001"
     assert store.experiment_url("B", "3") == "B/#/experiments/3/runs?workflowType=machine_learning"
 

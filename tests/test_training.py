@@ -239,6 +239,18 @@ def test_early_stopping_keeps_the_best_parameters():
     assert kept == [(1, 0, 1.0), (2, 0, 2.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0)]
 
 
+def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
+    fixed = make_training(monitor=lambda logged: logged["validation/r2"])
+    best = training.init_state(fixed, make_params()).best
+    params = jax.tree.map(jnp.ones_like, best.params)
+    for step, score in [(4, -jnp.inf), (8, jnp.nan)]:
+        best = training._update_best(
+            best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32), 0.0
+        )
+    assert (int(best.step), int(best.num_worse)) == (4, 1)
+    np.testing.assert_array_equal(best.params[0].W, 1)
+
+
 def test_the_compiled_interval_never_compiles_again_and_donates_its_state():
     fixed, part = make_training(), make_part()
     init = jax.jit(partial(training.init_state, fixed))
