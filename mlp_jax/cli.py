@@ -4,7 +4,9 @@ import argparse
 import gc
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -44,8 +46,11 @@ def run_command(
     """Composes the config that the command line asks for and runs it; the exit status says how.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
+    130: stopped by Ctrl-C or SIGTERM.
     HYDRA_FULL_ERROR=1 in the environment shows the traceback of every error.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     gc.set_threshold(100_000)  # the imports allocate much and free little
     try:
         arguments = _parse_arguments()
@@ -63,6 +68,9 @@ def run_command(
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         _exit(error)
+    except KeyboardInterrupt:
+        print("\nstopped; a run that was open is marked KILLED", file=sys.stderr)
+        sys.exit(130)
     finally:
         gc.freeze()  # nor need the interpreter search it all once more before it exits
 

@@ -458,7 +458,7 @@ def _validate_together(config: Experiment) -> None:
     if (config.num_epochs is None) == (config.num_steps is None):
         raise UserError(
             f"num_epochs={_show(config.num_epochs)} num_steps={_show(config.num_steps)}: "
-            "give exactly one of them and set the other to null."
+            "give exactly one of them, and set the other to null: num_epochs=null."
         )
     model = config.model
     if isinstance(model.activation, list) and len(model.activation) != len(model.hidden_sizes):

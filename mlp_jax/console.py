@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich import progress
 from rich.console import Console as RichConsole
-from rich.table import Table
+from rich.table import Column, Table
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called at a log point with the step and what was measured."""
@@ -49,23 +49,35 @@ class Console:
 
     @contextmanager
     def _bar(self, num_steps: int, steps_per_epoch: int) -> Iterator[OnLog]:
+        is_wide = self.rich.width >= 120
+
+        def text(field: str) -> progress.TextColumn:
+            return progress.TextColumn(field, table_column=Column(no_wrap=True))
+
         bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[measured]}"),
-            progress.TimeRemainingColumn(),
+            text("{task.description}"),
+            *([progress.BarColumn(bar_width=20)] if is_wide else []),
+            text("{task.fields[measured]}"),
+            *([text("{task.fields[speed]}")] if is_wide else []),
+            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=self.rich,
         )
         speed = _Speed()
         with bar:
-            task = bar.add_task("training", total=num_steps, measured="")
+            task = bar.add_task("training", total=num_steps, measured="", speed="")
 
             def on_log(step: int, metrics: Mapping[str, float]) -> None:
+                short = {
+                    name.replace("train/", "").replace("validation/", "val "): value
+                    for name, value in metrics.items()
+                    if "/" in name
+                }
                 bar.update(
                     task,
                     completed=step,
                     description=where(step, num_steps, steps_per_epoch),
-                    measured=f"{measured(metrics)}  {speed.at(step):,.0f} steps/s",
+                    measured=measured(short),
+                    speed=f"{speed.at(step):,.0f} steps/s",
                 )
 
             yield on_log
@@ -79,7 +91,8 @@ class Console:
             if tenth > printed:
                 printed = tenth
                 place = where(step, num_steps, steps_per_epoch)
-                self.line(f"{place}  {measured(metrics)}  {speed.at(step):,.0f} steps/s")
+                shown = {name: value for name, value in metrics.items() if "/" in name}
+                self.line(f"{place}  {measured(shown)}  {speed.at(step):,.0f} steps/s")
 
         return on_log
 
@@ -105,8 +118,8 @@ def where(step: int, num_steps: int, steps_per_epoch: int) -> str:
 
 
 def measured(metrics: Mapping[str, float]) -> str:
-    """The losses and scores among the metrics of a log point."""
-    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items() if "/" in name)
+    """Names and values on one line."""
+    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items())
 
 
 def number(value: object) -> str:

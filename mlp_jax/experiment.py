@@ -41,18 +41,21 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
         if not is_tracked:
             return _train(problem, gradient, intervals, console, None)
         client = store.open_store(config.tracking.uri)
-        with tracking.start(
-            client,
-            problem.config.name or problem.dataset.name,
-            config.tracking.run_name or report.run_name(problem),
-            params=asdict(problem.config),
-            dataset=problem.dataset,
-            note=report.note(problem, device, command),
-            tags=report.tags(problem, device, command),
-        ) as recorded:
+        with (
+            store.recording_errors(),
+            tracking.start(
+                client,
+                report.experiment_name(problem),
+                config.tracking.run_name or report.run_name(problem),
+                params=asdict(problem.config),
+                dataset=problem.dataset,
+                note=report.note(problem, device, command),
+                tags=report.tags(problem, device, command),
+            ) as recorded,
+        ):
             result = _train(problem, gradient, intervals, console, recorded)
-            _record(result, recorded)
-        console.facts(_links(recorded))
+            model_uri = _record(result, recorded)
+        console.facts(_links(recorded, model_uri))
         return result
 
 
@@ -164,22 +167,25 @@ def _report(result: Result, console: Console) -> None:
         )
 
 
-def _record(result: Result, recorded: tracking.Run) -> None:
-    """The resolved config and, as the config wants them, figures and the model."""
+def _record(result: Result, recorded: tracking.Run) -> str | None:
+    """The resolved config and, as the config wants them, figures and the model, whose URI it is."""
     config = result.problem.config
     tracked = replace(config.tracking, uri=store.redacted(config.tracking.uri or "") or None)
     recorded.log_dict(asdict(replace(config, tracking=tracked)), "config.yaml")
     if config.tracking.figures:
         for name, figure in report.draw_figures(result):
             recorded.log_figure(figure, f"{name}.png")
-    if config.tracking.model:
-        model = report.to_model(result)
-        example = pyfunc.raw_inputs(result.problem.dataset, 5)
-        save = partial(pyfunc.save, model=model)
-        recorded.log_model(pyfunc.__name__, save, example, model.predict(example))
+    if not config.tracking.model:
+        return None
+    model = report.to_model(result)
+    example = pyfunc.raw_inputs(result.problem.dataset, 5)
+    save = partial(pyfunc.save, model=model)
+    return recorded.log_model(pyfunc.__name__, save, example, model.predict(example))
 
 
-def _links(recorded: tracking.Run) -> dict[str, object]:
+def _links(recorded: tracking.Run, model_uri: str | None) -> dict[str, object]:
     facts: dict[str, object] = {"run": recorded.name, "page": recorded.url}
+    if model_uri is not None:
+        facts["model"] = model_uri
     command = store.ui_command(recorded.client.tracking_uri)
     return facts | ({"open it with": command} if command else {})

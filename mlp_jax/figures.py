@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+import jax.numpy as jnp
 import numpy as np
+
+from mlp_jax import metrics
 
 if TYPE_CHECKING:  # takes half a second to import
     import matplotlib.axes
@@ -225,7 +228,8 @@ def predicted_against_target(
     from matplotlib.figure import Figure
 
     errors = predictions - targets
-    r2 = 1 - (errors**2).sum() / ((targets - targets.mean()) ** 2).sum()
+    total = ((targets - targets.mean()) ** 2).sum()
+    r2 = float(metrics.r2(jnp.asarray((errors**2).sum()), float(total)))
     ends = [min(targets.min(), predictions.min()), max(targets.max(), predictions.max())]
     figure = Figure(figsize=(5.6, 5.4))
     axes = figure.subplots()

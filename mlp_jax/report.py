@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlp_jax import data, figures, pyfunc
+from mlp_jax.config import Table
 from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem
@@ -64,6 +66,14 @@ def _activation(problem: Problem) -> str:
     return names if isinstance(names, str) else "+".join(names)
 
 
+def experiment_name(problem: Problem) -> str:
+    """The config's, else the data's; a table's is that of its file."""
+    config = problem.config
+    if config.name is None and isinstance(config.data, Table):
+        return Path(config.data.path).stem
+    return config.name or problem.dataset.name
+
+
 def run_name(problem: Problem) -> str:
     """What tells a run from others of its experiment."""
     config = problem.config
@@ -103,12 +113,13 @@ def summary_metrics(result: Result) -> dict[str, float]:
     summary |= best_metrics(result.fitted)
     for number, layer in enumerate(result.gradient.layers, start=1):
         summary[f"gradcheck/layer_{number}"] = layer.autodiff_error
+    summary["kept_step"] = float(result.fitted.step)
     return summary | {"gradcheck/differences": result.gradient.difference_error}
 
 
 def best_metrics(fitted: Fitted) -> dict[str, float]:
-    """The lowest loss and the highest accuracy or R² of each part, and the step that was kept."""
-    best = {"best/step": float(fitted.step)}
+    """The lowest loss and the highest accuracy or R² of each part."""
+    best = {}
     for name in fitted.history[-1].metrics:
         part, _, metric = name.partition("/")
         if metric in ("loss", "accuracy", "r2"):

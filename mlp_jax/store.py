@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from mlp_jax.errors import UserError
+from mlp_jax.errors import RunError, UserError
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -97,6 +98,8 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
     """
     uri = check(uri)
     file = _sqlite_file(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     _set_environment()
     from mlflow import MlflowClient
 
@@ -128,13 +131,18 @@ def _set_environment() -> None:
 
 
 def _check_writable(file: Path) -> None:
+    """Whether the database and the artifacts beside it could be written; leaves nothing behind."""
+    artifacts = file.parent / "mlartifacts"
+    folder = next(parent for parent in file.parents if parent.exists())
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for path in (file.parent, file):
-            if path.exists() and not os.access(path, os.W_OK):
-                raise PermissionError(0, "no permission to write", str(path))
         if file.is_dir():
             raise IsADirectoryError(0, "is a directory", str(file))
+        if artifacts.exists() and not artifacts.is_dir():
+            raise NotADirectoryError(0, "is not a directory", str(artifacts))
+        for path in (folder, file, artifacts):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(0, "no permission to write", str(path))
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
             f"tracking.uri=sqlite:///{file}: {error.filename}: {error.strerror}.\n"
@@ -175,6 +183,19 @@ def store_errors(uri: str) -> Iterator[None]:
         raise UserError(
             f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
         ) from None
+
+
+@contextmanager
+def recording_errors() -> Iterator[None]:
+    """What goes wrong while a run is being recorded, as a `RunError`."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = redacted(str(error).partition("\n")[0])[:300]
+        raise RunError(f"the run could not be recorded: {reason}") from error
 
 
 def experiment_id(client: "mlflow.MlflowClient", name: str) -> str:
