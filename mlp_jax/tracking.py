@@ -185,11 +185,15 @@ def start(
             run_name=run_name,
         )
         run_id = run.info.run_id
-        entries = [Param(name, value) for name, value in flat_params(params).items()]
-        for i in range(0, len(entries), _MAX_PARAMS):
-            client.log_batch(run_id, params=entries[i : i + _MAX_PARAMS])
-        if dataset is not None:
-            client.log_inputs(run_id, [_dataset_input(dataset)])
+        try:
+            entries = [Param(name, value) for name, value in flat_params(params).items()]
+            for i in range(0, len(entries), _MAX_PARAMS):
+                client.log_batch(run_id, params=entries[i : i + _MAX_PARAMS])
+            if dataset is not None:
+                client.log_inputs(run_id, [_dataset_input(dataset)])
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
+            raise
     return Run(client, run)
 
 
