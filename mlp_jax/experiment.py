@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from threading import Thread
 
 import jax
 import numpy as np
@@ -30,16 +31,20 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
         is_tracked = config.tracking.name != "none"
         if is_tracked:
             store.check(config.tracking.uri)
-        problem = prepare(config, data.load(config.data))
+        dataset = data.load(config.data)
+        # A daemon, so that an error in what follows need not wait for it.
+        preloading = Thread(target=store.preload, daemon=True)
+        if is_tracked:
+            preloading.start()
+        problem = prepare(config, dataset)
         with ThreadPoolExecutor() as background:
-            if is_tracked:
-                background.submit(store.preload)
             compiling = background.submit(_compile, problem)
             gradient = check(problem, console, device)
             _insist_on(gradient)
             intervals = compiling.result()
         if not is_tracked:
             return _train(problem, gradient, intervals, console, None)
+        preloading.join()
         client = store.open_store(config.tracking.uri)
         with (
             store.recording_errors(),
