@@ -47,7 +47,7 @@ def test_servers_and_databases_keep_their_uri(uri):
 
 @pytest.mark.parametrize(
     "uri",
-    ["mlruns", "file:///tmp/x", "ftp://h", "sqlite://", "sqlite:///:memory:", "x/sqlite:///y"],
+    ["mlruns", "file:///runs", "ftp://h", "sqlite://", "sqlite:///:memory:", "x/sqlite:///y"],
 )
 def test_what_is_no_store_is_refused(uri):
     with pytest.raises(UserError, match=r"tracking\.uri=.*Use sqlite:///"):
