@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -56,7 +57,7 @@ def run_command(
         arguments = _parse_arguments()
         if arguments.help:
             lines = "\n".join(
-                f"    python -m {module} {line:46}# {what}" for line, what in examples
+                f"    {what}:\n        python -m {module} {line}" for line, what in examples
             )
             groups = _choices(arguments.config_dir)
             print(_HELP.format(summary=summary, module=module, examples=lines, groups=groups))
@@ -119,8 +120,13 @@ def _choices(config_dir: str | None) -> str:
             groups.setdefault(file.parent.name, set()).add(file.stem)
     width = max(map(len, groups))
     return "\n".join(
-        f"    {('+' if group == 'exp' else '') + group:{width + 1}}  {', '.join(sorted(names))}"
-        for group, names in sorted(groups.items())
+        textwrap.fill(
+            f"    {name:{width + 1}}  {', '.join(sorted(choices))}",
+            width=90,
+            subsequent_indent=" " * (width + 7),
+        )
+        for group, choices in sorted(groups.items())
+        for name in ["+exp" if group == "exp" else group]
     )
 
 

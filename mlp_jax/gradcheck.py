@@ -19,7 +19,7 @@ def main() -> None:
             ("+exp=xor", "XOR"),
             ("+exp=xor model.activation=relu", "with another activation"),
             ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
-            ("data=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=table data.path=my.csv data.target=price", "your own table"),
             ("+exp=digits model.l1=0.01 model.l2=0.1", "with penalties"),
         ],
     )

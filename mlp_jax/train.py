@@ -22,7 +22,7 @@ def main() -> None:
             ("+exp=xor", "XOR in seconds"),
             ("+exp=xor seed=1 model.activation=tanh", "the same with another seed and activation"),
             ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
-            ("data=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=table data.path=my.csv data.target=price", "your own table"),
             ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
         ],
     )

@@ -302,8 +302,7 @@ def test_help_lists_groups_choices_and_examples(
     assert (outcome.status, outcome.err, outcome.files) == (0, "", [])
     for file in cli.CONF.glob("*/*.yaml"):
         assert file.stem in outcome.out
-    [experiments] = [line for line in outcome.out.splitlines() if line.startswith("    +exp ")]
-    assert " own," in experiments
+    assert " own," in outcome.out.partition("    +exp ")[2]
     assert outcome.out.count("python -m mlp_jax.train ") == 1 + 5
 
 
