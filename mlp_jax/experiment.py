@@ -9,7 +9,7 @@ from threading import Thread
 import jax
 import numpy as np
 
-from mlp_jax import data, pyfunc, report, store, tracking
+from mlp_jax import data, pyfunc, store, summary, tracking
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError
@@ -17,7 +17,7 @@ from mlp_jax.fitting import Interval, LogPoint, compile_intervals, evaluate_part
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
 from mlp_jax.proof import GradientCheck, check_gradient
-from mlp_jax.report import Result
+from mlp_jax.summary import Result
 
 
 def run(config: Experiment, console: Console | None = None, command: str = "") -> Result:
@@ -50,12 +50,12 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
             store.recording_errors(),
             tracking.start(
                 client,
-                report.experiment_name(problem),
-                config.tracking.run_name or report.run_name(problem),
+                summary.experiment_name(problem),
+                config.tracking.run_name or summary.run_name(problem),
                 params=asdict(problem.config),
                 dataset=problem.dataset,
-                note=report.note(problem, device, command),
-                tags=report.tags(problem, device, command),
+                note=summary.note(problem, device, command),
+                tags=summary.tags(problem, device, command),
             ) as recorded,
         ):
             result = _train(problem, gradient, intervals, console, recorded)
@@ -85,7 +85,7 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
 
 def check(problem: Problem, console: Console, device: jax.Device) -> GradientCheck:
     """Prints the header and holds backprop against jax.grad and differences on real examples."""
-    console.facts(report.header(problem, device))
+    console.facts(summary.header(problem, device))
     for note in problem.dataset.notes:
         console.line(note)
     fixed = problem.training
@@ -100,7 +100,7 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
         # Each is four forward passes in float64.
         num_coordinates=4 if num_params(problem.params) < 100_000 else 1,
     )
-    console.line(report.gradient_line(gradient))
+    console.line(summary.gradient_line(gradient))
     return gradient
 
 
@@ -140,7 +140,7 @@ def _train(
     if recorded is not None:
         recorded.log_metrics(
             {
-                **report.summary_metrics(result),
+                **summary.final_metrics(result),
                 "steps_per_second": fitted.history[-1].step / seconds,
             },
             fitted.history[-1].step,
@@ -156,7 +156,7 @@ def _report(result: Result, console: Console) -> None:
     console.table(["", *names], rows)
     if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
         x, y = (np.asarray(array) for array in result.problem.train)
-        y_hat = report.outputs(result, x)
+        y_hat = summary.outputs(result, x)
         raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
         console.table(
             [*result.problem.dataset.feature_names, "target", "prediction"],
@@ -178,11 +178,11 @@ def _record(result: Result, recorded: tracking.Run) -> str | None:
     tracked = replace(config.tracking, uri=store.redacted(config.tracking.uri or "") or None)
     recorded.log_dict(asdict(replace(config, tracking=tracked)), "config.yaml")
     if config.tracking.figures:
-        for name, figure in report.draw_figures(result):
+        for name, figure in summary.draw_figures(result):
             recorded.log_figure(figure, f"{name}.png")
     if not config.tracking.model:
         return None
-    model = report.to_model(result)
+    model = summary.to_model(result)
     example = pyfunc.raw_inputs(result.problem.dataset, 5)
     save = partial(pyfunc.save, model=model)
     return recorded.log_model(pyfunc.__name__, save, example, model.predict(example))

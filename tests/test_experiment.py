@@ -8,7 +8,7 @@ import pytest
 import yaml
 from rich.console import Console as RichConsole
 
-from mlp_jax import backprop, experiment, fitting, report
+from mlp_jax import backprop, experiment, fitting, summary
 from mlp_jax.cli import CONF, compose
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError
@@ -136,7 +136,7 @@ def test_the_recorded_model_predicts_what_the_run_did(xor):
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
     prediction = model.predict(x)
     assert prediction["prediction"].tolist() == ["0", "1", "1", "0"]
-    y_hat = report.outputs(result, x)[:, 0]
+    y_hat = summary.outputs(result, x)[:, 0]
     np.testing.assert_allclose(prediction["probability_1"], y_hat, rtol=1e-6)
 
 

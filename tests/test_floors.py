@@ -26,7 +26,7 @@ FLOORS = (
     {"proof", "explain", "training"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
-    {"report"},
+    {"summary"},
     {"experiment", "cli"},
     {"train", "gradcheck", "ui"},
 )

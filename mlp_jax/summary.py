@@ -101,7 +101,7 @@ def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
     }
 
 
-def summary_metrics(result: Result) -> dict[str, float]:
+def final_metrics(result: Result) -> dict[str, float]:
     """The metrics that are known at the end: of the test part, the best ones, the gradient's."""
     logged = {name for point in result.fitted.history for name in point.metrics}
     summary = {
