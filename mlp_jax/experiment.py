@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from threading import Thread
 
@@ -45,11 +45,10 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
         if not is_tracked:
             return _train(problem, gradient, intervals, console, None)
         preloading.join()
-        client = store.open_store(config.tracking.uri)
         with (
             store.recording_errors(),
             tracking.start(
-                client,
+                config.tracking.uri,
                 summary.experiment_name(problem),
                 config.tracking.run_name or summary.run_name(problem),
                 params=asdict(problem.config),
@@ -59,8 +58,9 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
             ) as recorded,
         ):
             result = _train(problem, gradient, intervals, console, recorded)
-            model_uri = _record(result, recorded)
-        console.facts(_links(recorded, model_uri))
+            _record(result, recorded)
+        command_of_ui = store.ui_command(recorded.uri)
+        console.facts(recorded.where() | ({"open it with": command_of_ui} if command_of_ui else {}))
         return result
 
 
@@ -172,25 +172,15 @@ def _report(result: Result, console: Console) -> None:
         )
 
 
-def _record(result: Result, recorded: tracking.Run) -> str | None:
-    """The resolved config and, as the config wants them, figures and the model, whose URI it is."""
+def _record(result: Result, recorded: tracking.Run) -> None:
+    """The resolved config and, as the config wants them, figures and the model."""
     config = result.problem.config
-    tracked = replace(config.tracking, uri=store.redacted(config.tracking.uri or "") or None)
-    recorded.log_dict(asdict(replace(config, tracking=tracked)), "config.yaml")
+    recorded.log_dict(asdict(config), "config.yaml")
     if config.tracking.figures:
         for name, figure in summary.draw_figures(result):
             recorded.log_figure(figure, f"{name}.png")
-    if not config.tracking.model:
-        return None
-    model = summary.to_model(result)
-    example = pyfunc.raw_inputs(result.problem.dataset, 5)
-    save = partial(pyfunc.save, model=model)
-    return recorded.log_model(pyfunc.__name__, save, example, model.predict(example))
-
-
-def _links(recorded: tracking.Run, model_uri: str | None) -> dict[str, object]:
-    facts: dict[str, object] = {"run": recorded.name, "page": recorded.url}
-    if model_uri is not None:
-        facts["model"] = model_uri
-    command = store.ui_command(recorded.client.tracking_uri)
-    return facts | ({"open it with": command} if command else {})
+    if config.tracking.model:
+        model = summary.to_model(result)
+        example = pyfunc.raw_inputs(result.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        recorded.log_model(pyfunc.__name__, save, example, model.predict(example))

@@ -20,15 +20,15 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store"},
-    {"network", "optimizers"},
-    {"backprop", "representation"},
-    {"proof", "explain", "training"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "journal", "liveness"},
+    {"network", "optimizers", "delivery"},
+    {"backprop", "representation", "recovery"},
+    {"proof", "explain", "training", "sender"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
     {"summary"},
     {"experiment", "cli"},
-    {"train", "gradcheck", "ui"},
+    {"train", "gradcheck", "ui", "sync"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
