@@ -6,6 +6,7 @@ tag, and a point of a metric by its key and step.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlp_jax.errors import RunError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
 
 MAX_METRICS = 1000  # in one batch
-_MAX_PARAMS = 100  # in one batch, and as many tags
+MAX_PARAMS = 100  # in one batch, and as many tags
 RUN_ID_TAG = "run.id"
 """The tag by which a run is found again: its own id, from before the store knew of it."""
 
@@ -99,8 +100,8 @@ class Delivery:
         from mlflow.entities import Param
 
         entries = [Param(name, value) for name, value in params.items()]
-        for i in range(0, len(entries), _MAX_PARAMS):
-            self.client.log_batch(self._run_id, params=entries[i : i + _MAX_PARAMS])
+        for i in range(0, len(entries), MAX_PARAMS):
+            self.client.log_batch(self._run_id, params=entries[i : i + MAX_PARAMS])
 
     def _log_dataset(self, dataset: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -108,7 +109,7 @@ class Delivery:
         tags = [InputTag(key, value) for key, value in dataset["tags"].items()]
         self.client.log_inputs(self._run_id, [DatasetInput(Dataset(**dataset["dataset"]), tags)])
 
-    def _log_metrics(self, points: list[tuple[str, float, int, int]]) -> None:
+    def _log_metrics(self, points: Sequence[Sequence[Any]]) -> None:
         from mlflow.entities import Metric
 
         metrics = [Metric(*point) for point in points]
@@ -132,17 +133,17 @@ class Delivery:
         self.client.log_batch(self._run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
     def _log_artifact(self, artifact: dict[str, str]) -> None:
-        outbox = self._journal.outbox.resolve() / "artifacts"
-        file = (outbox / artifact["file"]).resolve()
-        folder = file.parent.relative_to(outbox).as_posix()  # raises for a file outside
-        self.client.log_artifact(self._run_id, str(file), None if folder == "." else folder)
+        folder = self._outgoing(artifact["folder"])
+        file = (folder / artifact["file"]).resolve()
+        parent = file.parent.relative_to(folder).as_posix()  # raises for a file elsewhere
+        self.client.log_artifact(self._run_id, str(file), None if parent == "." else parent)
 
-    def _log_model(self, _: dict[str, Any]) -> None:
+    def _log_model(self, body: dict[str, str]) -> None:
         """The files were saved before the store had given the model its id and place."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        path = self._journal.outbox / "model"
+        path = self._outgoing(body["folder"])
         model = self._logged_model()
         saved = Model.load(path)
         saved.run_id, saved.artifact_path = self._run_id, model.artifact_location
@@ -153,6 +154,15 @@ class Delivery:
         if not (self._in_doubt and self._is_output(model.model_id)):
             self.client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step=0)])
         self._journal.note(model_uri=f"models:/{model.model_id}")
+
+    def _outgoing(self, folder: str) -> Path:
+        """A folder of the outbox; raises `ValueError` for one that leads elsewhere."""
+        outbox = self._journal.outbox.resolve()
+        path = (outbox / folder).resolve()
+        path.relative_to(outbox)
+        if any(file.is_symlink() for file in path.rglob("*")):
+            raise ValueError(f"{path}: holds a symbolic link")
+        return path
 
     def _is_output(self, model_id: str) -> bool:
         outputs = self.client.get_run(self._run_id).outputs
@@ -180,12 +190,12 @@ class Delivery:
         if status["status"] == "RUNNING":
             self.client.update_run(self._run_id, "RUNNING")
             return
-        if self._in_doubt:
+        if self._in_doubt or self.client.tracking_uri.startswith("http"):
             self._drop_doubles()
         self.client.set_terminated(self._run_id, status["status"], status["end_time"])
 
     def _drop_doubles(self) -> None:
-        """A request to create the run that was given up may have arrived after all."""
+        """A request to create the run that was given up, or sent twice, may have arrived too."""
         for run in self._find(self._journal.record["experiment"], self._journal.record["id"]):
             if run.info.run_id != self._run_id:
                 self.client.delete_run(run.info.run_id)

@@ -59,8 +59,7 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
         ):
             result = _train(problem, gradient, intervals, console, recorded)
             _record(result, recorded)
-        command_of_ui = store.ui_command(recorded.uri)
-        console.facts(recorded.where() | ({"open it with": command_of_ui} if command_of_ui else {}))
+        console.facts(recorded.where())
         return result
 
 

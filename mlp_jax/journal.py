@@ -6,6 +6,7 @@ is dropped; a damaged one is known by its checksum, a lost one by the entries' n
 are to be stored wait in `outbox/`. `run.json` says which run this is and how much was delivered.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -74,14 +75,21 @@ def read_record(directory: Path) -> dict[str, Any]:
     file = directory / RECORD
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        digest = record.pop("sha256")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise RunError(f"{file}: is damaged ({error}).") from error
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise RunError(f"{file}: cannot be read ({error}).") from error
+    if digest != _sha256(record):
+        raise RunError(f"{file}: is not what was written; its SHA-256 is another.")
     return record
 
 
-def write_whole(file: Path, text: str) -> None:
+def _sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _write_whole(file: Path, text: str) -> None:
     """Replaces a file; whoever reads it finds the old or the new text."""
     temporary = file.with_name(f".{file.name}.new")
     temporary.write_text(text, encoding="utf-8")
@@ -175,7 +183,8 @@ class Journal:
         with self._mutex:
             self.record |= facts
             with suppress(OSError):
-                write_whole(self.directory / RECORD, json.dumps(self.record, indent=1))
+                signed = self.record | {"sha256": _sha256(self.record)}
+                _write_whole(self.directory / RECORD, json.dumps(signed, indent=1))
 
     def acknowledge(self, number: int) -> None:
         """Entries up to `number` are in the store."""

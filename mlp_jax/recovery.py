@@ -1,7 +1,7 @@
 """What earlier processes left: journals that are not delivered, runs that are still RUNNING."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,8 +83,7 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
 
     Raises `BusyError`, `RunError`, and whatever the client does; then the rest is still there.
     """
-    held = Journal(directory)
-    try:
+    with closing(Journal(directory)) as held:
         entries = held.pending()
         if "run_id" not in held.record and not (entries or held.lost):
             held.discard()  # the process died before it had begun the run
@@ -99,8 +98,6 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
         for batch in batches(entries):
             delivery.deliver(batch)
         held.remove()
-    finally:
-        held.close()
     return Recovered(held.record["name"], len(entries), repaired, len(held.lost))
 
 

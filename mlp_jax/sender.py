@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # takes seconds to import
 _FLUSH_SECONDS = 5.0  # the longest that a point of a metric waits while the store is well
 _SECURE_SECONDS = 2.0  # the longest that an entry is not yet safe from a power cut
 _BEGIN_SECONDS = 1.0
+_FAILING_SECONDS = 2.0  # that the end of a run waits for a store that has failed before
 _EARLIER_RUNS_SECONDS = 5.0
 _MAX_RETRY_SECONDS = 30.0
 _NAP_SECONDS = 0.5
@@ -101,6 +102,8 @@ class Sender:
     def finish(self, patience: Patience) -> bool:
         """Waits as long as entries are being delivered; says whether all were."""
         with self._changed:
+            if self._num_failures:
+                patience = Patience(_FAILING_SECONDS, _FAILING_SECONDS)
             self._is_closing = self._is_urgent = True
             self._retry_at = 0.0
             self._changed.notify_all()
@@ -114,6 +117,10 @@ class Sender:
         else:
             self._leave_behind()
         return is_done
+
+    def join(self) -> None:
+        """Waits for the call that is under way, and lets go of the journal then."""
+        self._thread.join()
 
     def _wait_until_delivered(self, patience: Patience) -> bool:
         most_failures = max(2, self._num_failures + 1)

@@ -24,7 +24,7 @@ UI_PORT = 5000
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
-_LOCKED_SECONDS = 3.0  # a database that is locked for longer is not used
+_LOCKED_SECONDS = 2.0  # a database that is locked for longer is not used
 
 
 class UnreachableError(UserError):
@@ -63,14 +63,15 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
 
 
-def is_ready(file: Path) -> bool:
+def is_ready(file: Path, seconds: float = _LOCKED_SECONDS) -> bool:
     """Whether MLflow has finished creating this database.
 
-    Raises `UnreachableError` where it is locked, which it also is for moments of its creation.
+    Raises `UnreachableError` where it is locked for longer than `seconds`, which it also is for
+    moments of its creation.
     """
     try:
         address = f"{file.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, _LOCKED_SECONDS, uri=True)) as database:
+        with closing(sqlite3.connect(address, seconds, uri=True)) as database:
             query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
             return database.execute(query).fetchone() is not None
     except sqlite3.OperationalError as error:
@@ -90,7 +91,7 @@ def check(uri: str | None) -> str:
     if file is not None:
         _check_writable(file)
         with suppress(UnreachableError):
-            is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
+            is_ready(file, 0.0)  # fails at once if it is no database; MLflow would try for 100 s
     return uri
 
 
@@ -132,14 +133,17 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
 def _set_environment() -> None:
     """Before MLflow is imported; what the user's own environment says stays.
 
-    MLflow's defaults send telemetry, unpickle models, and wait 246 s for a server that is down.
+    MLflow's defaults send telemetry, unpickle models, wait 246 s for a server that is down, send a
+    request again by themselves, which may create two runs, log tracebacks of errors that they
+    raise, and print the address of a run.
     """
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # tracebacks of errors that are also raised
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(name, value)
 
@@ -167,7 +171,7 @@ def _check_writable(file: Path) -> None:
 def _create(file: Path, uri: str) -> None:
     """Lets MLflow create its tables; one process at a time, since two at once both fail."""
     with suppress(UnreachableError):  # it may be locked because another process creates it
-        if is_ready(file):
+        if is_ready(file, 0.0):
             return
     from mlflow import MlflowClient
 
@@ -221,7 +225,12 @@ def _may_pass(error: Exception, uri: str) -> bool:
 
 def failure(error: Exception, uri: str) -> str:
     """What went wrong with the store in two lines, without anything of `uri` that is secret."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     cause = redacted(str(error).partition("\n")[0])
+    if not isinstance(error, (MlflowException, SQLAlchemyError, ImportError)):
+        cause = f"{type(error).__name__}: {cause}"
     user_info = re.search(r"://(\S*)@", uri)
     for secret in user_info[1].split(":", 1) if user_info else ():
         cause = cause.replace(secret, "***") if secret else cause

@@ -14,24 +14,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
-from unittest.mock import patch
 
-import numpy as np
 from omegaconf import OmegaConf
 
+from mlp_jax import packaging
 from mlp_jax.data import Dataset, Inputs
 from mlp_jax.delivery import MAX_METRICS
+from mlp_jax.delivery import MAX_PARAMS as MAX_PARAMS
 from mlp_jax.errors import UserError
 from mlp_jax.journal import Entry, Journal, read_record
 from mlp_jax.recovery import process_facts, sync_command
 from mlp_jax.sender import Patience, Sender
-from mlp_jax.store import base_url, check, redacted, run_url
+from mlp_jax.store import base_url, check, redacted, run_url, ui_command
 
 if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure
@@ -43,7 +42,7 @@ _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
 _RUNS = Path("runs")
 """Where the directories of runs are that are given none."""
-_SERVER_PATIENCE = Patience(total=5.0, idle=3.0)
+_SERVER_PATIENCE = Patience(total=4.0, idle=3.0)
 _FILE_PATIENCE = Patience(total=math.inf, idle=5.0)
 _KILLED_PATIENCE = Patience(total=1.0, idle=1.0)
 
@@ -69,6 +68,7 @@ class Run:
         self.is_delivered = False
         self._journal = journal
         self._sender = sender
+        self._num_folders = 0
         self._not_finite: set[str] = set()
         self._steps: dict[str, set[int]] = {}  # by key, of the points in the journal
         for entry in journal.entries:
@@ -117,7 +117,7 @@ class Run:
                 points.append((name, float(value), now, int(step)))
             elif name not in self._not_finite:
                 self._not_finite.add(name)
-                self.set_tag(f"not_finite.{name}", f"{value} at step {step}")
+                self.set_tag(*not_finite_tag(name, value, step))
         points = self._without_doubles(points)
         for i in range(0, len(points), MAX_METRICS):
             self._record("metrics", {"points": points[i : i + MAX_METRICS]})
@@ -135,8 +135,8 @@ class Run:
         self._record("tags", {name: redacted(value)[:_MAX_TAG_LENGTH]})
 
     def log_text(self, text: str, file: str) -> None:
-        self._outgoing(file).write_text(text, encoding="utf-8")
-        self._record("artifact", {"file": file})
+        with self._outgoing(file) as path:
+            path.write_text(text, encoding="utf-8")
 
     def log_dict(self, values: dict[str, Any], file: str) -> None:
         """As YAML or JSON, by the file's suffix."""
@@ -145,18 +145,26 @@ class Run:
         self.log_text(redacted(text), file)
 
     def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
-        figure.savefig(self._outgoing(file))
-        self._record("artifact", {"file": file})
+        with self._outgoing(file) as path:
+            figure.savefig(path)
 
-    def log_file(self, path: Path, file: str) -> None:
-        """A copy of the file at `path`, as it is now."""
-        shutil.copyfile(path, self._outgoing(file))
-        self._record("artifact", {"file": file})
+    def log_file(self, source: Path, file: str) -> None:
+        """A copy of `source` as it is now."""
+        with self._outgoing(file) as path:
+            shutil.copyfile(source, path)
 
-    def _outgoing(self, file: str) -> Path:
-        path = self._journal.outbox / "artifacts" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    @contextmanager
+    def _outgoing(self, file: str) -> Iterator[Path]:
+        """Where to put an artifact that goes out; each has a folder of its own."""
+        folder = self._new_folder()
+        path = self._journal.outbox / folder / file
+        path.parent.mkdir(parents=True)
+        yield path
+        self._record("artifact", {"folder": folder, "file": file})
+
+    def _new_folder(self) -> str:
+        self._num_folders += 1
+        return f"{self._num_folders}-{uuid.uuid4().hex[:8]}"
 
     def _record(self, kind: str, body: dict[str, Any]) -> None:
         self._sender.put(self._journal.append(kind, body))
@@ -170,27 +178,11 @@ class Run:
     ) -> None:
         """Logs a model without pickle, which `model_uri` then names.
 
-        The module named `loader` loads it from the directory that `save` fills. The signature comes
-        from an example of the inputs and its prediction. This package's source travels with it.
+        The arguments are those of `packaging.save_model`.
         """
-        import mlflow.pyfunc
-
-        # The versions are those installed here; MLflow's search for others takes 0.3 s.
-        no_search = patch("mlflow.utils.environment.warn_dependency_requirement_mismatches")
-        with TemporaryDirectory() as directory, no_search:
-            data = Path(directory, "network")
-            data.mkdir()
-            save(data)
-            mlflow.pyfunc.save_model(
-                str(self._journal.outbox / "model"),
-                loader_module=loader,
-                data_path=str(data),
-                code_paths=[str(Path(__file__).parent)],
-                signature=_signature(example, prediction),
-                input_example=example,
-                pip_requirements=[f"{name}=={version(name)}" for name in _MODEL_REQUIREMENTS],
-            )
-        self._record("model", {})
+        folder = self._new_folder()
+        packaging.save_model(self._journal.outbox / folder, loader, save, example, prediction)
+        self._record("model", {"folder": folder})
 
     def __enter__(self) -> "Run":
         return self
@@ -212,6 +204,12 @@ class Run:
         self._journal.note(status=status)
         self.is_delivered = self._sender.finish(patience)
 
+    def wait(self) -> None:
+        """After the run's end: until the call that was under way has ended, so that another
+        process, or this one, can deliver what is left.
+        """
+        self._sender.join()
+
     def where(self) -> dict[str, object]:
         """Where the run is now, as facts to print."""
         facts: dict[str, object] = {"run": self.name}
@@ -221,6 +219,8 @@ class Run:
             facts["model"] = self.model_uri
         if not self.is_delivered:
             facts["deliver it"] = sync_command(self.directory)
+        elif command := ui_command(self.uri):
+            facts["open it with"] = command
         return facts
 
 
@@ -247,12 +247,7 @@ def start(
     id_, now = uuid.uuid4().hex, int(time.time() * 1000)
     journal = _open_journal(directory or _RUNS / id_)
     process = process_facts(journal.directory)
-    all_tags = {
-        **_context_tags(),
-        **{f"run.{name}": value for name, value in process.items()},
-        "mlflow.note.content": note,
-        **(tags or {}),
-    }
+    context = {**context_tags(), **{f"run.{name}": value for name, value in process.items()}}
     journal.note(
         id=id_,
         name=run_name,
@@ -269,11 +264,11 @@ def start(
         "name": run_name,
         "parent": parent.id if parent else None,
         "start_time": now,
-        "tags": {name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()},
+        "tags": run_tags(context, note, tags or {}),
     }
     entries = [journal.append("run", body), journal.append("params", flat_params(params))]
     if dataset is not None:
-        entries.append(journal.append("dataset", _dataset_input(dataset).to_dictionary()))
+        entries.append(journal.append("dataset", dataset_input(dataset).to_dictionary()))
     try:
         return _begin(Sender(uri, client, journal, warn, in_doubt=False), journal, uri, entries)
     except UserError:
@@ -322,6 +317,11 @@ def _begin(sender: Sender, journal: Journal, uri: str, entries: list[Entry]) -> 
     return Run(journal, sender, uri)
 
 
+def not_finite_tag(metric: str, value: float, step: int) -> tuple[str, str]:
+    """What stands for the points of a metric that are no numbers a chart could show."""
+    return f"not_finite.{metric}", f"{value} at step {step}"
+
+
 def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A nested config as `{"optimizer.learning_rate": "0.1", …}`, written as in JSON.
 
@@ -338,7 +338,13 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _context_tags() -> dict[str, str]:
+def run_tags(context: Mapping[str, str], note: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """All tags of a run at its start, without secrets and cut to what a store takes."""
+    all_tags = {**context, "mlflow.note.content": note, **tags}
+    return {name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()}
+
+
+def context_tags() -> dict[str, str]:
     """The tags that MLflow's fluent client sets, and `git.dirty`."""
     return {
         "mlflow.user": _user(),
@@ -377,7 +383,7 @@ def _git_tags(directory: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit[1], "git.dirty": str(dirty).lower()}
 
 
-def _dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
+def dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
     from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import DatasetInput, InputTag
 
@@ -394,22 +400,3 @@ def _dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
         profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
     )
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
-
-
-# What a served model imports.
-_MODEL_REQUIREMENTS = ("jax", "jaxtyping", "mlflow", "numpy", "omegaconf", "pandas")
-
-
-def _signature(example: Inputs, prediction: "pandas.DataFrame") -> Any:
-    """Arrays have a shape; the columns of a table have names, and the model checks their entries.
-
-    MLflow's own column types would refuse whole numbers in a column of decimals.
-    """
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
-
-    if isinstance(example, np.ndarray):
-        inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
-    else:
-        inputs = Schema([ColSpec(AnyType(), name) for name in example.columns])
-    return ModelSignature(inputs, infer_signature(prediction).inputs)

@@ -23,7 +23,7 @@ FLOORS = (
     {"activations", "losses", "initializers", "metrics", "data", "store", "journal", "liveness"},
     {"network", "optimizers", "delivery"},
     {"backprop", "representation", "recovery"},
-    {"proof", "explain", "training", "sender"},
+    {"proof", "explain", "training", "sender", "packaging"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
     {"summary"},
