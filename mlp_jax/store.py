@@ -231,9 +231,12 @@ def failure(error: Exception, uri: str) -> str:
     cause = redacted(str(error).partition("\n")[0])
     if not isinstance(error, (MlflowException, SQLAlchemyError, ImportError)):
         cause = f"{type(error).__name__}: {cause}"
+    if "HTTPConnection" in cause:  # the last of several errors, each around the next
+        cause = cause.rpartition("): ")[2].rstrip("\"')")
     user_info = re.search(r"://(\S*)@", uri)
     for secret in user_info[1].split(":", 1) if user_info else ():
-        cause = cause.replace(secret, "***") if secret else cause
+        if secret:
+            cause = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", cause)
     return f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
 
 
