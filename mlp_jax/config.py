@@ -9,7 +9,8 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -428,18 +429,13 @@ def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """A config with other values for some keys, which are not checked."""
-    changes: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
+    """A config with other values for some keys; unchecked, so they may be traced arrays."""
+    config = copy(config)
     for path, value in values.items():
         section, _, name = path.partition(".")
-        if name:
-            sections.setdefault(section, {})[name] = value
-        else:
-            changes[section] = value
-    for section, inner in sections.items():
-        changes[section] = with_values(getattr(config, section), inner)
-    return replace(config, **changes)
+        changed = with_values(getattr(config, section), {name: value}) if name else value
+        setattr(config, section, changed)
+    return config
 
 
 def find_field(path: str) -> "Field[Any] | None":

@@ -12,7 +12,6 @@ diverged or stopped early, and in successive halving the worse half.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray
 
 from mlp_jax import data, training
-from mlp_jax.config import Experiment, flat_values, with_values
+from mlp_jax.config import LBFGS, Experiment, flat_values, with_values
 from mlp_jax.course import Course, Progress
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
@@ -53,8 +52,8 @@ _CHUNK_BYTES = 2**30
 _ROUNDED = ("optimizer.b1", "optimizer.b2", "optimizer.decay")
 """optax takes 1 − b of a Python number in float64, of a traced one in float32."""
 
-_OF_THE_DATA = ("seed", "data.")
-_OF_THE_RECORD = ("name", "tracking.", "sweep.", "population.", "checkpoint.")
+_TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
+"""Where the numbers stand that are arguments of the program; the rest is data and record."""
 
 
 class Member(NamedTuple):
@@ -94,28 +93,34 @@ def train(
     """Trains the networks of `configs`, which differ only in traced numbers, in their order.
 
     `exact` trains them one after the other in the compiled program, so that each bit is that of
-    the network alone; else float32 results agree to about 1e-5 after 1,000 steps. With `halvings`
-    k > 0 only the better half goes on after 1/2^k of the steps, the better half of those after
-    twice as many, and so on until the last ones train to the end. Raises `UserError`.
+    the network alone; else float32 results agree to about 1e-5 after 1,000 steps. lbfgs, whose
+    line search would not agree, is always exact. With `halvings` k > 0 only the better half goes on
+    after 1/2^k of the steps, the better half of those after twice as many, and so on until the last
+    ones train to the end. Raises `UserError`.
     """
+    exact = exact or isinstance(configs[0].optimizer, LBFGS)
     with numeric_settings(configs[0]):
-        load = cache(lambda index: data.load(configs[index].data))
-        first = {repr(config.data): index for index, config in reversed([*enumerate(configs)])}
-        datasets = [load(first[repr(config.data)]) for config in configs]
+        loaded: dict[str, Dataset] = {}
+        for config in configs:
+            if repr(config.data) not in loaded:
+                loaded[repr(config.data)] = data.load(config.data)
+        datasets = [loaded[repr(config.data)] for config in configs]
         groups: dict[Any, list[int]] = defaultdict(list)
         for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
             shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
             groups[repr(shapes), _constants(config) if exact else None].append(index)
         members: dict[int, Member] = {}
+        num_steps = 0
         for indices in groups.values():
             population = _Population(
                 [configs[i] for i in indices], [datasets[i] for i in indices], exact
             )
-            so_far = len(members)
+            num_before, steps_before = len(members), num_steps
 
-            def show(progress: Progress, so_far: int = so_far) -> None:
-                num_done = so_far + progress.num_done
-                on_progress(progress._replace(num_done=num_done, num_networks=len(configs)))
+            def show(now: Progress, num: int = num_before, steps: int = steps_before) -> None:
+                nonlocal num_steps
+                num_steps = steps + now.network_steps
+                on_progress(Progress(num + now.num_done, len(configs), num_steps, now.best))
 
             trained = population.train(halvings, show)
             members |= dict(zip(indices, trained, strict=True))
@@ -125,6 +130,8 @@ def train(
 def _constants(config: Experiment) -> tuple[Any, ...]:
     """What has to be a constant of the program for the bits to be those of the network alone."""
     flat = flat_values(config)
+    if isinstance(config.optimizer, LBFGS):
+        return tuple(repr(value) for key, value in flat.items() if key.startswith(_TRACED_SECTIONS))
     zero = ("model.l1", "model.l2", "model.label_smoothing")
     return (*(flat.get(key) for key in _ROUNDED), *(flat[key] == 0 for key in zero))
 
@@ -135,7 +142,7 @@ def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
     numbers = {}
     for key, first in flat[0].items():
         values = [values.get(key) for values in flat]
-        if key.startswith(_OF_THE_DATA + _OF_THE_RECORD) or all(v == first for v in values):
+        if not key.startswith(_TRACED_SECTIONS) or all(value == first for value in values):
             continue
         if not all(isinstance(value, float) for value in values):
             raise ValueError(f"{key} differs within a population, and is not a number in each")
@@ -183,7 +190,7 @@ class _Population:
         self.begun: dict[int, tuple[Params, PRNGKeyArray, GradientCheck]] = {}
         self.ended: dict[int, tuple[Params, int, dict[str, dict[str, float]]]] = {}
         self.start = self._over_networks(self._start)
-        self.evaluate = self._over_networks(self._evaluate)
+        self.result = self._over_networks(self._result)
         self.rounds: dict[tuple[int, int], Callable[..., Any]] = {}
 
     # --- what is compiled ----------------------------------------------------------------------
@@ -258,15 +265,17 @@ class _Population:
         self.rounds[size, length] = self._over_networks(some, donate_argnums=0)
         return self.rounds[size, length]
 
-    def _evaluate(self, network: Networks, shared: Parts | None) -> dict[str, Metrics]:
+    def _result(self, network: Networks, shared: Parts | None) -> tuple[Params, Array, Any]:
+        """The parameters that are kept, their step, and every part's metrics."""
         parts, fixed = network.own or shared, self._training(network.numbers)
         assert parts is not None
-        params = training.kept(network.state)[0]
-        return {
+        params, step = training.kept(network.state)
+        metrics = {
             name: training.evaluate(fixed, params, part)
             for name, part in parts._asdict().items()
             if part is not None
         }
+        return params, step, metrics
 
     # --- what the host does --------------------------------------------------------------------
 
@@ -378,10 +387,9 @@ class _Population:
         chunk.indices = chunk.indices[left]
 
     def _finish(self, chunk: _Chunk, places: np.ndarray) -> None:
-        """Fetches what is kept of the networks at some places of a chunk, and evaluates it."""
-        metrics = jax.device_get(self.evaluate(chunk.networks, self.shared))
-        params, steps = jax.device_get(training.kept(chunk.networks.state))
-        for at in places:
+        """Fetches what is kept of the networks at some places of a chunk."""
+        params, steps, metrics = jax.device_get(self.result(chunk.networks, self.shared))
+        for at in places.tolist():
             measured = {
                 part: {name: float(values[at]) for name, values in of_part.items()}
                 for part, of_part in metrics.items()
