@@ -91,7 +91,8 @@ def run_command(
         _exit(error)
     except KeyboardInterrupt as error:
         print(f"\n{error}" if error.args else "\nstopped before the run began", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # at once: a compiler that is still at work does not survive an orderly end
     finally:
         gc.freeze()  # nor need the interpreter search it all once more before it exits
 

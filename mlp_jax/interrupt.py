@@ -25,7 +25,8 @@ class Interrupt:
 def deferred() -> Iterator[Interrupt]:
     """The first signal is kept for `check`; a second one ends the process at once.
 
-    Outside the main thread, which alone receives signals, it does nothing.
+    Outside the main thread, which alone receives signals, it does nothing; a signal that is
+    ignored, as in a shell's background jobs, stays so.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -34,10 +35,11 @@ def deferred() -> Iterator[Interrupt]:
 
     def remember(number: int, frame: FrameType | None) -> None:
         interrupt.requested = True
-        for each in SIGNALS:
+        for each in heard:
             signal.signal(each, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, remember) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, remember) for number in heard}
     try:
         yield interrupt
     finally:

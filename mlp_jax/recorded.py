@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,7 @@ def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
     try:
         composed = OmegaConf.structured(Experiment)
         for group, choices in schema.CHOICES.items():
-            composed[group] = next(
-                choice for choice in choices if _has_name(choice, record[group]["name"])
-            )
+            composed[group] = next(c for c in choices if _is_choice(c, record[group]))
         composed.merge_with(record)
         config = schema.to_experiment(composed)
     except (UserError, OmegaConfBaseException, LookupError, TypeError, StopIteration) as error:
@@ -50,9 +48,10 @@ def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
     return _with_secret(config)
 
 
-def _has_name(choice: type, name: Any) -> bool:
-    item = next(item for item in schema.fields(choice) if item.name == "name")
-    return bool(item.metadata["allowed"].test(name))
+def _is_choice(choice: type, values: dict[str, Any]) -> bool:
+    """Whether the dataclass is the one of these values: the one that may have their name."""
+    names = [item for item in fields(choice) if item.name == "name"]
+    return all(item.metadata["allowed"].test(values["name"]) for item in names)
 
 
 def _with_secret(config: Experiment) -> Experiment:

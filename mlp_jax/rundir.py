@@ -7,6 +7,7 @@ checkpoints/
 result.json        how it ended, once it has
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -61,11 +62,11 @@ def resume_command(directory: Path) -> str:
 
 
 def write(directory: Path, name: str, values: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
+    """A JSON file, whole or not at all, with the SHA-256 of its other entries."""
     file, unfinished = directory / name, directory / f"{name}.unfinished"
     try:
         with unfinished.open("w", encoding="utf-8") as opened:
-            json.dump(values, opened, indent=1)
+            opened.write(json.dumps(values | {"sha256": _sha256(values)}, indent=1) + "\n")
             opened.flush()
             os.fsync(opened.fileno())
         unfinished.replace(file)
@@ -74,16 +75,21 @@ def write(directory: Path, name: str, values: dict[str, Any]) -> None:
 
 
 def read(directory: Path, name: str) -> dict[str, Any] | None:
-    """What was written; `None` where there is no such file. Raises `RunError` where it is damaged."""
+    """What was written; `None` without such a file. Raises `RunError` where it is damaged."""
     try:
         values = json.loads((directory / name).read_text(encoding="utf-8"))
+        digest = values.pop("sha256")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, AttributeError) as error:
         raise RunError(f"{directory / name} cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{directory / name} cannot be read: it is no JSON object.")
+    if digest != _sha256(values):
+        raise RunError(f"{directory / name} is not what was written: its SHA-256 is another.")
     return values
+
+
+def _sha256(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def find(name: str, root: str) -> Path | None:
