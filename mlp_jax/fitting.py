@@ -15,7 +15,7 @@ from mlp_jax import training
 from mlp_jax.divergence import first_non_finite
 from mlp_jax.errors import RunError
 from mlp_jax.problem import Problem
-from mlp_jax.training import Metrics, Part, Progress
+from mlp_jax.training import Carry, Metrics, Part
 from mlp_jax.types import Params
 
 CALL_SECONDS = 0.25
@@ -41,7 +41,7 @@ class Pause(NamedTuple):
     """A training in the hands of the host, after `step` updates."""
 
     step: int
-    progress: Progress
+    carry: Carry
     history: list[LogPoint]
     is_last: bool
     """Whether it ends here."""
@@ -62,119 +62,117 @@ class DivergedError(RunError):
 
 
 class Programs(NamedTuple):
-    """The compiled programs of `fit`. `advance` and `log_point` consume the progress they take."""
+    """The compiled programs of `fit`. `advance` and `log_point` consume the carry they take."""
 
-    start: Callable[[Params], Progress]
-    copy: Callable[[Progress], Progress]
-    advance: Callable[[Progress, PRNGKeyArray, Part, Array], tuple[Progress, Array]]
-    log_point: Callable[[Progress, Part, Part | None], tuple[Progress, Metrics]]
-
-
-def _start(problem: Problem, params: Params) -> Progress:
-    return training.init_progress(problem.training, params, problem.log_every)
+    start: Callable[[Params], Carry]
+    copy: Callable[[Carry], Carry]
+    advance: Callable[[Carry, PRNGKeyArray, Part, Array], tuple[Carry, Array]]
+    log_point: Callable[[Carry, Part, Part | None], tuple[Carry, Metrics]]
 
 
-def template(problem: Problem) -> Progress:
-    """The shapes and dtypes of a training's progress."""
+def _start(problem: Problem, params: Params) -> Carry:
+    return training.init_carry(problem.training, params, problem.log_every)
+
+
+def template(problem: Problem) -> Carry:
+    """The shapes and dtypes of a training's carry."""
     return jax.eval_shape(partial(_start, problem), problem.params)
 
 
 def compile_programs(problem: Problem) -> Programs:
     """For all problems of these shapes and this fixed part, whatever their parameters and keys."""
     fixed, train = problem.training, problem.train
-    progress, num_steps = template(problem), jax.ShapeDtypeStruct((), jnp.int32)
+    carry, num_steps = template(problem), jax.ShapeDtypeStruct((), jnp.int32)
 
     def compiled(function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...]) -> Any:
         return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     return Programs(
         start=compiled(partial(_start, problem), problem.params, donated=()),
-        copy=compiled(partial(jax.tree.map, jnp.copy), progress, donated=()),
+        copy=compiled(partial(jax.tree.map, jnp.copy), carry, donated=()),
         advance=compiled(
             partial(training.advance, fixed),
-            *(progress, problem.shuffle_key, train, num_steps),
+            *(carry, problem.shuffle_key, train, num_steps),
             donated=(0,),
         ),
         log_point=compiled(
-            partial(training.log_point, fixed), progress, train, problem.validation, donated=(0,)
+            partial(training.log_point, fixed), carry, train, problem.validation, donated=(0,)
         ),
     )
 
 
 def _advance(
-    problem: Problem, programs: Programs, progress: Progress, num_steps: int
-) -> tuple[Progress, int]:
-    progress, num_finite = programs.advance(
-        progress, problem.shuffle_key, problem.train, jnp.int32(num_steps)
+    problem: Problem, programs: Programs, carry: Carry, num_steps: int
+) -> tuple[Carry, int]:
+    carry, num_finite = programs.advance(
+        carry, problem.shuffle_key, problem.train, jnp.int32(num_steps)
     )
-    return progress, int(num_finite)
+    return carry, int(num_finite)
 
 
 def fit(
     problem: Problem,
     programs: Programs,
-    progress: Progress | None = None,
+    carry: Carry | None = None,
     history: Sequence[LogPoint] = (),
     *,
     on_log: Callable[[LogPoint], None] = lambda point: None,
     on_pause: Callable[[Pause], None] = lambda pause: None,
     pause_every: int | None = None,
 ) -> Fitted:
-    """Trains to the last step, or until early stopping, from the beginning or from `progress`.
+    """Trains to the last step, or until early stopping, from the beginning or from `carry`.
 
     The host sees numbers at the log points only. It has the training in its hands after each call
     of the compiled loop, a quarter of a second apart and at every multiple of `pause_every` steps,
-    which changes no bit: `on_pause` may save the progress, and what it raises ends the training.
+    which changes no bit: `on_pause` may save the carry, and what it raises ends the training.
     Raises `DivergedError`.
     """
-    progress = programs.start(problem.params) if progress is None else progress
+    carry = programs.start(problem.params) if carry is None else carry
     history = list(history)
-    step, steps_per_call = int(progress.state.step), 1
-    is_last = _is_last(problem, progress, step)
+    step, steps_per_call = int(carry.state.step), 1
+    is_last = _is_last(problem, carry, step)
     while not is_last:
         until = [_next_multiple(step, n) for n in (problem.log_every, pause_every) if n]
         num_steps = min(steps_per_call, problem.num_steps - step, min(until) - step)
         called_at = time.perf_counter()
-        before = programs.copy(progress)
-        progress, num_finite = _advance(problem, programs, progress, num_steps)
+        before = programs.copy(carry)
+        carry, num_finite = _advance(problem, programs, carry, num_steps)
         if num_finite < num_steps:
             raise _diverged(problem, programs, Pause(step, before, history, False), num_steps)
         seconds = time.perf_counter() - called_at
         steps_per_call = max(1, int(num_steps * CALL_SECONDS / seconds))
         step += num_steps
         if step % problem.log_every == 0 or step == problem.num_steps:
-            progress, logged = programs.log_point(progress, problem.train, problem.validation)
+            carry, logged = programs.log_point(carry, problem.train, problem.validation)
             metrics = {name: float(value) for name, value in jax.device_get(logged).items()}
             history.append(LogPoint(step, metrics))
             on_log(history[-1])
-        is_last = _is_last(problem, progress, step)
-        on_pause(Pause(step, progress, history, is_last))
-    state = progress.state
-    if state.best is None:
-        return Fitted(state.params, step, history)
-    return Fitted(state.best.params, int(state.best.step), history)
+        is_last = _is_last(problem, carry, step)
+        on_pause(Pause(step, carry, history, is_last))
+    params, kept_step = training.kept(carry.state)
+    return Fitted(params, int(kept_step), history)
 
 
 def _next_multiple(step: int, of: int) -> int:
     return (step // of + 1) * of
 
 
-def _is_last(problem: Problem, progress: Progress, step: int) -> bool:
-    best, patience = progress.state.best, problem.config.early_stopping.patience
-    is_out_of_patience = (
+def _is_last(problem: Problem, carry: Carry, step: int) -> bool:
+    best, patience = carry.state.best, problem.training.patience
+    has_lost_patience = (
         best is not None and patience is not None and int(best.num_worse) >= patience
     )
-    return step >= problem.num_steps or is_out_of_patience
+    return step >= problem.num_steps or has_lost_patience
 
 
 def _diverged(problem: Problem, programs: Programs, before: Pause, num_steps: int) -> DivergedError:
     """Repeats the steps after `before`, which are not all finite, to see where it began."""
 
     def is_lost(count: int) -> bool:
-        return _advance(problem, programs, programs.copy(before.progress), count)[1] < count
+        return _advance(problem, programs, programs.copy(before.carry), count)[1] < count
 
     num_good = bisect_left(range(num_steps + 1), True, key=is_lost) - 1
-    state = _advance(problem, programs, programs.copy(before.progress), num_good)[0].state
+    state = _advance(problem, programs, programs.copy(before.carry), num_good)[0].state
     return DivergedError(
         before.step + num_good + 1,
         first_non_finite(problem.training, state, _batch(problem, state.step)),

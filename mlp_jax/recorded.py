@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax import config as schema
-from mlp_jax.config import Experiment, Mnist, Table
+from mlp_jax.config import Experiment, Mnist, Table, flat_values
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.store import redacted, store_uri
 
@@ -70,7 +70,7 @@ def _with_secret(config: Experiment) -> Experiment:
 def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
     """The config with `num_epochs` or `num_steps` raised; `UserError` for any other change."""
     asked = dict(_asked(config, overrides))
-    flat = _flat(asdict(config))
+    flat = flat_values(config)
     changes = [f"{key}={value} (the run has {flat[key]})" for key, value in asked.items()
                if flat[key] != value and key not in LENGTHS]  # fmt: skip
     if changes:
@@ -92,19 +92,9 @@ def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
     return replace(config, **{key: asked[key] for key in LENGTHS if key in asked})
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]]:
     """The keys of the overrides and their values, each of its key's type."""
-    keys = _flat(asdict(config))
+    keys = flat_values(config)
     for override in overrides:
         key, _, _ = override.partition("=")
         if key not in keys:
@@ -122,4 +112,4 @@ def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]
             item = schema.find_field(key)
             allowed = schema.describe(item) if item else "what it was"
             raise UserError(f"{override}: must be {allowed}.") from None
-        yield key, _flat(asdict(changed))[key]
+        yield key, flat_values(changed)[key]

@@ -137,9 +137,9 @@ class Session:
 
             def on_pause(pause: Pause) -> None:
                 if pause.is_last or self.interrupt.requested:
-                    saver.save(pause.step, pause.progress, pause.history)
+                    saver.save(pause.step, pause.carry, pause.history)
                 else:
-                    saver.offer(pause.step, pause.progress, pause.history)
+                    saver.offer(pause.step, pause.carry, pause.history)
                 self.interrupt.check()
 
             if checkpoint is not None:
@@ -159,7 +159,7 @@ class Session:
                 )
             except DivergedError as error:
                 last = error.last_finite
-                saver.save(last.step, last.progress, last.history)
+                saver.save(last.step, last.carry, last.history)
                 if run is not None:
                     run.set_tag("diverged_at", str(error.step))
                 raise

@@ -44,8 +44,8 @@ class TrainState(NamedTuple):
     best: Best | None
 
 
-class Progress(NamedTuple):
-    """How far a training is: its state, and the losses of the steps since the last log point.
+class Carry(NamedTuple):
+    """What is carried from step to step: the training's state, and the losses to be logged.
 
     There is a log point every `log_every` steps; the loss of step t, from 0, stands at
     t mod `log_every`.
@@ -69,7 +69,9 @@ class Training(NamedTuple):
     """Of a single output's two classes; `None` in a regression."""
     monitor: Callable[[Metrics], Array] | None = None
     """The score that early stopping maximises, from the metrics of a log point."""
-    min_delta: float = 0.0
+    patience: int | None = None
+    """Log points without improvement after which nothing counts as better."""
+    min_delta: float | Array = 0.0
 
 
 def init_state(training: Training, params: Params) -> TrainState:
@@ -84,6 +86,13 @@ def init_state(training: Training, params: Params) -> TrainState:
         worst = jnp.full((), -jnp.inf, params[0].W.dtype)
         best = Best(jax.tree.map(jnp.copy, params), worst, zero(), zero())
     return TrainState(params, training.optimizer.init(params), zero(), best)
+
+
+def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
+    """The parameters that a training ends with, and their step: the best where it looks for them."""
+    if state.best is None:
+        return state.params, state.step
+    return state.best.params, state.best.step
 
 
 def gradient(training: Training, params: Params, batch: Part) -> tuple[Array, Params]:
@@ -226,9 +235,11 @@ def evaluate(training: Training, params: Params, part: Part, max_batch: int = 20
     return {name: value / num_examples for name, value in sums.items()}
 
 
-def _update_best(best: Best, params: Params, score: Array, step: Array, min_delta: float) -> Best:
+def _update_best(training: Training, best: Best, params: Params, score: Array, step: Array) -> Best:
     # The first log point counts in any case: what it measured may not be a finite number.
-    is_better = (score > best.score + min_delta) | (best.step == 0)
+    is_better = (score > best.score + training.min_delta) | (best.step == 0)
+    if training.patience is not None:  # in a population, a network that has stopped is carried on
+        is_better &= best.num_worse < training.patience
     kept = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), params, best.params)
     return Best(
         params=kept,
@@ -258,7 +269,7 @@ def measure(
         logged |= {f"validation/{k}": v for k, v in measured.items()}
     if training.monitor is not None and state.best is not None:
         score = training.monitor(logged)
-        best = _update_best(state.best, state.params, score, state.step, training.min_delta)
+        best = _update_best(training, state.best, state.params, score, state.step)
         state = state._replace(best=best)
     logged["learning_rate"] = training.learning_rate(state.step - 1)
     return state, logged
@@ -281,9 +292,9 @@ def _num_finite(
     return jnp.minimum(first_bad, jnp.where(params_are_finite, num_steps, num_steps - 1))
 
 
-def init_progress(training: Training, params: Params, log_every: int) -> Progress:
+def init_carry(training: Training, params: Params, log_every: int) -> Carry:
     """Before the first step."""
-    return Progress(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
+    return Carry(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
 
 
 _ORDER_LENGTH = 2**16
@@ -292,57 +303,57 @@ _ORDER_LENGTH = 2**16
 
 def advance(
     training: Training,
-    progress: Progress,
+    carry: Carry,
     shuffle_key: PRNGKeyArray,
     train: Part,
     num_steps: Int[Array, ""],
-) -> tuple[Progress, Int[Array, ""]]:
+) -> tuple[Carry, Int[Array, ""]]:
     """`num_steps` updates, not beyond the next log point, and how many of them were finite.
 
     One compiled loop for any number of steps: where the host looks changes no bit. (XLA compiles
     a scan of length 1 otherwise than one of length 2.) Its order is that of `train_steps`.
     """
     num_examples, batch_size = train.x.shape[0], training.batch_size
-    start, log_every = progress.state.step, progress.losses.shape[0]
+    start, log_every = carry.state.step, carry.losses.shape[0]
     stop = start + num_steps
 
-    def update(progress: Progress, batch: Part) -> Progress:
-        state, loss = train_step(training, progress.state, batch)
-        return Progress(state, progress.losses.at[progress.state.step % log_every].set(loss))
+    def update(carry: Carry, batch: Part) -> Carry:
+        state, loss = train_step(training, carry.state, batch)
+        return Carry(state, carry.losses.at[carry.state.step % log_every].set(loss))
 
-    def epochs(progress: Progress) -> Progress:
-        first = progress.state.step // steps_per_epoch * steps_per_epoch
+    def epochs(carry: Carry) -> Carry:
+        first = carry.state.step // steps_per_epoch * steps_per_epoch
         rows = batch_indices(
             shuffle_key, first, num_epochs * steps_per_epoch, num_examples, batch_size, True
         )
 
-        def step(t: Array, progress: Progress) -> Progress:
+        def step(t: Array, carry: Carry) -> Carry:
             batch = rows[t - first]
-            return update(progress, Part(train.x[batch], train.y[batch]))
+            return update(carry, Part(train.x[batch], train.y[batch]))
 
         until = jnp.minimum(stop, first + num_epochs * steps_per_epoch)
-        return jax.lax.fori_loop(progress.state.step, until, step, progress)
+        return jax.lax.fori_loop(carry.state.step, until, step, carry)
 
     if batch_size == num_examples:  # the full batch needs no order
-        progress = jax.lax.fori_loop(start, stop, lambda _, p: update(p, train), progress)
+        carry = jax.lax.fori_loop(start, stop, lambda _, carry: update(carry, train), carry)
     else:
         steps_per_epoch = num_examples // batch_size
         num_epochs = min(max(1, _ORDER_LENGTH // num_examples), -(-log_every // steps_per_epoch))
-        progress = jax.lax.while_loop(lambda p: p.state.step < stop, epochs, progress)
+        carry = jax.lax.while_loop(lambda carry: carry.state.step < stop, epochs, carry)
     place = (jnp.arange(log_every, dtype=start.dtype) - start) % log_every
-    return progress, _num_finite(progress.losses, place, num_steps, progress.state.params)
+    return carry, _num_finite(carry.losses, place, num_steps, carry.state.params)
 
 
 def log_point(
-    training: Training, progress: Progress, train: Part, validation: Part | None
-) -> tuple[Progress, Metrics]:
+    training: Training, carry: Carry, train: Part, validation: Part | None
+) -> tuple[Carry, Metrics]:
     """`measure` after the steps that `advance` made since the last log point."""
-    state, losses = progress
+    state, losses = carry
     num_losses = (state.step - 1) % losses.shape[0] + 1
     is_new = jnp.arange(losses.shape[0]) < num_losses
     mean_loss = jnp.sum(jnp.where(is_new, losses, 0)) / num_losses
     state, logged = measure(training, state, mean_loss, train, validation)
-    return Progress(state, losses), logged
+    return Carry(state, losses), logged
 
 
 def train_interval(
@@ -359,16 +370,3 @@ def train_interval(
     num_finite = _num_finite(losses, jnp.arange(num_steps), num_steps, state.params)
     state, logged = measure(training, state, jnp.mean(losses), train, validation)
     return state, logged | {"num_finite": num_finite}
-
-
-def compile_interval(
-    training: Training, num_steps: int, aligned: bool, *arguments: Any
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`train_interval` compiled for the shapes of `arguments`; the state's buffers are donated."""
-
-    def interval(
-        state: TrainState, shuffle_key: PRNGKeyArray, train: Part, validation: Part | None
-    ) -> tuple[TrainState, Metrics]:
-        return train_interval(training, num_steps, aligned, state, shuffle_key, train, validation)
-
-    return jax.jit(interval, donate_argnums=0).lower(*arguments).compile()

@@ -1,8 +1,5 @@
 """A run that was interrupted and continued ends with the bits of one that was not."""
 
-import signal
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -29,7 +26,7 @@ TRAININGS = {
 }  # fmt: skip
 
 
-class Stop(Exception):
+class StopError(Exception):
     """A stand-in for whatever ends a process."""
 
 
@@ -43,7 +40,7 @@ def last_pause(prepared, programs):
     """The training without interruption, as its last pause, and what was fitted."""
     pauses = []
     fitted = fit(prepared, programs, on_pause=lambda pause: pauses.append(pause._replace(
-        progress=programs.copy(pause.progress), history=list(pause.history))))  # fmt: skip
+        carry=programs.copy(pause.carry), history=list(pause.history))))  # fmt: skip
     return pauses[-1], fitted
 
 
@@ -58,19 +55,19 @@ def test_interrupted_at_every_step_it_ends_with_the_same_bits(name, tmp_path, mo
         checkpoints = Checkpoints(tmp_path, keep=2)
 
         def stop(pause):
-            checkpoints.save(pause.step, pause.progress, pause.history)
-            raise Stop
+            checkpoints.save(pause.step, pause.carry, pause.history)
+            raise StopError
 
-        progress, history, steps = None, [], []
+        carry, history, steps = None, [], []
         while not steps or steps[-1] < wanted.step:
-            with pytest.raises(Stop):
-                fit(prepared, programs, progress, history, on_pause=stop)
+            with pytest.raises(StopError):
+                fit(prepared, programs, carry, history, on_pause=stop)
             restored = checkpoints.restore(template(prepared), pytest.fail)
-            progress, history = restored.state, [LogPoint(*p) for p in restored.history]
-            steps.append(int(progress.state.step))
+            carry, history = restored.state, [LogPoint(*p) for p in restored.history]
+            steps.append(int(carry.state.step))
         assert steps == list(range(1, wanted.step + 1))
-        assert_same_bits(progress, wanted.progress)
+        assert_same_bits(carry, wanted.carry)
         assert history == wanted.history
-        fitted = fit(prepared, programs, progress, history, on_pause=stop)
+        fitted = fit(prepared, programs, carry, history, on_pause=stop)
         assert (fitted.step, fitted.history) == (wanted_fitted.step, wanted_fitted.history)
         assert_same_bits(fitted.params, wanted_fitted.params)
