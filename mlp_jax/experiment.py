@@ -1,6 +1,6 @@
 """A run from beginning to end: from the config to what is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -28,12 +28,14 @@ def run(
     console: Console | None = None,
     command: str = "",
     directory: Path | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Result:
     """Trains what `config` describes, proves its gradient first and records it in MLflow.
 
-    `command` is the command line, for the record. `directory` is that of a run to continue, whose
-    config this is. Raises `UserError` for a config that cannot be run, before anything is written,
-    `RunError` for a run that fails, and `KeyboardInterrupt` with the command to continue it.
+    `command` is the command line and `tags` are more, for the record. `directory` is that of a run
+    to continue, whose config this is. Raises `UserError` for a config that cannot be run, before
+    anything is written, `RunError` for a run that fails, and `KeyboardInterrupt`, with the command
+    to continue it, for one that was stopped.
     """
     console = console or Console()
     with numeric_settings(config) as device:
@@ -42,7 +44,7 @@ def run(
         with rundir.locked(place), deferred() as interrupt:
             session = Session(prepared, place, console, interrupt)
             try:
-                return session.start(command) if directory is None else session.resume()
+                return session.resume() if directory else session.start(command, tags or {})
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     f"stopped. Continue with: {rundir.resume_command(place)}"

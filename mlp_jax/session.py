@@ -1,6 +1,7 @@
 """A run in its directory: trains, saves itself, is recorded, and can be continued."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -56,7 +57,7 @@ class Session:
         self.environment = environment.describe(prepared.device, self.problem.dataset.digest)
         self.checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.checkpoint.keep)
 
-    def start(self, command: str) -> Result:
+    def start(self, command: str, tags: Mapping[str, str]) -> Result:
         """Begins the run."""
         rundir.write(self.directory, rundir.CONFIG, self.record)
         rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
@@ -71,7 +72,7 @@ class Session:
                 params=asdict(problem.config),
                 dataset=problem.dataset,
                 note=summary.note(problem, device, command),
-                tags=summary.tags(problem, device, command),
+                tags={**summary.tags(problem, device, command), **tags},
                 directory=self.directory,
             )
             return self._finish(run, None)
@@ -104,6 +105,9 @@ class Session:
     def _finish(self, run: tracking.Run | None, checkpoint: Checkpoint | None) -> Result:
         """Trains to the end and records what came of it."""
         with self._saver() as saver, nullcontext() if run is None else run:
+            if run is not None:
+                run.log_dict(self.record, "config.yaml")
+                run.log_dict(self.environment, "environment.yaml")
             fitted, seconds = self._fit(run, saver, checkpoint)
             metrics = evaluate_parts(self.problem, fitted.params)
             result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
@@ -170,7 +174,6 @@ class Session:
         config, fitted = self.problem.config, result.fitted
         run.log_metrics(summary.final_metrics(result), fitted.history[-1].step)
         run.set_tag("params_sha256", summary.params_sha256(fitted.params))
-        run.log_dict(self.record, "config.yaml")
         self.interrupt.check()
         if config.tracking.figures:
             for name, figure in summary.draw_figures(result):

@@ -89,7 +89,7 @@ def init_state(training: Training, params: Params) -> TrainState:
 
 
 def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
-    """The parameters that a training ends with, and their step: the best where it looks for them."""
+    """The parameters that a training ends with, and their step: the best if it looks for them."""
     if state.best is None:
         return state.params, state.step
     return state.best.params, state.best.step
