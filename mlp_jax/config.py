@@ -309,6 +309,14 @@ class EarlyStopping:
 
 
 @dataclass
+class Checkpoint:
+    every_epochs: Optional[int] = key(COUNT)
+    every_minutes: Optional[float] = key(POSITIVE)
+    keep: int = key(between(1, 1_000_000))
+    root: str = key(TEXT)
+
+
+@dataclass
 class Tracking:
     name: str = key(one_of("mlflow", "none"))
     uri: Optional[str] = key(TEXT)
@@ -331,11 +339,13 @@ class Experiment:
     device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key(one_of("float32", "float64"))
     matmul_precision: str = key(one_of("default", "high", "highest"))
+    deterministic: bool = key()
     model: Model = MISSING
     data: Data = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     tracking: Tracking = MISSING
 
 
@@ -350,7 +360,12 @@ CHOICES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 """The dataclasses of each group; `conf/GROUP/*.yaml` names one as `/schema/GROUP@_here_: CLASS`."""
 
-_SECTIONS = {"": (Experiment,), **CHOICES, "early_stopping": (EarlyStopping,)}
+_SECTIONS = {
+    "": (Experiment,),
+    **CHOICES,
+    "early_stopping": (EarlyStopping,),
+    "checkpoint": (Checkpoint,),
+}
 
 
 def register_schema() -> None:

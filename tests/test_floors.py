@@ -20,17 +20,21 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store"},
-    {"network", "optimizers"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
+     "environment", "interrupt", "rundir"},
+    {"network", "optimizers", "recorded", "saving"},
     {"backprop", "representation"},
     {"proof", "explain", "training"},
-    {"problem", "tracking", "figures", "pyfunc", "console"},
+    {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
     {"course"},
-    {"summary", "population"},
-    {"experiment", "cli"},
+    {"summary", "lockstep"},
+    {"population"},
+    {"session", "cli"},
+    {"experiment"},
+    {"repeat"},
     {"train", "gradcheck", "ui"},
-)
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 
