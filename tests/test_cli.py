@@ -16,7 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from mlp_jax import cli, config, train
-from mlp_jax.config import CHOICES, EarlyStopping, Experiment
+from mlp_jax.config import CHOICES, Experiment
 
 Command = Callable[..., "Outcome"]
 
@@ -116,7 +116,8 @@ def keys_of_choices() -> list[tuple[str, str, type, object]]:
     stems = {"RMSProp": "rmsprop", "AdamW": "adamw", "LBFGS": "lbfgs", "Synthetic": "circles",
              "ScikitLearn": "iris", "Model": "mlp", "Tracking": "none",
              "GradientDescent": "gradient_descent", "WarmupCosine": "warmup_cosine"}  # fmt: skip
-    sections = [("", "", Experiment), ("", "early_stopping.", EarlyStopping)]
+    sections = [("", "", Experiment)]
+    sections += [("", f"{name}.", schema) for name, (schema,) in config.SECTIONS.items()]
     for group, choices in CHOICES.items():
         for choice in choices:
             name = stems.get(choice.__name__, choice.__name__.lower())
@@ -160,7 +161,7 @@ def misspelt(word: str, rng: random.Random) -> str:
 
 def misspelt_key_cases(rng: random.Random) -> list[list[str]]:
     keys = keys_of_choices()
-    legal = {key for _, key, *_ in keys} | set(CHOICES) | {"early_stopping", "exp"}
+    legal = {key for _, key, *_ in keys} | set(CHOICES) | {*config.SECTIONS, "exp"}
     cases = []
     for override, key, *_ in keys:
         section, _, name = key.rpartition(".")
