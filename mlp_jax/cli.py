@@ -3,19 +3,18 @@
 import argparse
 import gc
 import os
-import re
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mlp_jax import config
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
+from mlp_jax.mistakes import check_overrides, explain
 from mlp_jax.store import redacted
 
 _HERE = Path(__file__).parent
@@ -147,7 +146,7 @@ def _check(arguments: argparse.Namespace) -> None:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             for overrides in _jobs(given, arguments.multirun):
-                _check_overrides(overrides)
+                check_overrides(overrides)
                 composed = hydra.compose(arguments.config_name or "config", overrides + search_path)
                 # A value that Hydra gives at run time is checked then.
                 if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
@@ -182,20 +181,6 @@ def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
     return BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
 
 
-def _check_overrides(overrides: list[str]) -> None:
-    """Refuses what Hydra has no clear words for: no key, and keys below a value."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if not key:
-            raise UserError(f"{override}: lacks a key; write KEY=VALUE or GROUP=CHOICE.")
-        for dot in re.finditer(r"\.", key):
-            item = config.find_field(above := key[: dot.start()])
-            if item is not None and not is_dataclass(item.type):
-                raise UserError(
-                    f"{override}: {above} has no keys; it must be {config.describe(item)}."
-                )
-
-
 def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -225,52 +210,3 @@ def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
         if has_started:
             raise
         raise explain(error, sys.argv[1:]) from error
-
-
-def explain(error: Exception, overrides: list[str]) -> UserError:
-    """What Hydra or OmegaConf found wrong, as the key, the value and what is allowed."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    if isinstance(error, OverrideParseException):
-        return UserError(
-            f"{error.override}: not an override; write KEY=VALUE or GROUP=CHOICE, and put a value "
-            "with special characters in quotes."
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = [name for name in error.options or [] if "/" not in name]
-        allowed = f" {group} is one of {', '.join(options)}." if options else ""
-        return UserError(
-            f"{group or '--config-name'}={choice}: no such choice."
-            f"{config.nearest(choice, options)}{allowed}"
-        )
-    message = " ".join(re.sub(r"\n +full_key: .*", "", str(error), flags=re.DOTALL).split())
-    where = match[0] if (match := re.match(r"In '[^']+': ", message)) else ""
-    for cause in _causes(error):
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            path, reason = cause.full_key.partition("[")[0], str(cause.msg).splitlines()[0]
-            if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-                return config.unknown_key(where, path, cause.object_type)
-            given = [text for text in overrides if text.partition("=")[0].lstrip("+~") == path]
-            if not given:  # it stands in a file
-                value = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
-                given = [f"{path}={value[1]}" if value else path]
-            item = config.find_field(path)
-            why = f"must be {config.describe(item)}" if item else reason.rstrip(".")
-            return UserError(f"{where}{given[-1]}: {why}.")
-    if append := re.search(r"To append to your default list use \+([^@\s]+)$", message):
-        return UserError(f"{append[1]}: is not in the defaults; write +{append[1]}.")
-    if re.search(
-        "^Config group override must|^Multiple values for|appears more than once", message
-    ):
-        message = (
-            "a group takes one of its choices: GROUP=CHOICE, with + only where it has none yet."
-        )
-    return UserError(f"{' '.join(overrides)}: {message}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

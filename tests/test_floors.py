@@ -20,7 +20,7 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "mistakes"},
     {"network", "optimizers"},
     {"backprop", "representation"},
     {"proof", "explain", "training"},

@@ -1,0 +1,228 @@
+"""The jobs of a sweep: composed quickly, and grouped into populations.
+
+Hydra composes a config from its files in about 90 ms. Jobs that override the same other keys with
+the same values differ only in the numbers of traced keys, so Hydra composes the first of them and
+the others take their numbers in its place. That is the same config: Hydra, too, sets the values of
+overrides last, in the finished config.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from mlp_jax import config
+from mlp_jax.config import Experiment
+from mlp_jax.errors import UserError
+from mlp_jax.mistakes import check_overrides, explain
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+Numbers = dict[str, float]
+"""Values of traced keys, by their dotted path."""
+
+
+class Job(NamedTuple):
+    """One training of a sweep: its number, what was asked for, and the checked config."""
+
+    index: int
+    overrides: tuple[str, ...]
+    config: Experiment
+
+
+# --- composition -------------------------------------------------------------------------------
+
+
+@dataclass
+class Template:
+    """A composed config, into which each job of its kind puts its numbers."""
+
+    composed: DictConfig
+    """With the node `hydra`."""
+    task: DictConfig
+    """Without it."""
+    config: Experiment
+    has_interpolations: bool
+
+
+class Composer:
+    """Makes jobs of overrides; `load` is Hydra's full composition of one job."""
+
+    def __init__(self, load: Callable[[list[str]], DictConfig]) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self._load = load
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, Override] = {}
+        self._templates: dict[tuple[Any, ...], Template] = {}
+
+    def job(self, index: int, overrides: Sequence[str]) -> Job:
+        """The checked job. Raises `UserError`, which names its overrides."""
+        with _naming(overrides):
+            template, numbers = self._template(index, overrides)
+            if template.has_interpolations:
+                self._put(template, index, overrides, numbers)
+                with _hydra_config(template.composed):
+                    return Job(index, tuple(overrides), config.to_experiment(template.task))
+            return Job(index, tuple(overrides), config.with_numbers(template.config, numbers))
+
+    def composed(self, job: Job) -> Template:
+        """The template of a job with its numbers put in, until the next call of a method."""
+        template, numbers = self._template(job.index, job.overrides)
+        self._put(template, job.index, job.overrides, numbers)
+        return template
+
+    def split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], Numbers]:
+        """The overrides that Hydra must compose, and the numbers that take a traced key's place."""
+        rest: list[Override] = []
+        numbers: Numbers = {}
+        for override in map(self._parse, overrides):
+            value = override.value()
+            if type(value) in (int, float) and _is_plain_number_of_traced_key(override):
+                numbers[override.key_or_group] = value  # type: ignore[assignment]
+            else:
+                rest.append(override)
+        if any(_also_sets(override, path) for override in rest for path in numbers):
+            return tuple(overrides), {}  # the order counts, which Hydra keeps
+        return tuple(override.input_line or "" for override in rest), numbers
+
+    def _parse(self, text: str) -> "Override":
+        if text not in self._parsed:
+            check_overrides([text])
+            self._parsed[text] = self._parser.parse_override(text)
+        return self._parsed[text]
+
+    def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Numbers]:
+        rest, numbers = self.split(overrides)
+        kind = (rest, frozenset(numbers))
+        if kind not in self._templates:
+            self._templates[kind] = self._compose(index, overrides)
+        return self._templates[kind], numbers
+
+    def _compose(self, index: int, overrides: Sequence[str]) -> Template:
+        composed = self._load(list(overrides))
+        task = copy.deepcopy(composed)
+        with flag_override(task, ["struct", "readonly"], False):
+            del task["hydra"]
+        _set_job(composed, index)
+        with _hydra_config(composed):
+            experiment = config.to_experiment(task)
+        values = json.dumps(OmegaConf.to_container(task), default=str)
+        return Template(composed, task, experiment, "${" in values)
+
+    def _put(
+        self, template: Template, index: int, overrides: Sequence[str], numbers: Numbers
+    ) -> None:
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        node = template.composed.hydra
+        for path, value in numbers.items():
+            OmegaConf.update(template.composed, path, value)
+            OmegaConf.update(template.task, path, value)
+        _set_job(template.composed, index)
+        with flag_override(node, ["struct", "readonly"], False):
+            node.overrides.task = list(overrides)
+            node.job.override_dirname = get_overrides_dirname(
+                [self._parse(text) for text in overrides], **node.job.config.override_dirname
+            )
+
+
+def _set_job(composed: DictConfig, index: int) -> None:
+    with flag_override(composed.hydra, ["struct", "readonly"], False):
+        composed.hydra.job.id = str(index)
+        composed.hydra.job.num = index
+
+
+def _is_plain_number_of_traced_key(override: "Override") -> bool:
+    """Of the form KEY=NUMBER."""
+    from hydra.core.override_parser.types import OverrideType
+
+    item = config.find_field(override.key_or_group)
+    return (
+        item is not None
+        and config.is_traced(item)
+        and override.type == OverrideType.CHANGE
+        and override.package is None
+    )
+
+
+def _also_sets(override: "Override", path: str) -> bool:
+    """Whether an override sets or removes the key `path`, directly or within a group of keys."""
+    name = override.key_or_group
+    return name == path or (isinstance(override.value(), dict) and path.startswith(name + "."))
+
+
+@contextmanager
+def _naming(overrides: Sequence[str]) -> Iterator[None]:
+    """Errors as a `UserError` that names the job."""
+    where = f"(In the job {' '.join(overrides)}.)" if overrides else ""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} {where}".rstrip()) from error
+    except Exception as error:
+        raise UserError(f"{explain(error, list(overrides))} {where}".rstrip()) from error
+
+
+@contextmanager
+def _hydra_config(composed: DictConfig) -> Iterator[None]:
+    """What `${hydra:…}` in a config reads."""
+    from hydra.core.hydra_config import HydraConfig
+
+    singleton = HydraConfig.instance()
+    before = singleton.cfg
+    singleton.set_config(composed)
+    try:
+        yield
+    finally:
+        singleton.cfg = before
+
+
+# --- groups and names of jobs ------------------------------------------------------------------
+
+_NOT_TRAINED = {"name", "tracking", "sweep"}
+"""Keys and sections that do not touch the training."""
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that differ only in traced numbers together, in the order of their first job."""
+    by_structure: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_structure.setdefault(structure(job.config), []).append(job)
+    return list(by_structure.values())
+
+
+def structure(experiment: Experiment) -> str:
+    """All that the networks of one population have in common, as text.
+
+    Whether a key that may be null is null belongs to it, and weights that are counted from the
+    data make the data belong to it.
+    """
+    keep_data = experiment.model.class_weights == "balanced"
+
+    def shape(node: Any, path: str) -> dict[str, Any]:
+        described: dict[str, Any] = {"": type(node).__name__}
+        for item in fields(node):
+            value = getattr(node, item.name)
+            if is_dataclass(value):
+                described[item.name] = shape(value, item.name)
+            elif value is None or not config.is_traced(item) or (keep_data and path == "data"):
+                described[item.name] = value
+        return described
+
+    whole = shape(experiment, "")
+    return json.dumps({name: value for name, value in whole.items() if name not in _NOT_TRAINED})
+
+
+def config_hash(experiment: Experiment) -> str:
+    """A name of the training that `experiment` describes, whatever is tracked and where."""
+    values: Mapping[str, Any] = asdict(experiment)
+    trained = {key: value for key, value in values.items() if key not in _NOT_TRAINED}
+    trained["halvings"] = experiment.sweep.halvings
+    return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:32]
