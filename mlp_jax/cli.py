@@ -35,15 +35,26 @@ Groups and their choices (GROUP=CHOICE; defaults in conf/config.yaml):
 Options:
     --cfg job           print the composed config and stop; it lists every key
     --config-dir DIR    find experiments and choices of your own in DIR: DIR/exp/own.yaml, +exp=own
-    -m, --multirun      run every combination of comma-separated values: -m seed=0,1,2
+    -m, --multirun      a sweep: every combination of the values, trained together:
+                        -m 'seed=range(100)' optimizer.learning_rate=0.1,1
+                        hydra/sweeper=random, latin_hypercube or optuna search instead:
+                        -m hydra/sweeper=random 'optimizer.learning_rate=interval(0.1,10)'
+                        hydra/launcher=basic (joblib …) trains job by job
     --hydra-help        Hydra's own options
 """
 
 
 def run_command(
-    run: Callable[[Experiment], None], module: str, summary: str, examples: list[tuple[str, str]]
+    run: Callable[[Experiment], Any],
+    module: str,
+    summary: str,
+    examples: list[tuple[str, str]],
+    open_sweep: Callable[[], Any] | None = None,
 ) -> None:
     """Composes the config that the command line asks for and runs it; the exit status says how.
+
+    What `run` returns, of a sweep's job, is the number that a search minimises. `open_sweep` gives
+    a command that can train the jobs of a sweep together its `Sweep`.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -63,7 +74,7 @@ def run_command(
             return
         config.register_schema()
         _check(arguments)
-        _run_in_hydra(run)
+        _run_in_hydra(run, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -130,33 +141,57 @@ def _choices(config_dir: str | None) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Composes and validates every job before Hydra creates a directory or starts the first."""
+    """Composes and validates what is asked for before Hydra creates a directory or starts it."""
     import hydra
-    from omegaconf import OmegaConf
 
     search_path = []
     if arguments.config_dir is not None:
         folder = str(Path(arguments.config_dir).resolve()).replace("'", r"\'")
         search_path = [f"hydra.searchpath=['file://{folder}']"]
-    if arguments.multirun:
-        _check_secrets(arguments.overrides)
+    given = [] if arguments.shell_completion else arguments.overrides
     # What is only shown may still lack values.
     is_run = not (arguments.cfg or arguments.info or arguments.hydra_help)
-    given = overrides = [] if arguments.shell_completion else arguments.overrides
+    name = arguments.config_name or "config"
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            for overrides in _jobs(given, arguments.multirun):
-                check_overrides(overrides)
-                composed = hydra.compose(arguments.config_name or "config", overrides + search_path)
-                # A value that Hydra gives at run time is checked then.
-                if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
-                    config.to_experiment(composed)
-    except UserError as error:
-        if not arguments.multirun:
-            raise
-        raise UserError(f"{error} (In the job {' '.join(overrides)}.)") from error
+            check_overrides(given)
+            if arguments.multirun:
+                _check_secrets(given)
+                _check_sweep(name, given + search_path)
+            else:
+                _check_job(name, given + search_path, is_run)
+    except UserError:
+        raise
     except Exception as error:
-        raise explain(error, overrides) from error
+        raise explain(error, given) from error
+
+
+def _check_job(name: str, overrides: list[str], is_run: bool) -> None:
+    import hydra
+    from omegaconf import OmegaConf
+
+    composed = hydra.compose(name, overrides)
+    # A value that Hydra gives at run time is checked then.
+    if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
+        config.to_experiment(composed)
+
+
+def _check_sweep(name: str, overrides: list[str]) -> None:
+    """What a sweep's jobs have in common; and every job, where the sweeper does not check them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    from mlp_jax.jobs import Composer
+
+    loader = GlobalHydra.instance().config_loader()
+    common = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+    if common.hydra.sweeper._target_ == BasicSweeperConf._target_:
+        composer = Composer.of(loader, common)
+        parsed = OverridesParser.create(loader).parse_overrides([*common.hydra.overrides.task])
+        for index, job in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+            composer.job(index, job)
 
 
 def _check_secrets(overrides: list[str]) -> None:
@@ -169,19 +204,7 @@ def _check_secrets(overrides: list[str]) -> None:
             )
 
 
-def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job."""
-    if not multirun:
-        return [overrides]
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    return BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
-
-
-def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
+def _run_in_hydra(run: Callable[[Experiment], Any], open_sweep: Callable[[], Any] | None) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import env_override
@@ -190,20 +213,28 @@ def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     has_started = False
 
-    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-    def job(composed: Any) -> None:
+    def job(composed: Any) -> Any:
         nonlocal has_started
         has_started = True
         try:
-            run(config.to_experiment(composed))
+            return run(config.to_experiment(composed))
         except (UserError, RunError) as error:
             if wants_traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # of a sweep, Hydra names the overrides of the job
             _exit(error)
 
+    def sweep() -> Any:
+        nonlocal has_started
+        has_started = True
+        assert open_sweep is not None
+        return open_sweep()
+
+    if open_sweep is not None:
+        job.open_sweep = sweep  # type: ignore[attr-defined]  # where our launcher looks for it
+    start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
     try:
         with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra raises what is told here
-            job()
+            start()
     except (UserError, RunError):
         raise
     except Exception as error:

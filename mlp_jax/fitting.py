@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from mlp_jax import training
-from mlp_jax.errors import RunError
+from mlp_jax.errors import NoResultError
 from mlp_jax.problem import Problem
 from mlp_jax.training import Metrics, TrainState
 from mlp_jax.types import Params
@@ -28,7 +28,7 @@ class Fitted(NamedTuple):
     history: list[LogPoint]
 
 
-class DivergedError(RunError):
+class DivergedError(NoResultError):
     """A loss or a parameter stopped being a finite number at `step`."""
 
     def __init__(self, step: int, learning_rate: float) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
@@ -22,13 +22,15 @@ from mlp_jax.errors import UserError
 from mlp_jax.mistakes import check_overrides, explain
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
 Numbers = dict[str, float]
 """Values of traced keys, by their dotted path."""
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """One training of a sweep: its number, what was asked for, and the checked config."""
 
     index: int
@@ -49,6 +51,8 @@ class Template:
     """Without it."""
     config: Experiment
     has_interpolations: bool
+    dirname_options: dict[str, Any]
+    """How `hydra.job.override_dirname` is written."""
 
 
 class Composer:
@@ -61,36 +65,56 @@ class Composer:
         self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
+        self._jobs: dict[tuple[int, tuple[str, ...]], Job] = {}
+
+    @classmethod
+    def of(cls, loader: "ConfigLoader", master: DictConfig) -> "Composer":
+        """Of the jobs of a sweep whose own config is `master`."""
+        return cls(lambda overrides: loader.load_sweep_config(master, overrides))
 
     def job(self, index: int, overrides: Sequence[str]) -> Job:
         """The checked job. Raises `UserError`, which names its overrides."""
-        with _naming(overrides):
-            template, numbers = self._template(index, overrides)
-            if template.has_interpolations:
-                self._put(template, index, overrides, numbers)
-                with _hydra_config(template.composed):
-                    return Job(index, tuple(overrides), config.to_experiment(template.task))
-            return Job(index, tuple(overrides), config.with_numbers(template.config, numbers))
+        known = (index, tuple(overrides))
+        if known not in self._jobs:
+            with _naming(overrides):
+                self._jobs[known] = Job(*known, self._experiment(*known))
+        return self._jobs[known]
+
+    def template(self, job: Job) -> tuple[Template, Numbers]:
+        """What a job has in common with others of its kind, and its own numbers."""
+        return self._template(job.index, job.overrides)
 
     def composed(self, job: Job) -> Template:
-        """The template of a job with its numbers put in, until the next call of a method."""
-        template, numbers = self._template(job.index, job.overrides)
+        """The template with a job's numbers in it, until the next call of a method."""
+        template, numbers = self.template(job)
         self._put(template, job.index, job.overrides, numbers)
         return template
+
+    def dirname(self, job: Job) -> str:
+        """`hydra.job.override_dirname` of a job."""
+        return self._dirname(self.template(job)[0], job.overrides)
 
     def split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], Numbers]:
         """The overrides that Hydra must compose, and the numbers that take a traced key's place."""
         rest: list[Override] = []
         numbers: Numbers = {}
         for override in map(self._parse, overrides):
-            value = override.value()
-            if type(value) in (int, float) and _is_plain_number_of_traced_key(override):
-                numbers[override.key_or_group] = value  # type: ignore[assignment]
+            value: Any = override.value()
+            if _is_number_of_traced_key(override, value):
+                numbers[override.key_or_group] = value
             else:
                 rest.append(override)
         if any(_also_sets(override, path) for override in rest for path in numbers):
             return tuple(overrides), {}  # the order counts, which Hydra keeps
         return tuple(override.input_line or "" for override in rest), numbers
+
+    def _experiment(self, index: int, overrides: Sequence[str]) -> Experiment:
+        template, numbers = self._template(index, overrides)
+        if not template.has_interpolations:
+            return config.with_numbers(template.config, numbers)
+        self._put(template, index, overrides, numbers)
+        with _hydra_config(template.composed):
+            return config.to_experiment(template.task)
 
     def _parse(self, text: str) -> "Override":
         if text not in self._parsed:
@@ -114,23 +138,25 @@ class Composer:
         with _hydra_config(composed):
             experiment = config.to_experiment(task)
         values = json.dumps(OmegaConf.to_container(task), default=str)
-        return Template(composed, task, experiment, "${" in values)
+        options = OmegaConf.to_container(composed.hydra.job.config.override_dirname)
+        return Template(composed, task, experiment, "${" in values, options)  # type: ignore[arg-type]
+
+    def _dirname(self, template: Template, overrides: Sequence[str]) -> str:
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        parsed = [self._parse(text) for text in overrides]
+        return get_overrides_dirname(parsed, **template.dirname_options)
 
     def _put(
         self, template: Template, index: int, overrides: Sequence[str], numbers: Numbers
     ) -> None:
-        from hydra._internal.config_loader_impl import get_overrides_dirname
-
-        node = template.composed.hydra
         for path, value in numbers.items():
             OmegaConf.update(template.composed, path, value)
             OmegaConf.update(template.task, path, value)
         _set_job(template.composed, index)
-        with flag_override(node, ["struct", "readonly"], False):
-            node.overrides.task = list(overrides)
-            node.job.override_dirname = get_overrides_dirname(
-                [self._parse(text) for text in overrides], **node.job.config.override_dirname
-            )
+        with flag_override(template.composed.hydra, ["struct", "readonly"], False):
+            template.composed.hydra.overrides.task = list(overrides)
+            template.composed.hydra.job.override_dirname = self._dirname(template, overrides)
 
 
 def _set_job(composed: DictConfig, index: int) -> None:
@@ -139,14 +165,15 @@ def _set_job(composed: DictConfig, index: int) -> None:
         composed.hydra.job.num = index
 
 
-def _is_plain_number_of_traced_key(override: "Override") -> bool:
-    """Of the form KEY=NUMBER."""
+def _is_number_of_traced_key(override: "Override", value: Any) -> bool:
+    """Whether it reads KEY=NUMBER, with a number of the key's type."""
     from hydra.core.override_parser.types import OverrideType
 
     item = config.find_field(override.key_or_group)
     return (
         item is not None
         and config.is_traced(item)
+        and type(value) in ((int,) if item.type is int else (int, float))
         and override.type == OverrideType.CHANGE
         and override.package is None
     )

@@ -2,20 +2,36 @@
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from mlp_jax.cli import run_command
 from mlp_jax.config import Experiment
 
+if TYPE_CHECKING:
+    from mlp_jax.sweep import Sweep
 
-def train(config: Experiment) -> None:
-    from mlp_jax import experiment
 
-    experiment.run(config, command=shlex.join(["python", "-m", "mlp_jax.train", *sys.argv[1:]]))
+def train(config: Experiment) -> float:
+    """Returns what a search minimises."""
+    from mlp_jax import experiment, summary
+
+    return summary.search_loss(experiment.run(config, command=_command()))
+
+
+def open_sweep() -> "Sweep":
+    from mlp_jax.sweep import Sweep
+
+    return Sweep(command=_command())
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "mlp_jax.train", *sys.argv[1:]])
 
 
 def main() -> None:
     run_command(
         train,
+        open_sweep=open_sweep,
         module="mlp_jax.train",
         summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
         examples=[
