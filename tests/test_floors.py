@@ -26,7 +26,8 @@ FLOORS = (
     {"proof", "explain", "training"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting"},
-    {"summary"},
+    {"course"},
+    {"summary", "population"},
     {"experiment", "cli"},
     {"train", "gradcheck", "ui"},
 )
