@@ -382,6 +382,15 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 _SCHEMAS = {"": (Experiment,), **CHOICES, **SECTIONS}
 
+TRACED_KEYS = frozenset(
+    f"{section}.{item.name}".removeprefix(".")
+    for section, schemas in _SCHEMAS.items()
+    for schema in schemas
+    for item in fields(schema)
+    if item.metadata.get("traced")
+)
+"""The numbers in which the networks of one population may differ."""
+
 
 def register_schema() -> None:
     """Hands the dataclasses to Hydra, as the groups `schema/…`."""
@@ -552,25 +561,16 @@ def _validate_together(config: Experiment) -> None:
         )
 
 
-def is_traced(item: "Field[Any]") -> bool:
-    return bool(item.metadata.get("traced"))
-
-
 def with_numbers(config: Experiment, numbers: Mapping[str, float]) -> Experiment:
-    """A checked config with other values of traced keys, by dotted path; raises `UserError`.
-
-    What it does not replace, it shares with `config`.
-    """
-    changed: dict[str, Any] = {}
+    """A config with other values for some traced keys, checked; raises `UserError`."""
+    values: dict[str, float] = {}
     for path, value in numbers.items():
         section, _, name = path.rpartition(".")
-        node = changed.get(section) or (getattr(config, section) if section else config)
+        node = getattr(config, section) if section else config
         item = next(item for item in fields(node) if item.name == name)
-        if item.type is not int:
-            value = _as_float(value)
-        _validate_value(item, value, path)
-        changed[section] = replace(node, **{name: value})
-    config = replace(changed.pop("", config), **changed)
+        values[path] = value if item.type is int else _as_float(value)
+        _validate_value(item, values[path], path)
+    config = with_values(config, values)
     _validate_together(config)
     return config
 

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from functools import partial
 from threading import Thread
 
@@ -12,11 +11,11 @@ import numpy as np
 from mlp_jax import data, pyfunc, store, summary, tracking
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
-from mlp_jax.errors import RunError
 from mlp_jax.fitting import Interval, LogPoint, compile_intervals, evaluate_parts, fit
+from mlp_jax.jobs import config_hash
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
-from mlp_jax.proof import GradientCheck, check_gradient
+from mlp_jax.proof import GradientCheck, check_gradient, insist_on
 from mlp_jax.summary import Result
 
 
@@ -40,7 +39,7 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
         with ThreadPoolExecutor() as background:
             compiling = background.submit(_compile, problem)
             gradient = check(problem, console, device)
-            _insist_on(gradient)
+            insist_on(gradient)
             intervals = compiling.result()
         if not is_tracked:
             return _train(problem, gradient, intervals, console, None)
@@ -50,12 +49,15 @@ def run(config: Experiment, console: Console | None = None, command: str = "") -
             store.recording_errors(),
             tracking.start(
                 client,
-                summary.experiment_name(problem),
+                summary.experiment_name(config),
                 config.tracking.run_name or summary.run_name(problem),
-                params=asdict(problem.config),
+                params=summary.parameters(problem),
                 dataset=problem.dataset,
                 note=summary.note(problem, device, command),
-                tags=summary.tags(problem, device, command),
+                tags={
+                    **summary.tags(problem, device, command),
+                    "config_hash": config_hash(config),
+                },
             ) as recorded,
         ):
             result = _train(problem, gradient, intervals, console, recorded)
@@ -79,7 +81,7 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
             )
         ],
     )
-    _insist_on(gradient)
+    insist_on(gradient)
     return gradient
 
 
@@ -102,14 +104,6 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
     )
     console.line(summary.gradient_line(gradient))
     return gradient
-
-
-def _insist_on(gradient: GradientCheck) -> None:
-    if not gradient.passed:
-        raise RunError(
-            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
-            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
-        )
 
 
 def _compile(problem: Problem) -> dict[int, Interval]:
@@ -175,8 +169,7 @@ def _report(result: Result, console: Console) -> None:
 def _record(result: Result, recorded: tracking.Run) -> str | None:
     """The resolved config and, as the config wants them, figures and the model, whose URI it is."""
     config = result.problem.config
-    tracked = replace(config.tracking, uri=store.redacted(config.tracking.uri or "") or None)
-    recorded.log_dict(asdict(replace(config, tracking=tracked)), "config.yaml")
+    recorded.log_dict(summary.recorded_config(result.problem), "config.yaml")
     if config.tracking.figures:
         for name, figure in summary.draw_figures(result):
             recorded.log_figure(figure, f"{name}.png")

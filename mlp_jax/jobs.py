@@ -9,9 +9,9 @@ overrides last, in the finished config.
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -171,11 +171,10 @@ def _is_number_of_traced_key(override: "Override", value: Any) -> bool:
 
     item = config.find_field(override.key_or_group)
     return (
-        item is not None
-        and config.is_traced(item)
-        and type(value) in ((int,) if item.type is int else (int, float))
-        and override.type == OverrideType.CHANGE
+        override.key_or_group in config.TRACED_KEYS
         and override.package is None
+        and override.type == OverrideType.CHANGE
+        and type(value) in ((int,) if item and item.type is int else (int, float))
     )
 
 
@@ -213,43 +212,58 @@ def _hydra_config(composed: DictConfig) -> Iterator[None]:
 
 # --- groups and names of jobs ------------------------------------------------------------------
 
-_NOT_TRAINED = {"name", "tracking", "sweep"}
-"""Keys and sections that do not touch the training."""
+_OF_THE_RECORD = ("name", "tracking.", "sweep.")
+"""Keys that do not touch the training."""
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs that differ only in traced numbers together, in the order of their first job."""
     by_structure: dict[str, list[Job]] = {}
     for job in jobs:
-        by_structure.setdefault(structure(job.config), []).append(job)
+        by_structure.setdefault(_structure(job.config), []).append(job)
     return list(by_structure.values())
 
 
-def structure(experiment: Experiment) -> str:
+def _structure(experiment: Experiment) -> str:
     """All that the networks of one population have in common, as text.
 
-    Whether a key that may be null is null belongs to it, and weights that are counted from the
-    data make the data belong to it.
+    Whether a key that may be null is null belongs to it; so does the data where the weights of
+    the classes are counted from it.
     """
-    keep_data = experiment.model.class_weights == "balanced"
-
-    def shape(node: Any, path: str) -> dict[str, Any]:
-        described: dict[str, Any] = {"": type(node).__name__}
-        for item in fields(node):
-            value = getattr(node, item.name)
-            if is_dataclass(value):
-                described[item.name] = shape(value, item.name)
-            elif value is None or not config.is_traced(item) or (keep_data and path == "data"):
-                described[item.name] = value
-        return described
-
-    whole = shape(experiment, "")
-    return json.dumps({name: value for name, value in whole.items() if name not in _NOT_TRAINED})
+    counts_classes = experiment.model.class_weights == "balanced"
+    return json.dumps(
+        {
+            path: value
+            for path, value in config.flat_values(experiment).items()
+            if not path.startswith(_OF_THE_RECORD)
+            and (
+                path not in config.TRACED_KEYS
+                or value is None
+                or (counts_classes and path.startswith("data."))
+            )
+        }
+    )
 
 
 def config_hash(experiment: Experiment) -> str:
-    """A name of the training that `experiment` describes, whatever is tracked and where."""
-    values: Mapping[str, Any] = asdict(experiment)
-    trained = {key: value for key, value in values.items() if key not in _NOT_TRAINED}
-    trained["halvings"] = experiment.sweep.halvings
-    return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:32]
+    """The name of a training: equal for equal ones, whatever is tracked and where."""
+    values = {
+        path: value
+        for path, value in config.flat_values(experiment).items()
+        if not path.startswith(_OF_THE_RECORD)
+    }
+    values["halvings"] = experiment.sweep.halvings  # they may end it
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def differences(jobs: Sequence[Job]) -> list[str]:
+    """The keys whose overrides are not the same in all jobs."""
+    given = [assignments(job) for job in jobs]
+    keys = dict.fromkeys(key for values in given for key in values)
+    return [key for key in keys if len({values.get(key) for values in given}) > 1]
+
+
+def assignments(job: Job) -> dict[str, str]:
+    """The overrides of a job as `{"seed": "3", …}`."""
+    pairs = (override.partition("=") for override in job.overrides)
+    return {key.lstrip("+~"): value for key, _, value in pairs}

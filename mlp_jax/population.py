@@ -114,8 +114,14 @@ def train(
             so_far = len(members)
 
             def show(progress: Progress, so_far: int = so_far) -> None:
-                num_done = so_far + progress.num_done
-                on_progress(progress._replace(num_done=num_done, num_networks=len(configs)))
+                ways = so_far + progress.share * progress.num_networks
+                on_progress(
+                    progress._replace(
+                        share=ways / len(configs),
+                        num_done=so_far + progress.num_done,
+                        num_networks=len(configs),
+                    )
+                )
 
             trained = population.train(halvings, show)
             members |= dict(zip(indices, trained, strict=True))

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlp_jax.cli import run_command
@@ -15,17 +16,26 @@ def train(config: Experiment) -> float:
     """Returns what a search minimises."""
     from mlp_jax import experiment, summary
 
-    return summary.search_loss(experiment.run(config, command=_command()))
+    return summary.search_loss(
+        *summary.standing(experiment.run(config, command=_command(sys.argv[1:])))
+    )
 
 
 def open_sweep() -> "Sweep":
     from mlp_jax.sweep import Sweep
 
-    return Sweep(command=_command())
+    return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "mlp_jax.train", *sys.argv[1:]])
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "mlp_jax.train", *arguments])
+
+
+def _config_dir() -> list[str]:
+    """The command line's --config-dir and its value, if it has one."""
+    given = sys.argv[1:]
+    at = [i for i, text in enumerate(given) if text.partition("=")[0] in ("--config-dir", "-cd")]
+    return [text for i in at for text in given[i : i + 2 - ("=" in given[i])]]
 
 
 def main() -> None:
