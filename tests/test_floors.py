@@ -25,7 +25,7 @@ FLOORS = (
     {"backprop", "representation"},
     {"proof", "explain", "training"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
-    {"fitting"},
+    {"fitting", "bulk"},
     {"summary"},
     {"experiment", "cli"},
     {"train", "gradcheck", "ui"},
