@@ -9,7 +9,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -414,6 +414,32 @@ def describe(item: "Field[Any]") -> str:
     allowed: Allowed = item.metadata.get("allowed", ANY)
     words = allowed.text.format(type=_TYPES.get(declared, "any value"))
     return words + (", or null" if _is_optional(item) else "")
+
+
+def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value by its key: `{"seed": 0, "model.hidden_sizes": [8], …}`."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if is_dataclass(value):
+            flat |= flat_values(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def with_values(config: Any, values: Mapping[str, Any]) -> Any:
+    """A config with other values for some keys, which are not checked."""
+    changes: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        if name:
+            sections.setdefault(section, {})[name] = value
+        else:
+            changes[section] = value
+    for section, inner in sections.items():
+        changes[section] = with_values(getattr(config, section), inner)
+    return replace(config, **changes)
 
 
 def find_field(path: str) -> "Field[Any] | None":

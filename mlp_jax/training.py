@@ -58,7 +58,9 @@ class Training(NamedTuple):
     """Of a single output's two classes; `None` in a regression."""
     monitor: Callable[[Metrics], Array] | None = None
     """The score that early stopping maximises, from the metrics of a log point."""
-    min_delta: float = 0.0
+    patience: int | None = None
+    """Log points without improvement after which nothing counts as better."""
+    min_delta: float | Array = 0.0
 
 
 def init_state(training: Training, params: Params) -> TrainState:
@@ -73,6 +75,13 @@ def init_state(training: Training, params: Params) -> TrainState:
         worst = jnp.full((), -jnp.inf, params[0].W.dtype)
         best = Best(jax.tree.map(jnp.copy, params), worst, zero(), zero())
     return TrainState(params, training.optimizer.init(params), zero(), best)
+
+
+def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
+    """The parameters that a training ends with, and their step: the best where it looks for them."""
+    if state.best is None:
+        return state.params, state.step
+    return state.best.params, state.best.step
 
 
 def gradient(training: Training, params: Params, batch: Part) -> tuple[Array, Params]:
@@ -215,9 +224,11 @@ def evaluate(training: Training, params: Params, part: Part, max_batch: int = 20
     return {name: value / num_examples for name, value in sums.items()}
 
 
-def _update_best(best: Best, params: Params, score: Array, step: Array, min_delta: float) -> Best:
+def _update_best(training: Training, best: Best, params: Params, score: Array, step: Array) -> Best:
     # The first log point counts in any case: what it measured may not be a finite number.
-    is_better = (score > best.score + min_delta) | (best.step == 0)
+    is_better = (score > best.score + training.min_delta) | (best.step == 0)
+    if training.patience is not None:  # in a population, a network that has stopped is carried on
+        is_better &= best.num_worse < training.patience
     kept = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), params, best.params)
     return Best(
         params=kept,
@@ -253,7 +264,7 @@ def train_interval(
         logged |= {f"validation/{k}": v for k, v in measured.items()}
     if training.monitor is not None and state.best is not None:
         score = training.monitor(logged)
-        best = _update_best(state.best, state.params, score, state.step, training.min_delta)
+        best = _update_best(training, state.best, state.params, score, state.step)
         state = state._replace(best=best)
     params_are_finite = jnp.all(
         jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)])

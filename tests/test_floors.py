@@ -26,7 +26,8 @@ FLOORS = (
     {"proof", "explain", "training"},
     {"problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting", "bulk"},
-    {"summary"},
+    {"course", "comparison"},
+    {"summary", "population", "overview"},
     {"experiment", "cli"},
     {"train", "gradcheck", "ui"},
 )

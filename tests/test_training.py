@@ -229,18 +229,28 @@ def test_the_first_step_that_is_not_finite_is_counted(at):
 def test_early_stopping_keeps_the_best_parameters():
     scores = iter([1.0, 3.0, 2.0, 3.05, 2.0])
     best = None
-    fixed = make_training(monitor=lambda logged: logged["validation/accuracy"])
+    fixed = make_training(monitor=lambda logged: logged["validation/accuracy"], min_delta=0.1)
     state = training.init_state(fixed, make_params())
     best = state.best
     kept = []
     for step, score in enumerate(scores, start=1):
         params = jax.tree.map(lambda leaf, step=step: jnp.full_like(leaf, step), state.params)
         best = training._update_best(
-            best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32), 0.1
+            fixed, best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32)
         )
         kept.append((int(best.step), int(best.num_worse), float(best.params[0].W[0, 0])))
     # 3.05 is not an improvement by more than min_delta = 0.1.
     assert kept == [(1, 0, 1.0), (2, 0, 2.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0)]
+
+
+def test_nothing_counts_as_better_after_the_patience_is_spent():
+    fixed = make_training(monitor=lambda logged: logged["validation/accuracy"], patience=2)
+    best = training.init_state(fixed, make_params()).best
+    for step, score in enumerate([1.0, 0.5, 0.5, 9.0], start=1):
+        best = training._update_best(
+            fixed, best, best.params, jnp.asarray(score), jnp.asarray(step, jnp.int32)
+        )
+    assert (int(best.step), float(best.score), int(best.num_worse)) == (1, 1.0, 3)
 
 
 def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
@@ -249,7 +259,7 @@ def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
     params = jax.tree.map(jnp.ones_like, best.params)
     for step, score in [(4, -jnp.inf), (8, jnp.nan)]:
         best = training._update_best(
-            best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32), 0.0
+            fixed, best, params, jnp.asarray(score), jnp.asarray(step, jnp.int32)
         )
     assert (int(best.step), int(best.num_worse)) == (4, 1)
     np.testing.assert_array_equal(best.params[0].W, 1)
