@@ -74,7 +74,7 @@ def run_command(
             return
         config.register_schema()
         _check(arguments)
-        _run_in_hydra(run, open_sweep)
+        _run_in_hydra(run, module, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -204,7 +204,9 @@ def _check_secrets(overrides: list[str]) -> None:
             )
 
 
-def _run_in_hydra(run: Callable[[Experiment], Any], open_sweep: Callable[[], Any] | None) -> None:
+def _run_in_hydra(
+    run: Callable[[Experiment], Any], module: str, open_sweep: Callable[[], Any] | None
+) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import env_override
@@ -229,6 +231,7 @@ def _run_in_hydra(run: Callable[[Experiment], Any], open_sweep: Callable[[], Any
         assert open_sweep is not None
         return open_sweep()
 
+    job.__module__ = module  # from which Hydra takes the job's name
     if open_sweep is not None:
         job.open_sweep = sweep  # type: ignore[attr-defined]  # where our launcher looks for it
     start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
