@@ -561,9 +561,9 @@ def _validate_together(config: Experiment) -> None:
         )
 
 
-def with_numbers(config: Experiment, numbers: Mapping[str, float]) -> Experiment:
+def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Experiment:
     """A config with other values for some traced keys, checked; raises `UserError`."""
-    values: dict[str, float] = {}
+    values: dict[str, int | float] = {}
     for path, value in numbers.items():
         section, _, name = path.rpartition(".")
         node = getattr(config, section) if section else config
@@ -575,7 +575,7 @@ def with_numbers(config: Experiment, numbers: Mapping[str, float]) -> Experiment
     return config
 
 
-def _as_float(value: float) -> float:
+def _as_float(value: int | float) -> float:
     try:
         return float(value)
     except OverflowError:  # a whole number of more than 308 digits

@@ -9,12 +9,14 @@ overrides last, in the finished config.
 import copy
 import hashlib
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax import config
 from mlp_jax.config import Experiment
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
-Numbers = dict[str, float]
+Numbers = dict[str, int | float]
 """Values of traced keys, by their dotted path."""
 
 
@@ -130,7 +132,10 @@ class Composer:
         return self._templates[kind], numbers
 
     def _compose(self, index: int, overrides: Sequence[str]) -> Template:
-        composed = self._load(list(overrides))
+        try:
+            composed = self._load(list(overrides))
+        except Exception as error:  # of a file, anything may be raised
+            raise explain(error, list(overrides)) from error
         task = copy.deepcopy(composed)
         with flag_override(task, ["struct", "readonly"], False):
             del task["hydra"]
@@ -186,13 +191,16 @@ def _also_sets(override: "Override", path: str) -> bool:
 
 @contextmanager
 def _naming(overrides: Sequence[str]) -> Iterator[None]:
-    """Errors as a `UserError` that names the job."""
-    where = f"(In the job {' '.join(overrides)}.)" if overrides else ""
+    """Mistakes as a `UserError` that names the job."""
+    from hydra.errors import HydraException
+
+    shown = textwrap.shorten(" ".join(overrides), 200)
+    where = f"(In the job {shown}.)" if overrides else ""
     try:
         yield
     except UserError as error:
         raise UserError(f"{error} {where}".rstrip()) from error
-    except Exception as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{explain(error, list(overrides))} {where}".rstrip()) from error
 
 

@@ -7,9 +7,12 @@ import random
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mlp_jax import cli, config, train
 from mlp_jax.config import CHOICES, Experiment
+from mlp_jax.jobs import Job
 
 Command = Callable[..., "Outcome"]
 
@@ -72,7 +76,18 @@ def command(
 def composed(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """The configs that would have been trained, instead of training them."""
     configs: list[Experiment] = []
+
+    class Sweep(AbstractContextManager[Any]):
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def train(self, jobs: Sequence[Job], on_done: Callable[[Any], None]) -> None:
+            for job in jobs:
+                configs.append(job.config)
+                on_done(SimpleNamespace(job=job, error=None, loss=0.0, log=""))
+
     monkeypatch.setattr(train, "train", configs.append)
+    monkeypatch.setattr(train, "open_sweep", Sweep)
     return configs
 
 
