@@ -121,7 +121,7 @@ class Composer:
     def _parse(self, text: str) -> "Override":
         if text not in self._parsed:
             check_overrides([text])
-            self._parsed[text] = self._parser.parse_override(text)
+            [self._parsed[text]] = self._parser.parse_overrides([text])
         return self._parsed[text]
 
     def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Numbers]:
