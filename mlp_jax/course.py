@@ -27,6 +27,8 @@ class Member(NamedTuple):
 class Progress(NamedTuple):
     """How far a population is; `best` is the best value so far of its objective."""
 
+    share: float
+    """Of the way of all networks, from 0 to 1."""
     num_done: int
     num_networks: int
     network_steps: int
@@ -108,7 +110,9 @@ class Course:
         taken = np.concatenate([[0], self.steps])[self.num_points]
         trained = np.flatnonzero(self.num_points)
         scores = self.scores(trained) if len(trained) else np.array([-np.inf])
+        ways = np.where(self.is_done, 1, taken / self.steps[-1])
         return Progress(
+            share=float(ways.mean()),
             num_done=int(self.is_done.sum()),
             num_networks=len(self.is_done),
             network_steps=int(taken.sum()),

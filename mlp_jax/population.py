@@ -30,11 +30,12 @@ def train(
     """Trains the networks of `configs`, which differ only in traced numbers, in their order.
 
     Side by side their float32 results agree to about 1e-5 after 1,000 steps with those of each
-    network alone, if the training is smooth: with an L1 penalty, weights near 0 jump. `exact` trains them one after the other, in one compiled program for those that
-    differ in seed and data alone: then each bit is that of the network alone. lbfgs, whose line
-    search would not agree, is always exact. With `halvings` k > 0 only the better half goes on
-    after 1/2^k of the steps, the better half of those after twice as many, and so on until the last
-    ones train to the end. Raises `UserError`.
+    network alone, if the training is smooth: with an L1 penalty, weights near 0 jump. `exact`
+    trains them one after the other, in one compiled program for those that differ in seed and data
+    alone: then each bit is that of the network alone. lbfgs, whose line search would not agree, is
+    always exact. With `halvings` k > 0 only the better half goes on after 1/2^k of the steps, the
+    better half of those after twice as many, and so on until the last ones train to the end. Raises
+    `UserError`.
     """
     exact = exact or isinstance(configs[0].optimizer, LBFGS)
     if exact and halvings:
@@ -52,7 +53,16 @@ def train(
             def show(now: Progress, num: int = num_before, steps: int = steps_before) -> None:
                 nonlocal num_steps
                 num_steps = steps + now.network_steps
-                on_progress(Progress(num + now.num_done, len(configs), num_steps, now.best))
+                ways = num + now.share * now.num_networks
+                on_progress(
+                    Progress(
+                        ways / len(configs),
+                        num + now.num_done,
+                        len(configs),
+                        num_steps,
+                        now.best,
+                    )
+                )
 
             base = prepare(configs[indices[0]], datasets[indices[0]])
             pair = {"model.output": base.config.model.output, "model.loss": base.config.model.loss}
@@ -133,5 +143,6 @@ def _one_by_one(
         if fitted.history:
             num_steps += fitted.history[-1].step
             best = max(best, sign * fitted.history[-1].metrics[name])
-        on_progress(Progress(len(members), len(configs), num_steps, sign * best))
+        share = len(members) / len(configs)
+        on_progress(Progress(share, len(members), len(configs), num_steps, sign * best))
     return members

@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.backprop import Penalty, backprop, batch_loss
+from mlp_jax.errors import RunError
 from mlp_jax.losses import Loss
 from mlp_jax.network import Activations
 from mlp_jax.types import Layer, Params
@@ -280,3 +281,12 @@ def _check_network(
         layers=tuple(layers),
         value_error=abs(value - true_value) / max(1, abs(true_value)),
     )
+
+
+def insist_on(gradient: GradientCheck) -> None:
+    """Raises `RunError` where it is wrong."""
+    if not gradient.passed:
+        raise RunError(
+            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
+            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
+        )
