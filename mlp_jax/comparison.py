@@ -166,21 +166,32 @@ def run_table(outcomes: Sequence[Outcome], metric: str) -> Table:
     return ["run", *keys, *metrics, "status", "run_id"], rows
 
 
-def group_table(found: Sequence[Group], metric: str) -> Table:
-    """Mean ± standard deviation over the seeds of each group, with its best and number of runs."""
+def group_table(found: Sequence[Group], metric: str, *, exact: bool = False) -> Table:
+    """The mean and the standard deviation of each group, its best run and the number of its runs.
+
+    `exact` has mean and deviation as numbers in two columns, else they are a text in one.
+    """
     keys = keys_of(group.differs for group in found)
     best = min if lower_is_better(metric) else max
-    rows = [
+    rows: list[list[str | float | int]] = [
         [
             *(group.differs.get(key, "") for key in keys),
-            group.mean,
-            "" if group.std is None else group.std,
+            *(
+                [group.mean, "" if group.std is None else group.std]
+                if exact
+                else [_mean_std(group)]
+            ),
             best(group.values),
             len(group.values),
         ]
         for group in found
     ]
-    return [*keys, f"mean {metric}", "std", "best", "runs"], rows
+    return [*keys, metric, *(["std"] if exact else []), "best", "runs"], rows
+
+
+def _mean_std(group: Group) -> str:
+    deviation = "" if group.std is None else f" ± {group.std:.2g}"
+    return f"{group.mean:.4g}{deviation}"
 
 
 def to_csv(table: Table) -> str:
@@ -194,11 +205,28 @@ def to_csv(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     """Four digits."""
     columns, rows = table
-    numeric = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
-    rule = ["--:" if is_numeric else "---" for is_numeric in numeric]
-    lines = [columns, rule, *([_cell(cell) for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rule = ["--:" if is_numeric else "---" for is_numeric in _are_numeric(table)]
+    cells = [[_cell(cell).replace("|", r"\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [columns, rule, *cells])
+
+
+def to_text(table: Table) -> str:
+    """Four digits, in columns of even width."""
+    columns, rows = table
+    lines = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    signs = [">" if is_numeric else "<" for is_numeric in _are_numeric(table)]
+    layout = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
+    return "".join(layout.format(*line).rstrip() + "\n" for line in lines)
+
+
+def _are_numeric(table: Table) -> list[bool]:
+    columns, rows = table
+    return [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
 
 
 def _cell(value: str | float | int) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", r"\|")
+    """Four digits of a number with a fraction, be it a value that a parameter has."""
+    if isinstance(value, str) and not value.lstrip("-").isdecimal():
+        value = value if (number := as_number(value)) is None else number
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -86,7 +86,18 @@ def test_tables():
 
 
 def test_table_of_groups():
-    runs = [outcome(0.5, rate="1", seed="0"), outcome(0.7, rate="1", seed="1")]
-    columns, rows = comparison.group_table(comparison.groups(runs, "train/loss"), "train/loss")
-    assert columns == ["rate", "mean train/loss", "std", "best", "runs"]
-    assert rows == [["1", pytest.approx(0.6), pytest.approx(0.02**0.5), 0.5, 2]]
+    runs = [
+        outcome(0.5, rate="1", seed="0"),
+        outcome(0.7, rate="1", seed="1"),
+        outcome(0.8, rate="10", seed="1"),
+    ]
+    groups = comparison.groups(runs, "train/loss")
+    columns, rows = comparison.group_table(groups, "train/loss", exact=True)
+    assert columns == ["rate", "train/loss", "std", "best", "runs"]
+    assert rows == [
+        ["1", pytest.approx(0.6), pytest.approx(0.02**0.5), 0.5, 2],
+        ["10", 0.8, "", 0.8, 1],
+    ]
+    assert comparison.to_text(comparison.group_table(groups, "train/loss")) == (
+        "rate  train/loss  best  runs\n1     0.6 ± 0.14   0.5     2\n10    0.8          0.8     1\n"
+    )

@@ -29,7 +29,7 @@ FLOORS = (
     {"course"},
     {"summary", "population", "overview"},
     {"experiment", "cli"},
-    {"train", "gradcheck", "ui"},
+    {"train", "gradcheck", "ui", "report"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
