@@ -20,17 +20,20 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store", "comparison"},
-    {"network", "optimizers"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
+     "environment", "interrupt", "rundir", "mistakes", "comparison"},
+    {"network", "optimizers", "recorded", "saving", "jobs", "search"},
     {"backprop", "representation"},
     {"proof", "explain", "training"},
-    {"problem", "tracking", "figures", "pyfunc", "console"},
+    {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting", "bulk", "sweep_figure"},
-    {"course"},
-    {"summary", "population", "overview"},
-    {"experiment", "cli"},
+    {"course", "overview"},
+    {"summary", "lockstep"},
+    {"population", "session", "cli", "family"},
+    {"experiment", "standings"},
+    {"repeat", "sweep"},
     {"train", "gradcheck", "ui", "report"},
-)
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 
