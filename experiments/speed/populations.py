@@ -113,8 +113,7 @@ def memory_of_16384() -> Row:
         "from mlp_jax import population\n"
         "from mlp_jax.cli import compose\n"
         "from mlp_jax.config import with_values\n"
-        "from mlp_jax.fitting import compile_programs, fit
-from mlp_jax.lockstep import spread_over_cores\n"
+        "from mlp_jax.lockstep import spread_over_cores\n"
         "spread_over_cores()\n"
         "config = compose(list(XOR))\n"
         "population.train([with_values(config, {'seed': i}) for i in range(16_384)])\n"
