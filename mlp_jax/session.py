@@ -93,7 +93,7 @@ class Session:
             return self._finish(tracking.resume(client, self.directory), checkpoint)
 
     def _compare_environment(self) -> None:
-        then = rundir.read(self.directory, rundir.ENVIRONMENT) or {}
+        then = rundir.read(self.directory, rundir.ENVIRONMENT)
         if then.get("data") != self.environment["data"]:
             raise UserError(
                 f"{self.problem.dataset.source}: the data is not what the run was begun with "
@@ -108,11 +108,12 @@ class Session:
             if run is not None:
                 run.log_dict(self.record, "config.yaml")
                 run.log_dict(self.environment, "environment.yaml")
+            first_step = int(checkpoint.state.state.step) if checkpoint else 0
             fitted, seconds = self._fit(run, saver, checkpoint)
             metrics = evaluate_parts(self.problem, fitted.params)
             result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
             summary.print_result(result, self.console)
-            model_uri = None if run is None else self._record(result, run)
+            model_uri = None if run is None else self._record(result, run, first_step)
         rundir.write(self.directory, rundir.RESULT, summary.ending(result))
         if run is not None:
             self.console.facts(_links(run, model_uri))
@@ -162,17 +163,27 @@ class Session:
                     pause_every=saver.every_steps,
                 )
             except DivergedError as error:
-                last = error.last_finite
-                saver.save(last.step, last.carry, last.history)
-                if run is not None:
-                    run.set_tag("diverged_at", str(error.step))
+                self._keep_last_finite(error, run, saver)
                 raise
         return fitted, time.perf_counter() - start
 
-    def _record(self, result: Result, run: tracking.Run) -> str | None:
-        """The final metrics, the config and, as it wants them, figures and the model: its URI."""
+    def _keep_last_finite(
+        self, error: DivergedError, run: tracking.Run | None, saver: Saver
+    ) -> None:
+        last = error.last_finite
+        saver.save(last.step, last.carry, last.history)
+        self.console.line(f"finite until step {last.step:,}: {self.checkpoints.path(last.step)}")
+        if run is not None:
+            run.set_tag("diverged_at", str(error.step))
+
+    def _record(self, result: Result, run: tracking.Run, first_step: int) -> str | None:
+        """The final metrics and, as the config wants them, figures and the model: its URI."""
         config, fitted = self.problem.config, result.fitted
-        run.log_metrics(summary.final_metrics(result), fitted.history[-1].step)
+        last_step = fitted.history[-1].step
+        metrics = summary.final_metrics(result)
+        if last_step > first_step:
+            metrics["steps_per_second"] = (last_step - first_step) / result.seconds
+        run.log_metrics(metrics, last_step)
         run.set_tag("params_sha256", summary.params_sha256(fitted.params))
         self.interrupt.check()
         if config.tracking.figures:

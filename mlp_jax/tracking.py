@@ -209,7 +209,7 @@ def start(
 def resume(client: "mlflow.MlflowClient", directory: Path) -> Run:
     """Goes on with the run of a directory. What it has recorded already is not recorded again."""
     with store_errors(client.tracking_uri):
-        place = rundir.read(directory, rundir.RUN) or {}
+        place = rundir.read(directory, rundir.RUN)
         run = client.get_run(place["run_id"])
         client.update_run(run.info.run_id, status="RUNNING")
         resumed = Run(client, run)
