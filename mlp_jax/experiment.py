@@ -11,12 +11,12 @@ import jax
 from mlp_jax import data, rundir, store, summary
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
-from mlp_jax.errors import RunError
 from mlp_jax.fitting import Programs, compile_programs
 from mlp_jax.interrupt import deferred
+from mlp_jax.jobs import config_hash
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
-from mlp_jax.proof import GradientCheck, check_gradient
+from mlp_jax.proof import GradientCheck, check_gradient, insist_on
 from mlp_jax.session import Prepared, Session
 from mlp_jax.summary import Result
 
@@ -44,7 +44,9 @@ def run(
         with rundir.locked(place), deferred() as interrupt:
             session = Session(prepared, place, console, interrupt)
             try:
-                return session.resume() if directory else session.start(command, tags or {})
+                if directory:
+                    return session.resume()
+                return session.start(command, {"config_hash": config_hash(config), **(tags or {})})
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     f"stopped. Continue with: {rundir.resume_command(place)}"
@@ -63,7 +65,7 @@ def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepar
     problem = prepare(config, dataset)
     compiling = _in_background(lambda: _compile(problem))
     gradient = check(problem, console, device)
-    _insist_on(gradient)
+    insist_on(gradient)
     programs = compiling.result()
     if preloading is None:
         return Prepared(problem, gradient, programs, device, None)
@@ -100,7 +102,7 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
             )
         ],
     )
-    _insist_on(gradient)
+    insist_on(gradient)
     return gradient
 
 
@@ -123,14 +125,6 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
     )
     console.line(summary.gradient_line(gradient))
     return gradient
-
-
-def _insist_on(gradient: GradientCheck) -> None:
-    if not gradient.passed:
-        raise RunError(
-            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
-            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
-        )
 
 
 def _compile(problem: Problem) -> Programs:

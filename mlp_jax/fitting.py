@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from mlp_jax import training
 from mlp_jax.divergence import first_non_finite
-from mlp_jax.errors import RunError
+from mlp_jax.errors import NoResultError
 from mlp_jax.problem import Problem
 from mlp_jax.training import Carry, Metrics, Part
 from mlp_jax.types import Params
@@ -47,18 +47,23 @@ class Pause(NamedTuple):
     """Whether it ends here."""
 
 
-class DivergedError(RunError):
+class DivergedError(NoResultError):
     """A number stopped being finite in the update to `step`; before that is `last_finite`."""
 
     def __init__(self, step: int, where: str, learning_rate: float, last_finite: Pause) -> None:
-        super().__init__(
-            f"training diverged at step {step:,}: {where} was the first that is not finite. Try a "
-            f"smaller optimizer.learning_rate (now {learning_rate:g}), optimizer.clip_norm=1 or "
-            "data.standardize=true."
-        )
+        super().__init__(divergence(step, learning_rate, where))
         self.step = step
         self.where = where
         self.last_finite = last_finite
+
+
+def divergence(step: int, learning_rate: float, where: str = "the loss or a parameter") -> str:
+    """What is said of a training that diverged."""
+    return (
+        f"training diverged at step {step:,}: {where} was the first that is not finite. Try a "
+        f"smaller optimizer.learning_rate (now {learning_rate:g}), optimizer.clip_norm=1 or "
+        "data.standardize=true."
+    )
 
 
 class Programs(NamedTuple):
@@ -192,12 +197,16 @@ def _batch(problem: Problem, step: Array) -> Part:
     return Part(train.x[rows], train.y[rows])
 
 
+_evaluate = jax.jit(training.evaluate, static_argnums=0)
+
+
 def evaluate_parts(problem: Problem, params: Params) -> dict[str, dict[str, float]]:
     """Every part's metrics, as `{"test": {"loss": …, "accuracy": …}, …}`."""
     parts = {"train": problem.train, "validation": problem.validation, "test": problem.test}
-    evaluate = jax.jit(lambda params, part: training.evaluate(problem.training, params, part))
     return {
-        name: {key: float(value) for key, value in evaluate(params, part).items()}
+        name: {
+            key: float(value) for key, value in _evaluate(problem.training, params, part).items()
+        }
         for name, part in parts.items()
         if part is not None
     }

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,9 +66,9 @@ class Session:
         with store.recording_errors():
             run = tracking.start(
                 client,
-                summary.experiment_name(problem),
+                summary.experiment_name(problem.config),
                 problem.config.tracking.run_name or summary.run_name(problem),
-                params=asdict(problem.config),
+                params=summary.parameters(problem),
                 dataset=problem.dataset,
                 note=summary.note(problem, device, command),
                 tags={**summary.tags(problem, device, command), **tags},

@@ -3,26 +3,44 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_jax import environment, recorded, rundir
 from mlp_jax.cli import OfRun, run_command
 from mlp_jax.config import Experiment
 from mlp_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from mlp_jax.sweep import Sweep
 
-def train(config: Experiment) -> None:
+
+def train(config: Experiment) -> float:
+    """Returns what a search minimises."""
     if config.deterministic:
         environment.pin(int(os.environ.get("NPROC") or 1))
-    from mlp_jax import experiment
+    from mlp_jax import experiment, summary
 
-    experiment.run(config, command=_command())
+    result = experiment.run(config, command=_command(sys.argv[1:]))
+    return summary.search_loss(*summary.standing(result))
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "mlp_jax.train", *sys.argv[1:]])
+def open_sweep() -> "Sweep":
+    from mlp_jax.sweep import Sweep
+
+    return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "mlp_jax.train", *arguments])
+
+
+def _config_dir() -> list[str]:
+    """The command line's --config-dir and its value, if it has one."""
+    given = sys.argv[1:]
+    at = [i for i, text in enumerate(given) if text.partition("=")[0] in ("--config-dir", "-cd")]
+    return [text for i in at for text in given[i : i + 2 - ("=" in given[i])]]
 
 
 def resume(name: str, overrides: list[str]) -> None:
@@ -38,7 +56,7 @@ def resume(name: str, overrides: list[str]) -> None:
     _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import experiment
 
-    experiment.run(config, command=_command(), directory=directory)
+    experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
 
 
 def rerun(name: str, overrides: list[str]) -> None:
@@ -58,7 +76,7 @@ def rerun(name: str, overrides: list[str]) -> None:
         original = repeat.from_directory(directory)
     else:
         original = repeat.from_store(name, given.get("tracking.uri"))
-    repeat.rerun(original, command=_command())
+    repeat.rerun(original, command=_command(sys.argv[1:]))
 
 
 def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
@@ -84,6 +102,7 @@ def _pin_as_recorded(then: Mapping[str, Any]) -> None:
 def main() -> None:
     run_command(
         train,
+        open_sweep=open_sweep,
         module="mlp_jax.train",
         summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
         examples=[
