@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import yaml
 
-from mlp_jax import bulk, comparison, overview, pyfunc, store, summary, tracking
+from mlp_jax import bulk, comparison, overview, packaging, pyfunc, store, summary, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
-from mlp_jax.errors import NoResultError
+from mlp_jax.delivery import put_model_files
+from mlp_jax.errors import NoResultError, RunError
 from mlp_jax.fitting import LogPoint, divergence
 from mlp_jax.jobs import Job, config_hash, differences
 from mlp_jax.summary import Result
@@ -136,12 +139,14 @@ class Family:
         """Returns the link to the list of the runs, best first."""
         records = list(self._runs.values())
         metric = comparison.kept(records[0].tags["objective"], self._stops_early)
-        return overview.log(self.parent, records, list(self._runs), metric, self.command)
+        return overview.log(
+            self.client, self.parent, records, list(self._runs), metric, self.command
+        )
 
     def write(self, trained: Sequence[Trained]) -> list[str]:
         """The runs' ids."""
         records = [record(each, _run_name(each)) for each in trained]
-        run_ids = bulk.write(self.client, self.experiment, records, self.parent.run_id)
+        run_ids = bulk.write(self.client, self.experiment, records, self._parent_id)
         self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
             if each.error is None:
@@ -156,20 +161,36 @@ class Family:
         if best != "all":
             del self._best[best:]
 
+    @property
+    def _parent_id(self) -> str:
+        if self.parent.run_id is None:
+            raise RunError("the tracking store did not answer: the sweep's runs are not recorded.")
+        return self.parent.run_id
+
     def _attach(self, run_id: str, result: Result) -> None:
         """The figures and the model of a child, as its config wants them."""
-        child, config = (
-            tracking.Run(self.client, self.client.get_run(run_id)),
-            result.problem.config,
-        )
+        config = result.problem.config
         if config.tracking.figures:
             for name, figure in summary.draw_figures(result):
-                child.log_figure(figure, f"{name}.png")
+                self.client.log_figure(run_id, figure, f"{name}.png")
         if config.tracking.model:
-            model = summary.to_model(result)
-            example = pyfunc.raw_inputs(result.problem.dataset, 5)
-            save = partial(pyfunc.save, model=model)
-            child.log_model(pyfunc.__name__, save, example, model.predict(example))
+            self._attach_model(run_id, result)
+
+    def _attach_model(self, run_id: str, result: Result) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        model = summary.to_model(result)
+        example = pyfunc.raw_inputs(result.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        experiment = self.client.get_run(run_id).info.experiment_id
+        logged = self.client.create_logged_model(
+            experiment, "model", source_run_id=run_id, model_type="mlp"
+        )
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "model")
+            packaging.save_model(path, pyfunc.__name__, save, example, model.predict(example))
+            put_model_files(self.client, run_id, logged, path)
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
     def adopt(self, runs: Sequence["mlflow.entities.Run"], parent_id: str) -> None:
         """Takes over those children of a sweep that was interrupted, and removes what is left.
@@ -178,10 +199,11 @@ class Family:
         """
         for run in runs:
             if run.data.tags.get(_PARENT) == parent_id:
-                self.client.set_tag(run.info.run_id, _PARENT, self.parent.run_id)
+                self.client.set_tag(run.info.run_id, _PARENT, self._parent_id)
                 self._runs[run.info.run_id] = overview.read(self.client, run)
         unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
-        for run in _search(self.client, self.parent.experiment_id, unfinished):
+        experiment = self.client.get_run(self._parent_id).info.experiment_id
+        for run in _search(self.client, experiment, unfinished):
             self.client.delete_run(run.info.run_id)
         self.client.delete_run(parent_id)
 

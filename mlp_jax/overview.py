@@ -22,6 +22,7 @@ _NUM_IN_MARKDOWN = 100  # the other table has all of them
 
 
 def log(
+    client: "mlflow.MlflowClient",
     parent: tracking.Run,
     records: Sequence[RunRecord],
     run_ids: Sequence[str],
@@ -43,21 +44,29 @@ def log(
     parent.log_text(comparison.to_csv((columns, rows)), "runs.csv")
     shown = [row[:-1] for row in rows[:_NUM_IN_MARKDOWN]]
     parent.log_text(comparison.to_markdown((columns[:-1], shown)), "runs.md")
-    _save_view(parent, found, metric)
+    _save_view(client, parent, found, metric)
     parent.set_tag("mlflow.note.content", note(parent, found, metric, command))
-    base = store.base_url(parent.client.tracking_uri)
-    return store.view_url(base, parent.experiment_id, parent.run_id)
+    return store.view_url(store.base_url(client.tracking_uri), *_place(parent))
 
 
-def _save_view(parent: tracking.Run, found: Sequence[Outcome], metric: str) -> None:
+def _place(parent: tracking.Run) -> tuple[str, str]:
+    """The ids of the experiment and the run, which the store gave before its children came."""
+    assert parent.experiment_id is not None and parent.run_id is not None
+    return parent.experiment_id, parent.run_id
+
+
+def _save_view(
+    client: "mlflow.MlflowClient", parent: tracking.Run, found: Sequence[Outcome], metric: str
+) -> None:
     """The list of the children, the best first, with what differs between them."""
     keys = comparison.keys_of(run.differs for run in found)[:_NUM_COLUMNS]
     order_by = f"metrics.`{metric}`"
+    experiment_id, run_id = _place(parent)
     store.save_view(
-        parent.client,
-        parent.experiment_id,
-        view=parent.run_id,
-        condition=f"tags.`mlflow.parentRunId` = '{parent.run_id}'",
+        client,
+        experiment_id,
+        view=run_id,
+        condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
         order_by=order_by,
         ascending=comparison.lower_is_better(metric),
         columns=[*(f"params.`{key}`" for key in keys), order_by],
@@ -200,9 +209,9 @@ def note(parent: tracking.Run, found: Sequence[Outcome], metric: str, command: s
     counts = Counter(run.status for run in found)
     statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     # Relative, so that the links work wherever the page with the note is.
-    page = store.view_url(".", parent.experiment_id, parent.run_id)
+    page = store.view_url(".", *_place(parent))
     best_ids = [run.run_id for run in ranked[:_NUM_COMPARED]]
-    compared = store.compare_url(".", parent.experiment_id, best_ids)
+    compared = store.compare_url(".", _place(parent)[0], best_ids)
     columns, rows = comparison.run_table(ranked[:_NUM_IN_NOTE], metric)
     width = columns.index(metric) + 1
     best = comparison.to_markdown((columns[:width], [row[:width] for row in rows]))

@@ -46,14 +46,14 @@ def _config_dir() -> list[str]:
 def resume(name: str, overrides: list[str]) -> None:
     """Goes on with a run; says so where there is nothing to go on with."""
     directory, overrides = _find(name, overrides)
-    given = recorded.from_record(rundir.read(directory, rundir.CONFIG) or {}, directory)
+    given = recorded.from_record(rundir.read(directory, rundir.CONFIG), directory)
     config = recorded.prolonged(given, overrides)
-    result = rundir.read(directory, rundir.RESULT)
+    result = rundir.result(directory)
     if result is not None and (config == given or result["stopped_early"]):
         early = "; early stopping ended it" if result["stopped_early"] else ""
         print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
         return
-    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import experiment
 
     experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
@@ -69,7 +69,7 @@ def rerun(name: str, overrides: list[str]) -> None:
         )
     directory = rundir.find(name, given.get("checkpoint.root", rundir.DEFAULT_ROOT))
     if directory is not None:
-        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import repeat
 
     if directory is not None:

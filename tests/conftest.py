@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import matplotlib
@@ -24,6 +26,17 @@ def empty_database(tmp_path_factory):
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     store.open_store(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture(scope="session")
+def make_store(empty_database: Path) -> Callable[[Path], str]:
+    """Puts an empty store into a directory and returns its URI."""
+
+    def make(directory: Path) -> str:
+        shutil.copyfile(empty_database, directory / "mlflow.db")
+        return f"sqlite:///{directory}/mlflow.db"
+
+    return make
 
 
 @pytest.fixture(scope="module")

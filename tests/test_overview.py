@@ -149,7 +149,7 @@ def logged(client):
     records += [record([9.0], [10], "FAILED", seed=9, optimizer={"learning_rate": 3.0})]
     with tracking.start(client, "sweep", "parent", params={}) as parent:
         ids = bulk.write(client, "sweep", records, parent.run_id)
-        url = overview.log(parent, records, ids, command="train -m")
+        url = overview.log(client, parent, records, ids, command="train -m")
     return client, parent, ids, url
 
 
