@@ -141,16 +141,9 @@ class Delivery:
     def _log_model(self, body: dict[str, str]) -> None:
         """The files were saved before the store had given the model its id and place."""
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
 
-        path = self._outgoing(body["folder"])
         model = self._logged_model()
-        saved = Model.load(path)
-        saved.run_id, saved.artifact_path = self._run_id, model.artifact_location
-        saved.model_id = saved.model_uuid = model.model_id
-        saved.save(path / "MLmodel")
-        self.client.log_model_artifacts(model.model_id, str(path))
-        self.client.finalize_logged_model(model.model_id, "READY")
+        put_model_files(self.client, self._run_id, model, self._outgoing(body["folder"]))
         if not (self._in_doubt and self._is_output(model.model_id)):
             self.client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step=0)])
         self._journal.note(model_uri=f"models:/{model.model_id}")
@@ -199,3 +192,20 @@ class Delivery:
         for run in self._find(self._journal.record["experiment"], self._journal.record["id"]):
             if run.info.run_id != self._run_id:
                 self.client.delete_run(run.info.run_id)
+
+
+def put_model_files(
+    client: "mlflow.MlflowClient",
+    run_id: str,
+    model: "mlflow.entities.LoggedModel",
+    path: Path,
+) -> None:
+    """Gives a model that the store knows the files of `packaging.save_model`, its id in them."""
+    from mlflow.models import Model
+
+    saved = Model.load(path)
+    saved.run_id, saved.artifact_path = run_id, model.artifact_location
+    saved.model_id = saved.model_uuid = model.model_id
+    saved.save(path / "MLmodel")
+    client.log_model_artifacts(model.model_id, str(path))
+    client.finalize_logged_model(model.model_id, "READY")

@@ -4,11 +4,11 @@ A schedule is a factor over the training times the learning rate, so the learnin
 be a traced value.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -25,7 +25,7 @@ def _factor(schedule: config.Schedule, num_steps: int) -> optax.Schedule:
         case config.Constant():
             return optax.constant_schedule(1.0)
         case config.Exponential():  # final_factor^(step / last_step)
-            return optax.exponential_decay(1.0, last_step, schedule.final_factor)
+            return lambda step: schedule.final_factor ** (step / last_step)
         case config.WarmupCosine():
             warmup_steps = min(round(schedule.warmup * num_steps), last_step - 1)
             return optax.warmup_cosine_decay_schedule(
@@ -34,10 +34,8 @@ def _factor(schedule: config.Schedule, num_steps: int) -> optax.Schedule:
         case config.Cosine():  # Loshchilov & Hutter 2017, one period
             return optax.cosine_decay_schedule(1.0, last_step, schedule.final_factor)
         case config.Piecewise():
-            drops = Counter(round(at * num_steps) for at in schedule.boundaries)
-            return optax.piecewise_constant_schedule(
-                1.0, {step: schedule.factor**count for step, count in drops.items()}
-            )
+            drops = np.array([round(at * num_steps) for at in schedule.boundaries], np.int32)
+            return lambda step: schedule.factor ** jnp.sum(step >= drops)
     raise TypeError(f"no schedule for {schedule!r}")
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,14 @@ from mlp_jax.network import Activations
 from mlp_jax.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.training import Part, Training
 from mlp_jax.types import Layer, Params
+
+
+class Parts(NamedTuple):
+    """The parts of the data, on the device."""
+
+    train: Part
+    validation: Part | None
+    test: Part | None
 
 
 class Problem(NamedTuple):
@@ -108,6 +117,22 @@ def encode_targets(y: np.ndarray, dataset: Dataset, output: str) -> np.ndarray:
     return np.eye(num_classes)[y] * (2 if output == "tanh" else 1) - (output == "tanh")
 
 
+def encode_parts(config: Experiment, dataset: Dataset) -> Parts:
+    """The parts of the data on the device, their targets as the chosen output produces them."""
+    assert config.model.output is not None
+    output = config.model.output
+
+    def encode(part: data.Part) -> Part:
+        y = encode_targets(part.y, dataset, output)
+        return Part(jnp.asarray(part.x, config.dtype), jnp.asarray(y, config.dtype))
+
+    return Parts(
+        encode(dataset.train),
+        None if dataset.validation is None else encode(dataset.validation),
+        None if dataset.test is None else encode(dataset.test),
+    )
+
+
 def _class_weights(config: Experiment, dataset: Dataset) -> Array | None:
     """The given weights, or `balanced`: n / (k n_c) for class c of n_c training examples."""
     given, num_classes = config.model.class_weights, len(dataset.class_names)
@@ -126,14 +151,20 @@ def _class_weights(config: Experiment, dataset: Dataset) -> Array | None:
     return jnp.asarray(given)
 
 
+def _is_positive(value: float | Array) -> bool:
+    """Whether a number that may be 0 is in use; one that is traced is."""
+    return isinstance(value, Array) or value > 0
+
+
 def _make_loss(config: Experiment, dataset: Dataset, pair: tuple[str, str]) -> Loss:
     loss = LOSSES[pair]
-    if config.model.label_smoothing and not dataset.class_names:
+    has_smoothing = _is_positive(config.model.label_smoothing)
+    if has_smoothing and not dataset.class_names:
         raise UserError(
             f"model.label_smoothing={config.model.label_smoothing}: {dataset.name} has no "
             "classes; use 0."
         )
-    if config.model.label_smoothing:
+    if has_smoothing:
         if pair[0] == "tanh":
             raise UserError(
                 f"model.label_smoothing={config.model.label_smoothing}: targets of a tanh output "
@@ -177,19 +208,23 @@ def initial_params(config: Experiment, sizes: tuple[int, ...], init_key: PRNGKey
     model = config.model
     if model.params is not None:
         return _explicit_params(config, sizes)
+    names = (model.initializer, model.bias_initializer)
+    return _draw(init_key, model.initializer_scale, sizes, names, config.dtype)
 
-    @jax.jit
-    def draw(init_key: PRNGKeyArray) -> Params:
-        return network.init_params(
-            init_key,
-            sizes,
-            INITIALIZERS[model.initializer],
-            bias_initializer=INITIALIZERS[model.bias_initializer],
-            scale=model.initializer_scale,
-            dtype=config.dtype,
-        )
 
-    return draw(init_key)
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw(
+    init_key: PRNGKeyArray,
+    scale: float | Array,
+    sizes: tuple[int, ...],
+    names: tuple[str, str],
+    dtype: str,
+) -> Params:
+    """`names` are the initializers of weights and biases."""
+    initializer, bias_initializer = (INITIALIZERS[name] for name in names)
+    return network.init_params(
+        init_key, sizes, initializer, bias_initializer=bias_initializer, scale=scale, dtype=dtype
+    )
 
 
 def _activations(config: Experiment) -> Activations:
@@ -242,10 +277,48 @@ def _monitor(config: Experiment, dataset: Dataset) -> Callable[[training.Metrics
     return lambda logged: sign * logged[f"validation/{stopping.monitor}"]
 
 
+def objective(config: Experiment, dataset: Dataset) -> str:
+    """The metric by which trainings are compared, such as `validation/accuracy`.
+
+    What early stopping monitors, of the validation part; without one the loss of training.
+    """
+    if dataset.validation is None:
+        return "train/loss"
+    measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")
+    monitor = config.early_stopping.monitor
+    return f"validation/{monitor if monitor in measured else 'loss'}"
+
+
 def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     """Keys of the initial parameters and of the order: one root key, folded by purpose."""
     root_key = jax.random.key(seed)
     return jax.random.fold_in(root_key, 0), jax.random.fold_in(root_key, 1)
+
+
+def make_training(
+    config: Experiment, dataset: Dataset, batch_size: int, num_steps: int
+) -> Training:
+    """The fixed part of a training, for a config whose output and loss are chosen.
+
+    The config's numbers may be traced arrays.
+    """
+    assert config.model.output is not None and config.model.loss is not None
+    pair = (config.model.output, config.model.loss)
+    learning_rate = make_learning_rate(config.schedule, config.optimizer.learning_rate, num_steps)
+    has_penalty = _is_positive(config.model.l2) or _is_positive(config.model.l1)
+    return Training(
+        activation=_activations(config),
+        loss=_make_loss(config, dataset, pair),
+        penalty=Penalty(config.model.l2, config.model.l1) if has_penalty else None,
+        optimizer=make_optimizer(config.optimizer, learning_rate),
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        autodiff=config.gradient == "autodiff",
+        threshold=(0.0 if pair[0] == "tanh" else 0.5) if dataset.class_names else None,
+        monitor=_monitor(config, dataset),
+        patience=config.early_stopping.patience,
+        min_delta=config.early_stopping.min_delta,
+    )
 
 
 def prepare(config: Experiment, dataset: Dataset) -> Problem:
@@ -253,40 +326,20 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
 
-    def on_device(part: data.Part | None) -> Part | None:
-        if part is None:
-            return None
-        y = encode_targets(part.y, dataset, pair[0])
-        return Part(jnp.asarray(part.x, config.dtype), jnp.asarray(y, config.dtype))
-
-    train = on_device(dataset.train)
-    assert train is not None
+    train, validation, test = encode_parts(config, dataset)
     sizes = (train.x.shape[1], *config.model.hidden_sizes, train.y.shape[1])
     batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(train.x))
     init_key, shuffle_key = keys_of(config.seed)
-    learning_rate = make_learning_rate(config.schedule, config.optimizer.learning_rate, num_steps)
-    has_penalty = config.model.l2 > 0 or config.model.l1 > 0
     return Problem(
         config=config,
         dataset=dataset,
         sizes=sizes,
         train=train,
-        validation=on_device(dataset.validation),
-        test=on_device(dataset.test),
+        validation=validation,
+        test=test,
         params=initial_params(config, sizes, init_key),
         shuffle_key=shuffle_key,
-        training=Training(
-            activation=_activations(config),
-            loss=_make_loss(config, dataset, pair),
-            penalty=Penalty(config.model.l2, config.model.l1) if has_penalty else None,
-            optimizer=make_optimizer(config.optimizer, learning_rate),
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            autodiff=config.gradient == "autodiff",
-            threshold=(0.0 if pair[0] == "tanh" else 0.5) if dataset.class_names else None,
-            monitor=_monitor(config, dataset),
-            min_delta=config.early_stopping.min_delta,
-        ),
+        training=make_training(config, dataset, batch_size, num_steps),
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         log_every=log_every,

@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.backprop import Penalty, backprop, batch_loss
+from mlp_jax.errors import RunError
 from mlp_jax.losses import Loss
 from mlp_jax.network import Activations
 from mlp_jax.types import Layer, Params
@@ -79,20 +80,26 @@ def _largest(tree: Params | Layer) -> float:
     return float(np.max([np.max(np.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _programs(activation: Activations, loss: Loss) -> tuple[Callable[..., Any], ...]:
-    """What is compiled, as functions of params, x, y and penalty.
+Objective = Callable[[Any], tuple[Loss, Penalty | None]]
+"""What is minimised, from the numbers in which the networks differ."""
+
+
+def _programs(
+    activation: Activations, objective: Objective, data_axis: int | None
+) -> tuple[Callable[..., Any], ...]:
+    """What is compiled, for many networks at once: functions of params, numbers, x and y.
 
     The two values and gradients that are to be compared; and L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h)
     with h along a direction in parameter space.
     """
 
-    def loss_of(params: Params, x: Array, y: Array, penalty: Penalty | None) -> Array:
-        return batch_loss(params, x, y, activation, loss, penalty)
+    def loss_of(params: Params, numbers: Any, x: Array, y: Array) -> Array:
+        return batch_loss(params, x, y, activation, *objective(numbers))
 
-    def gradients(params: Params, x: Array, y: Array, penalty: Penalty | None) -> Any:
+    def gradients(params: Params, numbers: Any, x: Array, y: Array) -> Any:
         return (
-            backprop(params, x, y, activation, loss, penalty),
-            jax.value_and_grad(loss_of)(params, x, y, penalty),
+            backprop(params, x, y, activation, *objective(numbers)),
+            jax.value_and_grad(loss_of)(params, numbers, x, y),
         )
 
     def losses_along(direction: Params, params: Params, *rest: Any) -> Array:
@@ -101,7 +108,11 @@ def _programs(activation: Activations, loss: Loss) -> tuple[Callable[..., Any], 
             _H * np.array([-1, -0.5, 0.5, 1]),
         )
 
-    return jax.jit(gradients), jax.jit(losses_along)
+    axes = (0, 0, data_axis, data_axis)
+    return (
+        jax.jit(jax.vmap(gradients, in_axes=axes)),
+        jax.jit(jax.vmap(losses_along, in_axes=(0, *axes))),
+    )
 
 
 def _sample(
@@ -169,28 +180,113 @@ def check_gradient(
     Coordinates around which the loss is not smooth have no slope to compare with and are skipped:
     a kink as of relu at 0, a jump as of step.
     """
-    gradients, losses_along = _programs(activation, loss)
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, penalty))
+    (check,) = check_gradients(
+        one[0],
+        x,
+        y,
+        activation,
+        lambda penalty: (loss, penalty),
+        one[1],
+        num_coordinates=num_coordinates,
+    )
+    return check
+
+
+def check_gradients(
+    params: Params,
+    x: np.ndarray | Array,
+    y: np.ndarray | Array,
+    activation: Activations,
+    objective: Objective,
+    numbers: Any,
+    *,
+    num_coordinates: int = 4,
+) -> list[GradientCheck]:
+    """`check_gradient` of many networks, whose parameters and `numbers` have a leading axis.
+
+    `x` and `y` have it too where each network has data of its own.
+    """
+    gradients, losses_along = _programs(activation, objective, 0 if np.ndim(x) == 3 else None)
     random = np.random.default_rng(0)
     cpu = jax.local_devices(backend="cpu")[0]
-    layers = []
     with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):
         at = jax.device_put(
-            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, y, penalty))
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, numbers, x, y))
         )
-        (value, grads), (true_value, true_grads) = jax.device_get(gradients(*at))
-        value, true_value = float(value), float(true_value)
-        smallest_scale = 1e-3 * np.max([1, np.abs(true_value), _largest(true_grads)])
-        for number, (grad, true_grad) in enumerate(zip(grads, true_grads, strict=True)):
-            slopes, losses = [], []
-            for array, index in _sample(true_grad, num_coordinates, random):
-                direction = jax.tree.map(np.zeros_like, grads)
-                direction[number][array].flat[index] = 1
-                slopes.append(grad[array].flat[index])
-                losses.append(losses_along(direction, *at))
-            layers.append(
-                _check_layer(grad, true_grad, slopes, np.array(losses), true_value, smallest_scale)
+        (values, grads), (true_values, true_grads) = jax.device_get(gradients(*at))
+        samples = [
+            [list(_sample(layer, num_coordinates, random)) for layer in _member(true_grads, i)]
+            for i in range(len(values))
+        ]
+        losses = [
+            np.stack(
+                [
+                    losses_along(_directions(grads, samples, number, position), *at)
+                    for position in range(len(samples[0][number]))
+                ],
+                axis=1,
             )
+            for number in range(len(grads))
+        ]
+    return [
+        _check_network(
+            (float(values[i]), _member(grads, i)),
+            (float(true_values[i]), _member(true_grads, i)),
+            samples[i],
+            [layer_losses[i] for layer_losses in losses],
+        )
+        for i in range(len(values))
+    ]
+
+
+def _member(tree: Params, index: int) -> Params:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _directions(
+    grads: Params, samples: list[list[list[tuple[int, int]]]], number: int, position: int
+) -> Params:
+    """For every network the unit vector along one of the coordinates drawn of a layer."""
+    directions: Any = jax.tree.map(np.zeros_like, grads)
+    for member, layers in enumerate(samples):
+        array, index = layers[number][position]
+        directions[number][array][member].flat[index] = 1
+    return directions
+
+
+def _check_network(
+    found: tuple[float, Params],
+    true: tuple[float, Params],
+    samples: list[list[tuple[int, int]]],
+    losses: list[np.ndarray],
+) -> GradientCheck:
+    """`losses` are those along the sampled coordinates of each layer."""
+    (value, grads), (true_value, true_grads) = found, true
+    smallest_scale = 1e-3 * np.max([1, np.abs(true_value), _largest(true_grads)])
+    layers = [
+        _check_layer(
+            grad,
+            true_grad,
+            [np.ravel(grad[array])[index] for array, index in sampled],
+            layer_losses,
+            true_value,
+            smallest_scale,
+        )
+        for grad, true_grad, sampled, layer_losses in zip(
+            grads, true_grads, samples, losses, strict=True
+        )
+    ]
     return GradientCheck(
         layers=tuple(layers),
         value_error=abs(value - true_value) / max(1, abs(true_value)),
     )
+
+
+def insist_on(gradient: GradientCheck) -> None:
+    """Raises `RunError` where it is wrong."""
+    if not gradient.passed:
+        raise RunError(
+            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
+            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
+        )

@@ -20,16 +20,20 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store", "journal", "liveness"},
-    {"network", "optimizers", "delivery"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
+     "environment", "interrupt", "rundir", "mistakes", "comparison", "journal", "liveness"},
+    {"network", "optimizers", "recorded", "saving", "jobs", "search", "delivery"},
     {"backprop", "representation", "recovery"},
     {"proof", "explain", "training", "sender", "packaging"},
-    {"problem", "tracking", "figures", "pyfunc", "console"},
-    {"fitting"},
-    {"summary"},
-    {"experiment", "cli"},
-    {"train", "gradcheck", "ui", "sync"},
-)
+    {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
+    {"fitting", "bulk", "sweep_figure"},
+    {"course", "overview"},
+    {"summary", "lockstep"},
+    {"population", "session", "cli", "family"},
+    {"experiment", "standings"},
+    {"repeat", "sweep"},
+    {"train", "gradcheck", "ui", "report", "sync"},
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 
