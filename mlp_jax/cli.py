@@ -3,19 +3,18 @@
 import argparse
 import gc
 import os
-import re
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mlp_jax import config
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
+from mlp_jax.mistakes import check_overrides, explain
 from mlp_jax.store import redacted
 
 _HERE = Path(__file__).parent
@@ -33,18 +32,41 @@ Examples:
 Groups and their choices (GROUP=CHOICE; defaults in conf/config.yaml):
 {groups}
 
-Options:
+{of_runs}Options:
     --cfg job           print the composed config and stop; it lists every key
     --config-dir DIR    find experiments and choices of your own in DIR: DIR/exp/own.yaml, +exp=own
-    -m, --multirun      run every combination of comma-separated values: -m seed=0,1,2
+    -m, --multirun      a sweep: every combination of the values, trained together:
+                        -m 'seed=range(100)' optimizer.learning_rate=0.1,1
+                        hydra/sweeper=random, latin_hypercube or optuna search instead:
+                        -m hydra/sweeper=random 'optimizer.learning_rate=interval(0.1,10)'
+                        hydra/launcher=basic (joblib …) trains job by job
     --hydra-help        Hydra's own options
 """
 
 
+class OfRun(NamedTuple):
+    """What `NAME=RUN` does with a run that was made, in words and as a function.
+
+    The function gets the run's directory or id and the other overrides.
+    """
+
+    words: str
+    do: Callable[[str, list[str]], None]
+
+
 def run_command(
-    run: Callable[[Experiment], None], module: str, summary: str, examples: list[tuple[str, str]]
+    run: Callable[[Experiment], Any],
+    module: str,
+    summary: str,
+    examples: list[tuple[str, str]],
+    of_runs: Mapping[str, OfRun] | None = None,
+    open_sweep: Callable[[], Any] | None = None,
 ) -> None:
     """Composes the config that the command line asks for and runs it; the exit status says how.
+
+    `NAME=RUN` calls the function of that name in `of_runs` instead. What `run` returns, of a
+    sweep's job, is the number that a search minimises. `open_sweep` gives a command that can train
+    the jobs of a sweep together its `Sweep`.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -60,18 +82,23 @@ def run_command(
                 f"    {what}:\n        python -m {module} {line}" for line, what in examples
             )
             groups = _choices(arguments.config_dir)
-            print(_HELP.format(summary=summary, module=module, examples=lines, groups=groups))
+            values = {"summary": summary, "module": module, "examples": lines}
+            print(_HELP.format(**values, groups=groups, of_runs=_help_of(of_runs or {})))
+            return
+        if of_run := _of_run(arguments, of_runs or {}):
+            of_run()
             return
         config.register_schema()
         _check(arguments)
-        _run_in_hydra(run)
+        _run_in_hydra(run, module, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         _exit(error)
-    except KeyboardInterrupt:
-        print("\nstopped; a run that was open is marked KILLED", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        print(f"\n{error}" if error.args else "\nstopped before the run began", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # at once: a compiler that is still at work does not survive an orderly end
     finally:
         gc.freeze()  # nor need the interpreter search it all once more before it exits
 
@@ -112,6 +139,28 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _of_run(
+    arguments: argparse.Namespace, of_runs: Mapping[str, OfRun]
+) -> Callable[[], None] | None:
+    """What to do instead of composing a config, where an override names a run."""
+    named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
+    if not named:
+        return None
+    if len(named) > 1 or arguments.multirun:
+        raise UserError(f"{' '.join(named)}: takes one run, and no sweep.")
+    name, _, value = named[0].partition("=")
+    if not value:
+        raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")
+    others = [text for text in arguments.overrides if text != named[0]]
+    return lambda: of_runs[name].do(value, others)
+
+
+def _help_of(of_runs: Mapping[str, OfRun]) -> str:
+    lines = "".join(f"    {name + '=RUN':20}{words}\n" for name, (words, _) in of_runs.items())
+    title = "With a run that was made; RUN is its directory or its id:"
+    return f"{title}\n{lines}\n" if of_runs else ""
+
+
 def _choices(config_dir: str | None) -> str:
     """The groups below `conf` and below the `--config-dir` of the command line."""
     groups: dict[str, set[str]] = {}
@@ -131,33 +180,57 @@ def _choices(config_dir: str | None) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Composes and validates every job before Hydra creates a directory or starts the first."""
+    """Composes and validates what is asked for before Hydra creates a directory or starts it."""
     import hydra
-    from omegaconf import OmegaConf
 
     search_path = []
     if arguments.config_dir is not None:
         folder = str(Path(arguments.config_dir).resolve()).replace("'", r"\'")
         search_path = [f"hydra.searchpath=['file://{folder}']"]
-    if arguments.multirun:
-        _check_secrets(arguments.overrides)
+    given = [] if arguments.shell_completion else arguments.overrides
     # What is only shown may still lack values.
     is_run = not (arguments.cfg or arguments.info or arguments.hydra_help)
-    given = overrides = [] if arguments.shell_completion else arguments.overrides
+    name = arguments.config_name or "config"
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            for overrides in _jobs(given, arguments.multirun):
-                _check_overrides(overrides)
-                composed = hydra.compose(arguments.config_name or "config", overrides + search_path)
-                # A value that Hydra gives at run time is checked then.
-                if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
-                    config.to_experiment(composed)
-    except UserError as error:
-        if not arguments.multirun:
-            raise
-        raise UserError(f"{error} (In the job {' '.join(overrides)}.)") from error
+            check_overrides(given)
+            if arguments.multirun:
+                _check_secrets(given)
+                _check_sweep(name, given + search_path)
+            else:
+                _check_job(name, given + search_path, is_run)
+    except UserError:
+        raise
     except Exception as error:
-        raise explain(error, overrides) from error
+        raise explain(error, given) from error
+
+
+def _check_job(name: str, overrides: list[str], is_run: bool) -> None:
+    import hydra
+    from omegaconf import OmegaConf
+
+    composed = hydra.compose(name, overrides)
+    # A value that Hydra gives at run time is checked then.
+    if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
+        config.to_experiment(composed)
+
+
+def _check_sweep(name: str, overrides: list[str]) -> None:
+    """What a sweep's jobs have in common; and every job, where the sweeper does not check them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    from mlp_jax.jobs import Composer
+
+    loader = GlobalHydra.instance().config_loader()
+    common = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+    if common.hydra.sweeper._target_ == BasicSweeperConf._target_:
+        composer = Composer.of(loader, common)
+        parsed = OverridesParser.create(loader).parse_overrides([*common.hydra.overrides.task])
+        for index, job in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+            composer.job(index, job)
 
 
 def _check_secrets(overrides: list[str]) -> None:
@@ -170,33 +243,9 @@ def _check_secrets(overrides: list[str]) -> None:
             )
 
 
-def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
-    """The overrides of each job."""
-    if not multirun:
-        return [overrides]
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    return BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
-
-
-def _check_overrides(overrides: list[str]) -> None:
-    """Refuses what Hydra has no clear words for: no key, and keys below a value."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if not key:
-            raise UserError(f"{override}: lacks a key; write KEY=VALUE or GROUP=CHOICE.")
-        for dot in re.finditer(r"\.", key):
-            item = config.find_field(above := key[: dot.start()])
-            if item is not None and not is_dataclass(item.type):
-                raise UserError(
-                    f"{override}: {above} has no keys; it must be {config.describe(item)}."
-                )
-
-
-def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
+def _run_in_hydra(
+    run: Callable[[Experiment], Any], module: str, open_sweep: Callable[[], Any] | None
+) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import env_override
@@ -205,72 +254,32 @@ def _run_in_hydra(run: Callable[[Experiment], None]) -> None:
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     has_started = False
 
-    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-    def job(composed: Any) -> None:
+    def job(composed: Any) -> Any:
         nonlocal has_started
         has_started = True
         try:
-            run(config.to_experiment(composed))
+            return run(config.to_experiment(composed))
         except (UserError, RunError) as error:
             if wants_traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # of a sweep, Hydra names the overrides of the job
             _exit(error)
 
+    def sweep() -> Any:
+        nonlocal has_started
+        has_started = True
+        assert open_sweep is not None
+        return open_sweep()
+
+    job.__module__ = module  # from which Hydra takes the job's name
+    if open_sweep is not None:
+        job.open_sweep = sweep  # type: ignore[attr-defined]  # where our launcher looks for it
+    start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
     try:
         with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra raises what is told here
-            job()
+            start()
     except (UserError, RunError):
         raise
     except Exception as error:
         if has_started:
             raise
         raise explain(error, sys.argv[1:]) from error
-
-
-def explain(error: Exception, overrides: list[str]) -> UserError:
-    """What Hydra or OmegaConf found wrong, as the key, the value and what is allowed."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    if isinstance(error, OverrideParseException):
-        return UserError(
-            f"{error.override}: not an override; write KEY=VALUE or GROUP=CHOICE, and put a value "
-            "with special characters in quotes."
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = [name for name in error.options or [] if "/" not in name]
-        allowed = f" {group} is one of {', '.join(options)}." if options else ""
-        return UserError(
-            f"{group or '--config-name'}={choice}: no such choice."
-            f"{config.nearest(choice, options)}{allowed}"
-        )
-    message = " ".join(re.sub(r"\n +full_key: .*", "", str(error), flags=re.DOTALL).split())
-    where = match[0] if (match := re.match(r"In '[^']+': ", message)) else ""
-    for cause in _causes(error):
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            path, reason = cause.full_key.partition("[")[0], str(cause.msg).splitlines()[0]
-            if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-                return config.unknown_key(where, path, cause.object_type)
-            given = [text for text in overrides if text.partition("=")[0].lstrip("+~") == path]
-            if not given:  # it stands in a file
-                value = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
-                given = [f"{path}={value[1]}" if value else path]
-            item = config.find_field(path)
-            why = f"must be {config.describe(item)}" if item else reason.rstrip(".")
-            return UserError(f"{where}{given[-1]}: {why}.")
-    if append := re.search(r"To append to your default list use \+([^@\s]+)$", message):
-        return UserError(f"{append[1]}: is not in the defaults; write +{append[1]}.")
-    if re.search(
-        "^Config group override must|^Multiple values for|appears more than once", message
-    ):
-        message = (
-            "a group takes one of its choices: GROUP=CHOICE, with + only where it has none yet."
-        )
-    return UserError(f"{' '.join(overrides)}: {message}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

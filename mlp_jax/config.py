@@ -9,7 +9,8 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -108,9 +109,13 @@ INCREASING_FRACTIONS = Allowed(
 )
 
 
-def key(allowed: Allowed = ANY) -> Any:
-    """A config key without a default, and what it may be (`None` passes where the type has it)."""
-    return field(default=MISSING, metadata={"allowed": allowed})
+def key(allowed: Allowed = ANY, traced: bool = False) -> Any:
+    """A config key without a default, and what it may be (`None` passes where the type has it).
+
+    A `traced` key is a number in which the networks of one population may differ: it changes no
+    shape and no program.
+    """
+    return field(default=MISSING, metadata={"allowed": allowed, "traced": traced})
 
 
 def chosen(name: str) -> Any:
@@ -128,17 +133,17 @@ class Model:
     activation: Any = key(one_or_each_of(*ACTIVATION_NAMES))
     output: Optional[str] = key(one_of(*dict.fromkeys(o for o, _ in OUTPUT_LOSS_NAMES)))
     loss: Optional[str] = key(one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)))
-    label_smoothing: float = key(FRACTION)
+    label_smoothing: float = key(FRACTION, traced=True)
     class_weights: Optional[Any] = key(
         Allowed(
             "balanced, or a list with one number > 0 for each class",
             lambda value: value == "balanced" or each(POSITIVE).test(value),
         )
     )
-    l2: float = key(NON_NEGATIVE)
-    l1: float = key(NON_NEGATIVE)
+    l2: float = key(NON_NEGATIVE, traced=True)
+    l1: float = key(NON_NEGATIVE, traced=True)
     initializer: str = key(one_of(*INITIALIZER_NAMES))
-    initializer_scale: float = key(POSITIVE)
+    initializer_scale: float = key(POSITIVE, traced=True)
     bias_initializer: str = key(one_of(*INITIALIZER_NAMES))
     params: Optional[list[Any]] = key()
 
@@ -149,7 +154,7 @@ class Model:
 @dataclass
 class Data:
     name: str = MISSING
-    seed: int = key(SEED)
+    seed: int = key(SEED, traced=True)
     validation_size: float = key(PART_SIZE)
     standardize: bool = key()
 
@@ -170,7 +175,7 @@ class Boolean(SplitData):
 class Synthetic(SplitData):
     name: str = key(one_of("circles", "moons", "gauss", "spiral", "sine"))
     num_examples: int = key(between(1, 10**7))
-    noise: float = key(NON_NEGATIVE)
+    noise: float = key(NON_NEGATIVE, traced=True)
 
 
 @dataclass
@@ -200,12 +205,12 @@ class Table(SplitData):
 @dataclass
 class Optimizer:
     name: str = MISSING
-    learning_rate: float = key(POSITIVE)
+    learning_rate: float = key(POSITIVE, traced=True)
 
 
 @dataclass
 class FirstOrder(Optimizer):
-    clip_norm: Optional[float] = key(POSITIVE)
+    clip_norm: Optional[float] = key(POSITIVE, traced=True)
 
 
 @dataclass
@@ -216,43 +221,43 @@ class GradientDescent(FirstOrder):
 @dataclass
 class Momentum(FirstOrder):
     name: str = key(one_of("momentum", "nesterov"))
-    momentum: float = key(FRACTION)
+    momentum: float = key(FRACTION, traced=True)
 
 
 @dataclass
 class Adagrad(FirstOrder):
     name: str = chosen("adagrad")
-    initial_accumulator_value: float = key(NON_NEGATIVE)
-    eps: float = key(POSITIVE)
+    initial_accumulator_value: float = key(NON_NEGATIVE, traced=True)
+    eps: float = key(POSITIVE, traced=True)
 
 
 @dataclass
 class RMSProp(FirstOrder):
     name: str = chosen("rmsprop")
-    decay: float = key(FRACTION)
-    eps: float = key(POSITIVE)
+    decay: float = key(FRACTION, traced=True)
+    eps: float = key(POSITIVE, traced=True)
 
 
 @dataclass
 class Adam(FirstOrder):
     name: str = chosen("adam")
-    b1: float = key(FRACTION)
-    b2: float = key(FRACTION)
-    eps: float = key(POSITIVE)
+    b1: float = key(FRACTION, traced=True)
+    b2: float = key(FRACTION, traced=True)
+    eps: float = key(POSITIVE, traced=True)
 
 
 @dataclass
 class AdamW(Adam):
     name: str = chosen("adamw")
-    weight_decay: float = key(NON_NEGATIVE)
+    weight_decay: float = key(NON_NEGATIVE, traced=True)
 
 
 @dataclass
 class Lion(FirstOrder):
     name: str = chosen("lion")
-    b1: float = key(FRACTION)
-    b2: float = key(FRACTION)
-    weight_decay: float = key(NON_NEGATIVE)
+    b1: float = key(FRACTION, traced=True)
+    b2: float = key(FRACTION, traced=True)
+    weight_decay: float = key(NON_NEGATIVE, traced=True)
 
 
 @dataclass
@@ -275,13 +280,13 @@ class Constant(Schedule):
 @dataclass
 class Exponential(Schedule):
     name: str = chosen("exponential")
-    final_factor: float = key(POSITIVE)
+    final_factor: float = key(POSITIVE, traced=True)
 
 
 @dataclass
 class Cosine(Schedule):
     name: str = chosen("cosine")
-    final_factor: float = key(NON_NEGATIVE)
+    final_factor: float = key(NON_NEGATIVE, traced=True)
 
 
 @dataclass
@@ -294,7 +299,7 @@ class WarmupCosine(Cosine):
 class Piecewise(Schedule):
     name: str = chosen("piecewise")
     boundaries: list[float] = key(INCREASING_FRACTIONS)
-    factor: float = key(POSITIVE)
+    factor: float = key(POSITIVE, traced=True)
 
 
 # --- the rest ----------------------------------------------------------------------------------
@@ -304,7 +309,33 @@ class Piecewise(Schedule):
 class EarlyStopping:
     patience: Optional[int] = key(COUNT)
     monitor: str = key(one_of("loss", "accuracy", "r2"))
-    min_delta: float = key(NON_NEGATIVE)
+    min_delta: float = key(NON_NEGATIVE, traced=True)
+
+
+@dataclass
+class Population:
+    exact: bool = key()
+
+
+@dataclass
+class Sweep:
+    resume: bool = key()
+    best: Any = key(
+        Allowed(
+            "a whole number from 0, or all",
+            lambda value: value == "all" or (type(value) is int and value >= 0),
+            ("all",),
+        )
+    )
+    halvings: int = key(between(0, 20))
+
+
+@dataclass
+class Checkpoint:
+    every_epochs: Optional[int] = key(COUNT)
+    every_minutes: Optional[float] = key(POSITIVE)
+    keep: int = key(between(1, 1_000_000))
+    root: str = key(TEXT)
 
 
 @dataclass
@@ -321,7 +352,7 @@ class Experiment:
     """One training, complete: what `conf/config.yaml` composes."""
 
     name: Optional[str] = key(TEXT)
-    seed: int = key(SEED)
+    seed: int = key(SEED, traced=True)
     num_epochs: Optional[int] = key(COUNT)
     num_steps: Optional[int] = key(COUNT)
     batch_size: Optional[int] = key(COUNT)
@@ -330,11 +361,15 @@ class Experiment:
     device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key(one_of("float32", "float64"))
     matmul_precision: str = key(one_of("default", "high", "highest"))
+    deterministic: bool = key()
     model: Model = MISSING
     data: Data = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    population: Population = field(default_factory=Population)
+    sweep: Sweep = field(default_factory=Sweep)
     tracking: Tracking = MISSING
 
 
@@ -349,7 +384,24 @@ CHOICES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 """The dataclasses of each group; `conf/GROUP/*.yaml` names one as `/schema/GROUP@_here_: CLASS`."""
 
-_SECTIONS = {"": (Experiment,), **CHOICES, "early_stopping": (EarlyStopping,)}
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "early_stopping": (EarlyStopping,),
+    "checkpoint": (Checkpoint,),
+    "population": (Population,),
+    "sweep": (Sweep,),
+}
+"""Groups of keys without choices."""
+
+_SCHEMAS = {"": (Experiment,), **CHOICES, **SECTIONS}
+
+TRACED_KEYS = frozenset(
+    f"{section}.{item.name}".removeprefix(".")
+    for section, schemas in _SCHEMAS.items()
+    for schema in schemas
+    for item in fields(schema)
+    if item.metadata.get("traced")
+)
+"""The numbers in which the networks of one population may differ."""
 
 
 def register_schema() -> None:
@@ -380,7 +432,7 @@ def unknown_key(where: str, path: str, schema: Any) -> UserError:
     names = [item.name for item in fields(schema)] if is_dataclass(schema) else []
     elsewhere = {
         item.name: f"{section}.{item.name}"
-        for section, schemas in _SECTIONS.items()
+        for section, schemas in _SCHEMAS.items()
         for schema in schemas
         for item in fields(schema)
         if section and parent == ""
@@ -428,24 +480,19 @@ def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """A config with other values for some keys, which are not checked."""
-    changes: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
+    """A config with other values for some keys; unchecked, so they may be traced arrays."""
+    config = copy(config)
     for path, value in values.items():
         section, _, name = path.partition(".")
-        if name:
-            sections.setdefault(section, {})[name] = value
-        else:
-            changes[section] = value
-    for section, inner in sections.items():
-        changes[section] = with_values(getattr(config, section), inner)
-    return replace(config, **changes)
+        changed = with_values(getattr(config, section), {name: value}) if name else value
+        setattr(config, section, changed)
+    return config
 
 
 def find_field(path: str) -> "Field[Any] | None":
     """The field of a dotted path, in the first choice of its group that has one."""
     section, _, name = path.partition("[")[0].rpartition(".")
-    for schema in _SECTIONS.get(section, ()):
+    for schema in _SCHEMAS.get(section, ()):
         for item in fields(schema):
             if item.name == name:
                 return item
@@ -461,13 +508,17 @@ def validate(node: Any, prefix: str = "") -> None:
         value, path = getattr(node, item.name), prefix + item.name
         if is_dataclass(value):
             validate(value, path + ".")
-            continue
-        if value == MISSING:
+        elif value == MISSING:
             raise _not_set(path)
-        allowed: Allowed = item.metadata.get("allowed", ANY)
-        if not (value is None and _is_optional(item)) and not allowed.test(value):
-            hint = nearest(value, allowed.names) if isinstance(value, str) else ""
-            raise UserError(f"{path}={_show(value)}: must be {describe(item)}.{hint}")
+        else:
+            _validate_value(item, value, path)
+
+
+def _validate_value(item: "Field[Any]", value: Any, path: str) -> None:
+    allowed: Allowed = item.metadata.get("allowed", ANY)
+    if not (value is None and _is_optional(item)) and not allowed.test(value):
+        hint = nearest(value, allowed.names) if isinstance(value, str) else ""
+        raise UserError(f"{path}={_show(value)}: must be {describe(item)}.{hint}")
 
 
 def _show(value: Any) -> str:
@@ -515,6 +566,27 @@ def _validate_together(config: Experiment) -> None:
         raise UserError(
             f"batch_size={config.batch_size}: lbfgs needs the full batch; set batch_size=null."
         )
+
+
+def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Experiment:
+    """A config with other values for some traced keys, checked; raises `UserError`."""
+    values: dict[str, int | float] = {}
+    for path, value in numbers.items():
+        section, _, name = path.rpartition(".")
+        node = getattr(config, section) if section else config
+        item = next(item for item in fields(node) if item.name == name)
+        values[path] = value if item.type is int else _as_float(value)
+        _validate_value(item, values[path], path)
+    config = with_values(config, values)
+    _validate_together(config)
+    return config
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 def to_experiment(composed: DictConfig) -> Experiment:

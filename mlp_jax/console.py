@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import progress
 from rich.console import Console as RichConsole
@@ -10,6 +11,10 @@ from rich.table import Column, Table
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called at a log point with the step and what was measured."""
+
+OnSweep = Callable[[float, int, int, str], None]
+"""Called with the share of a sweep that is done, from 0 to 1; the number of networks that are;
+the steps of all networks together; and the best result."""
 
 NUM_PLAIN_LINES = 10
 
@@ -95,6 +100,44 @@ class Console:
                 self.line(f"{place}  {measured(shown)}  {speed.at(step):,.0f} steps/s")
 
         return on_log
+
+    @contextmanager
+    def sweep_progress(self, num_networks: int) -> Iterator[OnSweep]:
+        """A bar over the networks of a sweep: how many are done, steps/s summed, the best result.
+
+        Without a terminal it is a line at each tenth.
+        """
+        speed, printed = _Speed(), 0
+
+        def text(num_done: int, network_steps: int, best: str) -> str:
+            return (
+                f"{num_done:,}/{num_networks:,} networks  {speed.at(network_steps):,.0f} steps/s  "
+                f"{best}"
+            )
+
+        def line(share: float, *what: Any) -> None:
+            nonlocal printed
+            tenth = int(share * NUM_PLAIN_LINES)
+            if tenth > printed:
+                printed = tenth
+                self.line(text(*what))
+
+        if not self.rich.is_terminal:
+            yield line
+            return
+        bar = progress.Progress(
+            progress.BarColumn(bar_width=20),
+            progress.TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            console=self.rich,
+        )
+        with bar:
+            task = bar.add_task("compiling", total=1.0)
+
+            def show(share: float, *what: Any) -> None:
+                bar.update(task, completed=share, description=text(*what))
+
+            yield show
 
 
 class _Speed:

@@ -6,12 +6,29 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mlp_jax.fitting import LogPoint
+from mlp_jax.fitting import Fitted, LogPoint
+from mlp_jax.problem import Problem
+from mlp_jax.proof import GradientCheck
+
+
+class Member(NamedTuple):
+    """One network of a population, after training."""
+
+    problem: Problem
+    gradient: GradientCheck
+    fitted: Fitted
+    metrics: dict[str, dict[str, float]]
+    """Of each part; empty where the training diverged."""
+    diverged_at: int | None = None
+    halved_at: int | None = None
+    """The step at which successive halving ended it."""
 
 
 class Progress(NamedTuple):
     """How far a population is; `best` is the best value so far of its objective."""
 
+    share: float
+    """Of the way of all networks, from 0 to 1."""
     num_done: int
     num_networks: int
     network_steps: int
@@ -93,7 +110,9 @@ class Course:
         taken = np.concatenate([[0], self.steps])[self.num_points]
         trained = np.flatnonzero(self.num_points)
         scores = self.scores(trained) if len(trained) else np.array([-np.inf])
+        ways = np.where(self.is_done, 1, taken / self.steps[-1])
         return Progress(
+            share=float(ways.mean()),
             num_done=int(self.is_done.sum()),
             num_networks=len(self.is_done),
             network_steps=int(taken.sum()),

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends without its result."""
+"""The ways in which a command ends without its result."""
 
 
 class UserError(Exception):
@@ -13,3 +13,7 @@ class RunError(Exception):
 
     The commands print it without a traceback and exit with status 1.
     """
+
+
+class NoResultError(RunError):
+    """A run that went as its config says and came to nothing, such as one that diverged."""

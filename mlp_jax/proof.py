@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.backprop import Penalty, backprop, batch_loss
+from mlp_jax.errors import RunError
 from mlp_jax.losses import Loss
 from mlp_jax.network import Activations
 from mlp_jax.types import Layer, Params
@@ -247,7 +248,7 @@ def _directions(
     grads: Params, samples: list[list[list[tuple[int, int]]]], number: int, position: int
 ) -> Params:
     """For every network the unit vector along one of the coordinates drawn of a layer."""
-    directions = jax.tree.map(np.zeros_like, grads)
+    directions: Any = jax.tree.map(np.zeros_like, grads)
     for member, layers in enumerate(samples):
         array, index = layers[number][position]
         directions[number][array][member].flat[index] = 1
@@ -267,7 +268,7 @@ def _check_network(
         _check_layer(
             grad,
             true_grad,
-            [grad[array].flat[index] for array, index in sampled],
+            [np.ravel(grad[array])[index] for array, index in sampled],
             layer_losses,
             true_value,
             smallest_scale,
@@ -280,3 +281,12 @@ def _check_network(
         layers=tuple(layers),
         value_error=abs(value - true_value) / max(1, abs(true_value)),
     )
+
+
+def insist_on(gradient: GradientCheck) -> None:
+    """Raises `RunError` where it is wrong."""
+    if not gradient.passed:
+        raise RunError(
+            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
+            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
+        )

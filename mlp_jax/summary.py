@@ -1,20 +1,26 @@
 """What a run has to say about itself: its facts, its metrics, its pictures and its model."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mlp_jax import data, figures, pyfunc
-from mlp_jax.config import Table
+from mlp_jax.config import Experiment, Table
+from mlp_jax.console import Console
 from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
-from mlp_jax.problem import Problem
+from mlp_jax.problem import Problem, objective
 from mlp_jax.proof import GradientCheck
+from mlp_jax.store import redacted
+from mlp_jax.types import Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,12 +72,11 @@ def _activation(problem: Problem) -> str:
     return names if isinstance(names, str) else "+".join(names)
 
 
-def experiment_name(problem: Problem) -> str:
+def experiment_name(config: Experiment) -> str:
     """The config's, else the data's; a table's is that of its file."""
-    config = problem.config
     if config.name is None and isinstance(config.data, Table):
         return Path(config.data.path).stem
-    return config.name or problem.dataset.name
+    return config.name or config.data.name
 
 
 def run_name(problem: Problem) -> str:
@@ -91,14 +96,26 @@ def note(problem: Problem, device: jax.Device, command: str) -> str:
 
 
 def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
-    packages = ("mlp_jax", "jax", "jaxlib", "optax", "numpy", "mlflow")
     return {
         "command": command,
         "device": f"{device.device_kind} ({device.platform})",
+        "objective": objective(problem.config, problem.dataset),
         "num_params": str(num_params(problem.params)),
         "sizes": _sizes(problem),
-        **{f"version.{name}": version(name) for name in packages},
+        **_versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("mlp_jax", "jax", "jaxlib", "optax", "numpy", "mlflow")
+    return {f"version.{name}": version(name) for name in packages}
+
+
+def parameters(problem: Problem) -> dict[str, Any]:
+    """Every key of the config but those of the sweep that the run may be part of."""
+    values = asdict(problem.config)
+    return {name: value for name, value in values.items() if name not in ("sweep", "population")}
 
 
 def final_metrics(result: Result) -> dict[str, float]:
@@ -126,6 +143,68 @@ def best_metrics(fitted: Fitted) -> dict[str, float]:
             pick = min if metric == "loss" else max
             best[f"best/{part}_{metric}"] = pick(point.metrics[name] for point in fitted.history)
     return best
+
+
+def print_result(result: Result, console: Console) -> None:
+    """The metrics of each part, and for a truth table each of its rows."""
+    metrics = result.metrics
+    names = list(next(iter(metrics.values())))
+    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
+    console.table(["", *names], rows)
+    if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
+        x, y = (np.asarray(array) for array in result.problem.train)
+        y_hat = outputs(result, x)
+        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
+        console.table(
+            [*result.problem.dataset.feature_names, "target", "prediction"],
+            [
+                [*map(int, row), *map(float, t), *map(float, p)]
+                for row, t, p in zip(raw, y, y_hat, strict=True)
+            ],
+        )
+    last = result.fitted.history[-1].step
+    if result.fitted.step != last or last < result.problem.num_steps:
+        console.line(
+            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
+        )
+
+
+def params_sha256(params: Params) -> str:
+    """Of every array's dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(params)):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def ending(result: Result) -> dict[str, object]:
+    """How a run ended, in a few numbers."""
+    last = result.fitted.history[-1].step
+    return {
+        "last_step": last,
+        "kept_step": result.fitted.step,
+        "stopped_early": last < result.problem.num_steps,
+        "params_sha256": params_sha256(result.fitted.params),
+    }
+
+
+def recorded_config(problem: Problem) -> dict[str, Any]:
+    """The resolved config, without secrets."""
+    config = problem.config
+    uri = redacted(config.tracking.uri or "") or None
+    return asdict(replace(config, tracking=replace(config.tracking, uri=uri)))
+
+
+def standing(result: Result) -> tuple[str, float]:
+    """The metric by which a sweep ranks its runs, and its value for the kept parameters."""
+    name = objective(result.problem.config, result.problem.dataset)
+    part, _, metric = name.partition("/")
+    return name, result.metrics[part][metric]
+
+
+def search_loss(name: str, value: float) -> float:
+    """What a search minimises: the loss, or the negative of what is to be high."""
+    return value if name.endswith("/loss") else -value
 
 
 def to_model(result: Result) -> pyfunc.Model:

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from mlp_jax import rundir
 from mlp_jax.data import Dataset, Inputs
 from mlp_jax.store import base_url, experiment_id, redacted, run_url, store_errors
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # these take seconds to import
     import mlflow.entities
     import pandas
 
-_MAX_PARAMS = 100  # in one batch
+MAX_PARAMS = 100  # in one batch
 _MAX_METRICS = 1000  # in one batch
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
@@ -52,6 +53,7 @@ class Run:
         self._points: list[mlflow.entities.Metric] = []
         self._flushed_at = time.monotonic()
         self._not_finite: set[str] = set()
+        self._recorded: set[tuple[str, int]] = set()
 
     @property
     def url(self) -> str:
@@ -67,11 +69,13 @@ class Run:
 
         now = int(time.time() * 1000)
         for name, value in metrics.items():
+            if (name, step) in self._recorded:
+                continue
             if math.isfinite(value):
                 self._points.append(Metric(name, float(value), now, step))
             elif name not in self._not_finite:
                 self._not_finite.add(name)
-                self.set_tag(f"not_finite.{name}", f"{value} at step {step}")
+                self.set_tag(*not_finite_tag(name, value, step))
         overdue = time.monotonic() - self._flushed_at > _FLUSH_SECONDS
         if overdue or len(self._points) >= _MAX_METRICS:
             self.flush()
@@ -173,28 +177,50 @@ def start(
     dataset: Dataset | None = None,
     note: str = "",
     tags: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> Run:
     """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page."""
     from mlflow.entities import Param
 
     with store_errors(client.tracking_uri):
-        all_tags = {**_context_tags(), "mlflow.note.content": note, **(tags or {})}
         run = client.create_run(
             experiment_id(client, experiment),
-            tags={name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()},
+            tags=run_tags(context_tags(), note, tags or {}),
             run_name=run_name,
         )
         run_id = run.info.run_id
         try:
             entries = [Param(name, value) for name, value in flat_params(params).items()]
-            for i in range(0, len(entries), _MAX_PARAMS):
-                client.log_batch(run_id, params=entries[i : i + _MAX_PARAMS])
+            for i in range(0, len(entries), MAX_PARAMS):
+                client.log_batch(run_id, params=entries[i : i + MAX_PARAMS])
             if dataset is not None:
-                client.log_inputs(run_id, [_dataset_input(dataset)])
+                client.log_inputs(run_id, [dataset_input(dataset)])
         except BaseException:
             client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
             raise
+    if directory is not None:
+        place = {"run_id": run_id, "experiment_id": run.info.experiment_id,
+                 "store": redacted(client.tracking_uri)}  # fmt: skip
+        rundir.write(directory, rundir.RUN, place)
     return Run(client, run)
+
+
+def resume(client: "mlflow.MlflowClient", directory: Path) -> Run:
+    """Goes on with the run of a directory. What it has recorded already is not recorded again."""
+    with store_errors(client.tracking_uri):
+        place = rundir.read(directory, rundir.RUN) or {}
+        run = client.get_run(place["run_id"])
+        client.update_run(run.info.run_id, status="RUNNING")
+        resumed = Run(client, run)
+        for name in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, name)
+            resumed._recorded |= {(name, point.step) for point in points}
+    return resumed
+
+
+def not_finite_tag(metric: str, value: float, step: int) -> tuple[str, str]:
+    """What stands for the points of a metric that are no numbers a chart could show."""
+    return f"not_finite.{metric}", f"{value} at step {step}"
 
 
 def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -213,7 +239,13 @@ def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _context_tags() -> dict[str, str]:
+def run_tags(context: Mapping[str, str], note: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """All tags of a run at its start, without secrets and cut to what a store takes."""
+    all_tags = {**context, "mlflow.note.content": note, **tags}
+    return {name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()}
+
+
+def context_tags() -> dict[str, str]:
     """The tags that MLflow's fluent client sets, and `git.dirty`."""
     return {
         "mlflow.user": _user(),
@@ -252,7 +284,7 @@ def _git_tags(directory: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit[1], "git.dirty": str(dirty).lower()}
 
 
-def _dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
+def dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
     from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import DatasetInput, InputTag
 

@@ -7,16 +7,20 @@ import random
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from mlp_jax import cli, config, train
-from mlp_jax.config import CHOICES, EarlyStopping, Experiment
+from mlp_jax.config import CHOICES, Experiment
+from mlp_jax.jobs import Job
 
 Command = Callable[..., "Outcome"]
 
@@ -72,7 +76,18 @@ def command(
 def composed(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """The configs that would have been trained, instead of training them."""
     configs: list[Experiment] = []
+
+    class Sweep(AbstractContextManager[Any]):
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def train(self, jobs: Sequence[Job], on_done: Callable[[Any], None]) -> None:
+            for job in jobs:
+                configs.append(job.config)
+                on_done(SimpleNamespace(job=job, error=None, loss=0.0, log=""))
+
     monkeypatch.setattr(train, "train", configs.append)
+    monkeypatch.setattr(train, "open_sweep", Sweep)
     return configs
 
 
@@ -116,7 +131,8 @@ def keys_of_choices() -> list[tuple[str, str, type, object]]:
     stems = {"RMSProp": "rmsprop", "AdamW": "adamw", "LBFGS": "lbfgs", "Synthetic": "circles",
              "ScikitLearn": "iris", "Model": "mlp", "Tracking": "none",
              "GradientDescent": "gradient_descent", "WarmupCosine": "warmup_cosine"}  # fmt: skip
-    sections = [("", "", Experiment), ("", "early_stopping.", EarlyStopping)]
+    sections = [("", "", Experiment)]
+    sections += [("", f"{name}.", schema) for name, (schema,) in config.SECTIONS.items()]
     for group, choices in CHOICES.items():
         for choice in choices:
             name = stems.get(choice.__name__, choice.__name__.lower())
@@ -160,7 +176,7 @@ def misspelt(word: str, rng: random.Random) -> str:
 
 def misspelt_key_cases(rng: random.Random) -> list[list[str]]:
     keys = keys_of_choices()
-    legal = {key for _, key, *_ in keys} | set(CHOICES) | {"early_stopping", "exp"}
+    legal = {key for _, key, *_ in keys} | set(CHOICES) | {*config.SECTIONS, "exp"}
     cases = []
     for override, key, *_ in keys:
         section, _, name = key.rpartition(".")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from mlp_jax import config
 from mlp_jax.cli import CONF, compose
-from mlp_jax.config import CHOICES, EarlyStopping, Experiment
+from mlp_jax.config import CHOICES, SECTIONS, Experiment
 from mlp_jax.errors import UserError
 
 GROUP_FILES = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
@@ -49,7 +49,8 @@ def test_the_main_file_has_every_key_and_group() -> None:
     groups = {
         group for default in keys["defaults"] if isinstance(default, dict) for group in default
     }
-    assert set(keys["early_stopping"]) == {item.name for item in fields(EarlyStopping)}
+    for section, (schema,) in SECTIONS.items():
+        assert set(keys[section]) == {item.name for item in fields(schema)}
     assert set(CHOICES) < groups
     assert set(CHOICES) | set(keys) - {"defaults", "hydra"} == {i.name for i in fields(Experiment)}
 
@@ -62,7 +63,7 @@ def test_every_dataclass_is_a_choice_of_some_file() -> None:
 
 
 def test_every_key_says_what_it_may_be() -> None:
-    for choices in (*CHOICES.values(), (Experiment, EarlyStopping)):
+    for choices in (*CHOICES.values(), *SECTIONS.values(), (Experiment,)):
         for item in (item for choice in choices for item in fields(choice)):
             words = config.describe(item)
             assert words

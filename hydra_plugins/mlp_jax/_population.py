@@ -1,0 +1,94 @@
+"""What the population launcher does: directories, one sweep, and what is left of each job."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, setup_globals
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.mlp_jax._directories import Directories
+from mlp_jax.errors import UserError
+from mlp_jax.jobs import Composer, Job
+from mlp_jax.store import redacted
+
+if TYPE_CHECKING:
+    from hydra_plugins.mlp_jax.launcher import PopulationLauncher
+    from mlp_jax.sweep import Outcome
+
+
+class PopulationReturn(JobReturn):
+    """A job's return, whose configs are made when they are looked at."""
+
+    def __init__(self, composer: Composer, job: Job) -> None:
+        self._composer, self._job = composer, job
+        self.overrides = list(job.overrides)
+        self.working_dir = str(Path.cwd())
+        self.task_name = JobRuntime.instance().get("name")
+        self.status = JobStatus.UNKNOWN
+
+    @property
+    def cfg(self) -> DictConfig:  # type: ignore[override]
+        return copy.deepcopy(self._composer.composed(self._job).task)
+
+    @property
+    def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
+        composed = self._composer.composed(self._job).composed
+        return copy.deepcopy(OmegaConf.masked_copy(composed, "hydra"))
+
+    def end(self, outcome: "Outcome") -> None:
+        failed = outcome.error is not None
+        self.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+        self.return_value = outcome.error if failed else outcome.loss
+
+
+def launch(
+    launcher: "PopulationLauncher", job_overrides: Sequence[Sequence[str]], first_index: int
+) -> list[JobReturn]:
+    """Checks all jobs, then makes their directories and trains them.
+
+    Each job's log is written and its return is filled in as soon as its group is done.
+    """
+    setup_globals()
+    assert launcher.config is not None
+    hydra, composer = launcher.config.hydra, launcher.composer
+    if hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true: jobs that are trained together share the working directory; "
+            "add hydra/launcher=basic."
+        )
+    jobs = [composer.job(first_index + i, texts) for i, texts in enumerate(job_overrides)]
+    directories = Directories(composer, hydra.output_subdir or launcher.output_subdir)
+    folders = {job.index: directories.make(job) for job in jobs}
+    returns = {job.index: PopulationReturn(composer, job) for job in jobs}
+
+    def on_done(outcome: "Outcome") -> None:
+        index = outcome.job.index
+        file = folders[index] / f"{hydra.job.name}.log"
+        file.write_text(redacted(outcome.log), encoding="utf-8")
+        returns[index].end(outcome)
+
+    env: dict[str, str] = dict(hydra.job.env_set)
+    with launcher.sweep() as sweep, env_override(env), _callbacks(launcher, jobs, returns):
+        sweep.train(jobs, on_done)
+    return list(returns.values())
+
+
+@contextmanager
+def _callbacks(
+    launcher: "PopulationLauncher", jobs: Sequence[Job], returns: Mapping[int, JobReturn]
+) -> Iterator[None]:
+    """Hydra's callbacks of each job, where there are any: each needs a whole config."""
+    assert launcher.config is not None and launcher.hydra_context is not None
+    assert launcher.task_function is not None
+    callbacks = launcher.hydra_context.callbacks
+    observed = jobs if launcher.config.hydra.callbacks else []
+    for job in observed:
+        config = launcher.composer.composed(job).composed
+        callbacks.on_job_start(config=config, task_function=launcher.task_function)
+    yield
+    for job in observed:
+        config = launcher.composer.composed(job).composed
+        callbacks.on_job_end(config=config, job_return=returns[job.index])

@@ -1,0 +1,84 @@
+"""What the sweepers do: check every job, launch them, and say how many failed."""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.mlp_jax.launcher import PopulationLauncher
+from mlp_jax import search
+from mlp_jax.errors import NoResultError, RunError, UserError
+from mlp_jax.jobs import Composer
+from mlp_jax.store import redacted
+
+if TYPE_CHECKING:
+    from hydra_plugins.mlp_jax.sweepers import _Sweeper
+
+
+def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]]:
+    """Runs all batches of a sweep; every job of a batch is checked before its first one starts."""
+    loader, launcher = sweeper.context.config_loader, sweeper.launcher
+    parser = OverridesParser.create(loader)
+    batches = sweeper.search(search.dimensions(parser.parse_overrides(overrides)))
+    together = launcher if isinstance(launcher, PopulationLauncher) else None
+    composer = together.composer if together else Composer.of(loader, sweeper.config)
+    returns: list[Sequence[JobReturn]] = []
+    with ExitStack() as stack:
+        batch = next(batches)
+        while batch is not None:
+            first = sum(map(len, returns))
+            for i, job in enumerate(batch):
+                composer.job(first + i, job)
+            if not returns:
+                _save(sweeper.config)
+                if together and together.trains_together:
+                    stack.enter_context(together.sweep())
+            returns.append(launcher.launch(batch, initial_job_idx=first))
+            batch = _next(batches, returns[-1])
+    _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)
+    return returns
+
+
+def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:
+    """The batch after one whose jobs came to `returns`; None after the last."""
+    try:
+        return batches.send([_loss(job) for job in returns])
+    except StopIteration:
+        return None
+
+
+def _loss(job: JobReturn) -> float:
+    """What a search minimises: infinite for a job that failed."""
+    value = job.return_value if job.status == JobStatus.COMPLETED else math.inf
+    return value if isinstance(value, float) and math.isfinite(value) else math.inf
+
+
+def _save(config: DictConfig) -> None:
+    """What was asked for, where Hydra's sweeper leaves it."""
+    directory = Path(config.hydra.sweep.dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = redacted(OmegaConf.to_yaml(config))
+    (directory / "multirun.yaml").write_text(text, encoding="utf-8")
+
+
+def _raise_failures(jobs: Sequence[JobReturn], may_diverge: bool) -> None:
+    """One error for all jobs that failed; some in a search may diverge."""
+    failed = [(job, job._return_value) for job in jobs if job.status == JobStatus.FAILED]
+    if may_diverge and len(failed) < len(jobs):
+        failed = [(job, error) for job, error in failed if not isinstance(error, NoResultError)]
+    if not failed:
+        return
+    job, error = failed[0]
+    where = " ".join(job.overrides or [])
+    if not isinstance(error, (UserError, RunError)):  # a bug, whose traceback is wanted
+        error.add_note(f"In the job {where}.")
+        raise error
+    kind = UserError if all(isinstance(error, UserError) for _, error in failed) else RunError
+    if len(failed) == 1:
+        raise kind(f"{error} (In the job {where}.)") from error
+    raise kind(f"{len(failed)} of {len(jobs)} jobs failed; the first, {where}: {error}") from error

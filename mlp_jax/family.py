@@ -1,0 +1,230 @@
+"""A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import yaml
+
+from mlp_jax import bulk, pyfunc, store, summary, tracking
+from mlp_jax.bulk import RunRecord
+from mlp_jax.config import flat_values
+from mlp_jax.course import Member
+from mlp_jax.errors import NoResultError
+from mlp_jax.fitting import LogPoint, divergence
+from mlp_jax.jobs import Job, config_hash, differences
+from mlp_jax.summary import Result
+
+if TYPE_CHECKING:  # takes seconds to import
+    import mlflow
+    import mlflow.entities
+
+_PARENT = "mlflow.parentRunId"
+_IS_SWEEP = "sweep"
+"""A tag that only the parents of sweeps have."""
+
+
+class Trained(NamedTuple):
+    """A network of a sweep after its training; `command` trains it alone, times are in ms."""
+
+    job: Job
+    member: Member
+    device: jax.Device
+    command: str
+    start_time: int
+    end_time: int
+
+    @property
+    def result(self) -> Result:
+        member = self.member
+        seconds = max(self.end_time - self.start_time, 1) / 1000
+        return Result(member.problem, member.gradient, member.fitted, member.metrics, seconds)
+
+    @property
+    def error(self) -> NoResultError | None:
+        if self.member.diverged_at is None:
+            return None
+        rate = self.job.config.optimizer.learning_rate
+        return NoResultError(divergence(self.member.diverged_at, rate))
+
+
+def record(trained: Trained, name: str) -> RunRecord:
+    """All that `experiment.run` would have recorded of this training."""
+    job, member, result, error = trained.job, trained.member, trained.result, trained.error
+    problem, points = member.problem, member.fitted.history
+    tags = summary.tags(problem, trained.device, trained.command)
+    tags |= {"config_hash": config_hash(job.config)}
+    if error is not None:
+        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
+    else:
+        points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
+    if member.halved_at is not None:
+        tags["halved_at"] = str(member.halved_at)
+    return RunRecord(
+        name=name,
+        params=summary.parameters(problem),
+        tags=tags,
+        note=summary.note(problem, trained.device, trained.command),
+        metrics=_curves(points),
+        status="FINISHED" if error is None else "FAILED",
+        start_time=trained.start_time,
+        end_time=trained.end_time,
+        texts={"config.yaml": _yaml(summary.recorded_config(problem))},
+        dataset=problem.dataset,
+    )
+
+
+def _last_metrics(result: Result) -> dict[str, float]:
+    speed = result.fitted.history[-1].step / result.seconds
+    return {**summary.final_metrics(result), "steps_per_second": speed}
+
+
+def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The steps and the values of each metric."""
+    by_name: dict[str, tuple[list[int], list[float]]] = {}
+    for point in points:
+        for name, value in point.metrics.items():
+            steps, values = by_name.setdefault(name, ([], []))
+            steps.append(point.step)
+            values.append(value)
+    return {name: (np.array(s), np.array(v)) for name, (s, v) in by_name.items()}
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    """As MLflow's `log_dict` writes it, by the C library where PyYAML has it."""
+    dumper = getattr(yaml, "CDumper", yaml.Dumper)
+    return yaml.dump(values, Dumper=dumper, indent=2, default_flow_style=False)
+
+
+class Family:
+    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does."""
+
+    def __init__(
+        self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
+    ) -> None:
+        self.client, self.experiment = client, experiment
+        names = ", ".join(differences(jobs))
+        self.parent = tracking.start(
+            client,
+            experiment,
+            f"sweep of {names or 'one'}",
+            params=_in_common(jobs),
+            note=f"Networks that differ in {names or 'nothing'}.\n\n```\n{command}\n```\n",
+            tags={"command": command, _IS_SWEEP: names},
+        )
+        self._best: list[tuple[float, str, Result]] = []
+
+    def __enter__(self) -> "Family":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        with self.parent:
+            if error is not None:
+                raise error
+            for _, run_id, result in self._best:
+                self._attach(run_id, result)
+
+    def write(self, trained: Sequence[Trained]) -> list[str]:
+        """The runs' ids."""
+        records = [record(each, _run_name(each)) for each in trained]
+        run_ids = bulk.write(self.client, self.experiment, records, self.parent.run_id)
+        for each, run_id in zip(trained, run_ids, strict=True):
+            if each.error is None:
+                self._keep_best(each, run_id)
+        return run_ids
+
+    def _keep_best(self, trained: Trained, run_id: str) -> None:
+        """Remembers a run if it is one of those whose figures and models are kept."""
+        result, best = trained.result, trained.job.config.sweep.best
+        loss = summary.search_loss(*summary.standing(result))
+        self._best = sorted([*self._best, (loss, run_id, result)], key=lambda kept: kept[0])
+        if best != "all":
+            del self._best[best:]
+
+    def _attach(self, run_id: str, result: Result) -> None:
+        """The figures and the model of a child, as its config wants them."""
+        child, config = (
+            tracking.Run(self.client, self.client.get_run(run_id)),
+            result.problem.config,
+        )
+        if config.tracking.figures:
+            for name, figure in summary.draw_figures(result):
+                child.log_figure(figure, f"{name}.png")
+        if config.tracking.model:
+            model = summary.to_model(result)
+            example = pyfunc.raw_inputs(result.problem.dataset, 5)
+            save = partial(pyfunc.save, model=model)
+            child.log_model(pyfunc.__name__, save, example, model.predict(example))
+
+    def adopt(self, runs: Sequence["mlflow.entities.Run"], parent_id: str) -> None:
+        """Takes over those children of a sweep that was interrupted, and removes what is left.
+
+        Children that it left unfinished go, too: they are trained again.
+        """
+        for run in runs:
+            if run.data.tags.get(_PARENT) == parent_id:
+                self.client.set_tag(run.info.run_id, _PARENT, self.parent.run_id)
+        unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
+        for run in _search(self.client, self.parent.experiment_id, unfinished):
+            self.client.delete_run(run.info.run_id)
+        self.client.delete_run(parent_id)
+
+    def links(self) -> dict[str, object]:
+        """Where to look at it."""
+        command = store.ui_command(self.client.tracking_uri)
+        facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
+        return facts | ({"open it with": command} if command else {})
+
+
+def _run_name(trained: Trained) -> str:
+    return trained.job.config.tracking.run_name or summary.run_name(trained.member.problem)
+
+
+def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The values that are the same in all configs."""
+    flat = [flat_values(job.config) for job in jobs]
+    return {
+        path: value
+        for path, value in flat[0].items()
+        if not path.startswith(("sweep.", "population."))
+        and all(values.get(path) == value for values in flat)
+    }
+
+
+def find_finished(
+    client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job]
+) -> dict[int, "mlflow.entities.Run"]:
+    """The FINISHED runs of an experiment that are what jobs ask for, by the job's index."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return {}
+    runs = _search(client, found.experiment_id, "attributes.status = 'FINISHED'")
+    by_hash = {run.data.tags.get("config_hash"): run for run in runs}
+    hashes = {job.index: config_hash(job.config) for job in jobs}
+    return {index: by_hash[name] for index, name in hashes.items() if name in by_hash}
+
+
+def interrupted_parents(
+    client: "mlflow.MlflowClient", runs: Sequence["mlflow.entities.Run"]
+) -> list[str]:
+    """The sweeps that some runs are children of and that did not come to their end."""
+    ids = dict.fromkeys(run.data.tags[_PARENT] for run in runs if _PARENT in run.data.tags)
+    parents = [client.get_run(parent_id) for parent_id in ids]
+    return [
+        parent.info.run_id
+        for parent in parents
+        if parent.info.status != "FINISHED" and _IS_SWEEP in parent.data.tags
+    ]
+
+
+def _search(
+    client: "mlflow.MlflowClient", experiment_id: str, condition: str
+) -> Iterator["mlflow.entities.Run"]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return

@@ -1,0 +1,277 @@
+"""The jobs of a sweep: composed quickly, and grouped into populations.
+
+Hydra composes a config from its files in about 90 ms. Jobs that override the same other keys with
+the same values differ only in the numbers of traced keys, so Hydra composes the first of them and
+the others take their numbers in its place. That is the same config: Hydra, too, sets the values of
+overrides last, in the finished config.
+"""
+
+import copy
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
+from mlp_jax import config
+from mlp_jax.config import Experiment
+from mlp_jax.errors import UserError
+from mlp_jax.mistakes import check_overrides, explain
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+
+Numbers = dict[str, int | float]
+"""Values of traced keys, by their dotted path."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a sweep: its number, what was asked for, and the checked config."""
+
+    index: int
+    overrides: tuple[str, ...]
+    config: Experiment
+
+
+# --- composition -------------------------------------------------------------------------------
+
+
+@dataclass
+class Template:
+    """A composed config, into which each job of its kind puts its numbers."""
+
+    composed: DictConfig
+    """With the node `hydra`."""
+    task: DictConfig
+    """Without it."""
+    config: Experiment
+    has_interpolations: bool
+    dirname_options: dict[str, Any]
+    """How `hydra.job.override_dirname` is written."""
+
+
+class Composer:
+    """Makes jobs of overrides; `load` is Hydra's full composition of one job."""
+
+    def __init__(self, load: Callable[[list[str]], DictConfig]) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self._load = load
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, Override] = {}
+        self._templates: dict[tuple[Any, ...], Template] = {}
+        self._jobs: dict[tuple[int, tuple[str, ...]], Job] = {}
+
+    @classmethod
+    def of(cls, loader: "ConfigLoader", master: DictConfig) -> "Composer":
+        """Of the jobs of a sweep whose own config is `master`."""
+        return cls(lambda overrides: loader.load_sweep_config(master, overrides))
+
+    def job(self, index: int, overrides: Sequence[str]) -> Job:
+        """The checked job. Raises `UserError`, which names its overrides."""
+        known = (index, tuple(overrides))
+        if known not in self._jobs:
+            with _naming(overrides):
+                self._jobs[known] = Job(*known, self._experiment(*known))
+        return self._jobs[known]
+
+    def template(self, job: Job) -> tuple[Template, Numbers]:
+        """What a job has in common with others of its kind, and its own numbers."""
+        return self._template(job.index, job.overrides)
+
+    def composed(self, job: Job) -> Template:
+        """The template with a job's numbers in it, until the next call of a method."""
+        template, numbers = self.template(job)
+        self._put(template, job.index, job.overrides, numbers)
+        return template
+
+    def dirname(self, job: Job) -> str:
+        """`hydra.job.override_dirname` of a job."""
+        return self._dirname(self.template(job)[0], job.overrides)
+
+    def split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], Numbers]:
+        """The overrides that Hydra must compose, and the numbers that take a traced key's place."""
+        rest: list[Override] = []
+        numbers: Numbers = {}
+        for override in map(self._parse, overrides):
+            value: Any = override.value()
+            if _is_number_of_traced_key(override, value):
+                numbers[override.key_or_group] = value
+            else:
+                rest.append(override)
+        if any(_also_sets(override, path) for override in rest for path in numbers):
+            return tuple(overrides), {}  # the order counts, which Hydra keeps
+        return tuple(override.input_line or "" for override in rest), numbers
+
+    def _experiment(self, index: int, overrides: Sequence[str]) -> Experiment:
+        template, numbers = self._template(index, overrides)
+        if not template.has_interpolations:
+            return config.with_numbers(template.config, numbers)
+        self._put(template, index, overrides, numbers)
+        with _hydra_config(template.composed):
+            return config.to_experiment(template.task)
+
+    def _parse(self, text: str) -> "Override":
+        if text not in self._parsed:
+            check_overrides([text])
+            [self._parsed[text]] = self._parser.parse_overrides([text])
+        return self._parsed[text]
+
+    def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Numbers]:
+        rest, numbers = self.split(overrides)
+        kind = (rest, frozenset(numbers))
+        if kind not in self._templates:
+            self._templates[kind] = self._compose(index, overrides)
+        return self._templates[kind], numbers
+
+    def _compose(self, index: int, overrides: Sequence[str]) -> Template:
+        try:
+            composed = self._load(list(overrides))
+        except Exception as error:  # of a file, anything may be raised
+            raise explain(error, list(overrides)) from error
+        task = copy.deepcopy(composed)
+        with flag_override(task, ["struct", "readonly"], False):
+            del task["hydra"]
+        _set_job(composed, index)
+        with _hydra_config(composed):
+            experiment = config.to_experiment(task)
+        values = json.dumps(OmegaConf.to_container(task), default=str)
+        options = OmegaConf.to_container(composed.hydra.job.config.override_dirname)
+        return Template(composed, task, experiment, "${" in values, options)  # type: ignore[arg-type]
+
+    def _dirname(self, template: Template, overrides: Sequence[str]) -> str:
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        parsed = [self._parse(text) for text in overrides]
+        return get_overrides_dirname(parsed, **template.dirname_options)
+
+    def _put(
+        self, template: Template, index: int, overrides: Sequence[str], numbers: Numbers
+    ) -> None:
+        for path, value in numbers.items():
+            OmegaConf.update(template.composed, path, value)
+            OmegaConf.update(template.task, path, value)
+        _set_job(template.composed, index)
+        with flag_override(template.composed.hydra, ["struct", "readonly"], False):
+            template.composed.hydra.overrides.task = list(overrides)
+            template.composed.hydra.job.override_dirname = self._dirname(template, overrides)
+
+
+def _set_job(composed: DictConfig, index: int) -> None:
+    with flag_override(composed.hydra, ["struct", "readonly"], False):
+        composed.hydra.job.id = str(index)
+        composed.hydra.job.num = index
+
+
+def _is_number_of_traced_key(override: "Override", value: Any) -> bool:
+    """Whether it reads KEY=NUMBER, with a number of the key's type."""
+    from hydra.core.override_parser.types import OverrideType
+
+    item = config.find_field(override.key_or_group)
+    return (
+        override.key_or_group in config.TRACED_KEYS
+        and override.package is None
+        and override.type == OverrideType.CHANGE
+        and type(value) in ((int,) if item and item.type is int else (int, float))
+    )
+
+
+def _also_sets(override: "Override", path: str) -> bool:
+    """Whether an override sets or removes the key `path`, directly or within a group of keys."""
+    name = override.key_or_group
+    return name == path or (isinstance(override.value(), dict) and path.startswith(name + "."))
+
+
+@contextmanager
+def _naming(overrides: Sequence[str]) -> Iterator[None]:
+    """Mistakes as a `UserError` that names the job."""
+    from hydra.errors import HydraException
+
+    shown = textwrap.shorten(" ".join(overrides), 200)
+    where = f"(In the job {shown}.)" if overrides else ""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} {where}".rstrip()) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{explain(error, list(overrides))} {where}".rstrip()) from error
+
+
+@contextmanager
+def _hydra_config(composed: DictConfig) -> Iterator[None]:
+    """What `${hydra:…}` in a config reads."""
+    from hydra.core.hydra_config import HydraConfig
+
+    singleton = HydraConfig.instance()
+    before = singleton.cfg
+    singleton.set_config(composed)
+    try:
+        yield
+    finally:
+        singleton.cfg = before
+
+
+# --- groups and names of jobs ------------------------------------------------------------------
+
+_OF_THE_RECORD = ("name", "tracking.", "checkpoint.", "sweep.")
+"""Keys that do not touch the training."""
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that differ only in traced numbers together, in the order of their first job."""
+    by_structure: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_structure.setdefault(_structure(job.config), []).append(job)
+    return list(by_structure.values())
+
+
+def _structure(experiment: Experiment) -> str:
+    """All that the networks of one population have in common, as text.
+
+    Whether a key that may be null is null belongs to it; so does the data where the weights of
+    the classes are counted from it.
+    """
+    counts_classes = experiment.model.class_weights == "balanced"
+    return json.dumps(
+        {
+            path: value
+            for path, value in config.flat_values(experiment).items()
+            if not path.startswith(_OF_THE_RECORD)
+            and (
+                path not in config.TRACED_KEYS
+                or value is None
+                or (counts_classes and path.startswith("data."))
+            )
+        }
+    )
+
+
+def config_hash(experiment: Experiment) -> str:
+    """The name of a training: equal for equal ones, whatever is tracked and where."""
+    values = {
+        path: value
+        for path, value in config.flat_values(experiment).items()
+        if not path.startswith(_OF_THE_RECORD)
+    }
+    values["halvings"] = experiment.sweep.halvings  # they may end it
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def differences(jobs: Sequence[Job]) -> list[str]:
+    """The keys whose overrides are not the same in all jobs."""
+    given = [assignments(job) for job in jobs]
+    keys = dict.fromkeys(key for values in given for key in values)
+    return [key for key in keys if len({values.get(key) for values in given}) > 1]
+
+
+def assignments(job: Job) -> dict[str, str]:
+    """The overrides of a job as `{"seed": "3", …}`."""
+    pairs = (override.partition("=") for override in job.overrides)
+    return {key.lstrip("+~"): value for key, _, value in pairs}

@@ -1,0 +1,133 @@
+"""What became of the jobs of a sweep, and which of them are the best."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mlp_jax import summary
+from mlp_jax.console import Console, measured
+from mlp_jax.errors import RunError
+from mlp_jax.family import Trained
+from mlp_jax.jobs import Job, assignments, differences
+from mlp_jax.proof import insist_on
+
+if TYPE_CHECKING:  # takes seconds to import
+    import mlflow.entities
+
+NUM_SHOWN = 5
+
+_SEEDS = ("seed", "data.seed")
+"""Over which a setting has a mean."""
+
+
+class Outcome(NamedTuple):
+    """What became of a job; `error` says why it has no value.
+
+    `value` is that of the metric named `objective`; `run_id` is the run's in MLflow.
+    """
+
+    job: Job
+    objective: str = ""
+    value: float = math.nan
+    error: Exception | None = None
+    log: str = ""
+    run_id: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """What a search minimises."""
+        return summary.search_loss(self.objective, self.value)
+
+
+def outcome(trained: Trained, run_id: str | None) -> Outcome:
+    """What became of a job that was trained, with its log."""
+    problem, gradient = trained.member.problem, trained.member.gradient
+    lines = [f"{name:8}  {value}" for name, value in
+             summary.header(problem, trained.device).items()]  # fmt: skip
+    lines.append(summary.gradient_line(gradient))
+    error: Exception | None = trained.error
+    try:
+        insist_on(gradient)
+    except RunError as wrong:
+        error = wrong
+    if error is not None:
+        return Outcome(trained.job, error=error, log=_text([*lines, f"error: {error}"]))
+    lines += [f"{part:10}  {measured(values)}" for part, values in trained.member.metrics.items()]
+    if trained.member.halved_at is not None:
+        lines.append(f"ended by successive halving at step {trained.member.halved_at:,}")
+    if run_id is not None:
+        lines.append(f"run       {run_id}")
+    name, value = summary.standing(trained.result)
+    return Outcome(trained.job, name, value, None, _text(lines), run_id)
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def before(job: Job, run: "mlflow.entities.Run") -> Outcome:
+    """What became of a job in an earlier sweep."""
+    metrics, name = run.data.metrics, run.data.tags.get("objective", "train/loss")
+    kept = name if job.config.early_stopping.patience is None else f"best/{name.replace('/', '_')}"
+    log = f"run {run.info.run_id} has FINISHED before\n"
+    return Outcome(job, name, metrics.get(kept, math.nan), None, log, run.info.run_id)
+
+
+def describe(trained: Sequence[Trained]) -> str:
+    """A group in one line: its networks, the proof of their gradients, how many diverged."""
+    first = trained[0]
+    network = summary.header(first.member.problem, first.device)["network"]
+    checks = [each.member.gradient for each in trained]
+    worst = max(layer.autodiff_error for check in checks for layer in check.layers)
+    num_wrong = sum(not check.passed for check in checks)
+    proof = f"WRONG in {num_wrong:,} of them" if num_wrong else "proved"
+    num_lost = sum(each.error is not None for each in trained)
+    lost = f"; {num_lost:,} diverged" if num_lost else ""
+    return f"{len(trained):,} × {network}; gradients {proof}, − jax.grad ≤ {worst:.1e}{lost}"
+
+
+def show(
+    outcomes: Sequence[Outcome], alone: Callable[[Sequence[str]], str], console: Console
+) -> None:
+    """The best jobs, the best settings over their seeds, and the command of the very best."""
+    keys = differences([each.job for each in outcomes])
+    for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
+        ranked = sorted(
+            (each for each in outcomes if each.objective == objective and each.error is None),
+            key=lambda each: math.inf if math.isnan(each.loss) else each.loss,
+        )
+        console.table(
+            [f"best of {len(ranked):,}", objective],
+            [[_setting(each.job, keys), each.value] for each in ranked[:NUM_SHOWN]],
+        )
+        _show_settings(ranked, objective, keys, console)
+        console.facts({"best": alone(ranked[0].job.overrides)})
+    num_failed = sum(each.error is not None for each in outcomes)
+    if num_failed:
+        console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
+
+
+def _show_settings(
+    ranked: Sequence[Outcome], objective: str, keys: Sequence[str], console: Console
+) -> None:
+    """Mean and standard deviation of each setting over the jobs that differ in seeds only."""
+    settings = [key for key in keys if key not in _SEEDS]
+    values: dict[str, list[float]] = {}
+    for each in ranked:
+        values.setdefault(_setting(each.job, settings), []).append(each.value)
+    if max(map(len, values.values())) == 1:
+        return
+    means = [
+        (float(np.mean(of_setting)), name or "all", len(of_setting), float(np.std(of_setting)))
+        for name, of_setting in values.items()
+    ]
+    means.sort(key=lambda mean: summary.search_loss(objective, mean[0]))
+    rows = [[name, count, mean, std] for mean, name, count, std in means]
+    console.table(["over seeds", "jobs", f"mean {objective}", "std"], rows[:NUM_SHOWN])
+
+
+def _setting(job: Job, keys: Sequence[str]) -> str:
+    given = assignments(job)
+    return " ".join(f"{key}={given[key]}" for key in keys if key in given)

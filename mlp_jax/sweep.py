@@ -1,0 +1,184 @@
+"""Many trainings: each group of jobs as one population, each job recorded as a run of its own."""
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from threading import Thread
+from typing import Any
+
+from mlp_jax import family, population, standings, store, summary
+from mlp_jax.console import Console, OnSweep, number
+from mlp_jax.course import Progress
+from mlp_jax.errors import RunError, UserError
+from mlp_jax.family import Family, Trained
+from mlp_jax.jobs import Job, groups
+from mlp_jax.lockstep import spread_over_cores
+from mlp_jax.problem import numeric_settings
+from mlp_jax.standings import Outcome
+
+OnDone = Callable[[Outcome], None]
+
+
+class Sweep:
+    """Trains jobs, in one batch or several. A context, whose end reports on all of them.
+
+    `command` is the command line of the sweep, and `alone` makes that of a job by itself, of its
+    overrides.
+    """
+
+    def __init__(
+        self,
+        command: str = "",
+        alone: Callable[[Sequence[str]], str] = " ".join,
+        console: Console | None = None,
+    ) -> None:
+        self.command, self.alone = command, alone
+        self.console = console or Console()
+        self.outcomes: list[Outcome] = []
+        self._families: dict[tuple[str, str], Family] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        with store.recording_errors():
+            self._stack.__exit__(kind, error, trace)
+        if error is None:
+            standings.show(self.outcomes, self.alone, self.console)
+            for each in self._families.values():
+                self.console.facts(each.links())
+
+    def train(self, jobs: Sequence[Job], on_done: OnDone = lambda outcome: None) -> list[Outcome]:
+        """Trains a batch; `on_done` hears of each job as soon as its group is done.
+
+        A group that fails does not keep the others from being trained. Raises `UserError` or
+        `RunError` where the runs cannot be recorded.
+        """
+        tracked = [job for job in jobs if _is_tracked(job)]
+        for uri in {job.config.tracking.uri for job in tracked}:
+            store.check(uri)
+        if tracked:
+            Thread(target=store.preload, daemon=True).start()
+        spread_over_cores()
+        with store.recording_errors(), self.console.sweep_progress(len(jobs)) as show:
+            before = self._finished([job for job in tracked if job.config.sweep.resume])
+            done = self._done(before, on_done)
+            meter = _Meter(show, len(jobs), len(before))
+            known = {outcome.job.index for outcome in before}
+            for group in groups([job for job in jobs if job.index not in known]):
+                done += self._done(self._train_group(group, meter), on_done)
+                meter.end_group(len(group))
+        return done
+
+    def _done(self, outcomes: list[Outcome], on_done: OnDone) -> list[Outcome]:
+        self.outcomes += outcomes
+        for outcome in outcomes:
+            on_done(outcome)
+        return outcomes
+
+    def _train_group(self, group: list[Job], meter: "_Meter") -> list[Outcome]:
+        """The group's jobs as one population, and their runs."""
+        start, first = _now(), group[0].config
+        try:
+            with numeric_settings(first) as device:
+                members = population.train(
+                    [job.config for job in group],
+                    exact=first.population.exact,
+                    halvings=first.sweep.halvings,
+                    on_progress=meter.update,
+                )
+        except Exception as error:
+            return self._failed(group, error)
+        end = _now()
+        trained = [
+            Trained(job, member, device, self.alone(job.overrides), start, end)
+            for job, member in zip(group, members, strict=True)
+        ]
+        self.console.line(standings.describe(trained))
+        run_ids = self._record([each for each in trained if each.member.gradient.passed])
+        return [standings.outcome(each, run_ids.get(each.job.index)) for each in trained]
+
+    def _failed(self, group: list[Job], error: Exception) -> list[Outcome]:
+        """Says so at once."""
+        where = " ".join(group[0].overrides)
+        self.console.line(f"{len(group):,} of the jobs failed, such as {where}: {error}")
+        is_known = isinstance(error, (UserError, RunError))
+        log = f"error: {error}\n" if is_known else "".join(traceback.format_exception(error))
+        return [Outcome(job, error=error, log=log) for job in group]
+
+    def _record(self, trained: list[Trained]) -> dict[int, str]:
+        """Writes the runs, those of an experiment together, and returns their ids."""
+        by_family: dict[tuple[str, str], list[Trained]] = {}
+        for each in trained:
+            if _is_tracked(each.job):
+                by_family.setdefault(_family_key(each.job), []).append(each)
+        run_ids: dict[int, str] = {}
+        for key, members in by_family.items():
+            ids = self._family(key, [each.job for each in members]).write(members)
+            run_ids |= zip((each.job.index for each in members), ids, strict=True)
+        return run_ids
+
+    def _family(self, key: tuple[str, str], jobs: list[Job]) -> Family:
+        """The runs of an experiment, whose parent begins with the first of them."""
+        if key not in self._families:
+            client = store.open_store(jobs[0].config.tracking.uri)
+            started = Family(client, key[1], jobs, self.command)
+            self._families[key] = self._stack.enter_context(started)
+        return self._families[key]
+
+    def _finished(self, jobs: list[Job]) -> list[Outcome]:
+        """The jobs that have FINISHED in their experiments before."""
+        by_family: dict[tuple[str, str], list[Job]] = {}
+        for job in jobs:
+            by_family.setdefault(_family_key(job), []).append(job)
+        outcomes: list[Outcome] = []
+        for key, of_family in by_family.items():
+            client = store.open_store(of_family[0].config.tracking.uri)
+            found = family.find_finished(client, key[1], of_family)
+            runs = list(found.values())
+            for parent_id in family.interrupted_parents(client, runs):
+                self._family(key, of_family).adopt(runs, parent_id)
+            outcomes += [
+                standings.before(job, found[job.index]) for job in of_family if job.index in found
+            ]
+        if jobs:
+            self.console.line(f"{len(outcomes):,} of {len(jobs):,} jobs have FINISHED before")
+        return outcomes
+
+
+def _is_tracked(job: Job) -> bool:
+    return job.config.tracking.name != "none"
+
+
+def _family_key(job: Job) -> tuple[str, str]:
+    """The store and the experiment."""
+    return store.store_uri(job.config.tracking.uri), summary.experiment_name(job.config)
+
+
+def _now() -> int:
+    """In ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class _Meter:
+    """How far a sweep is, over its groups."""
+
+    def __init__(self, show: OnSweep, num_jobs: int, num_done: int) -> None:
+        self._show, self._num_jobs, self._num_done = show, num_jobs, num_done
+        self._steps = self._steps_of_group = 0
+
+    def update(self, progress: Progress) -> None:
+        self._steps_of_group = progress.network_steps
+        ways = self._num_done + progress.share * progress.num_networks
+        self._show(
+            ways / self._num_jobs,
+            self._num_done + progress.num_done,
+            self._steps + progress.network_steps,
+            f"best {number(progress.best)}",
+        )
+
+    def end_group(self, num_jobs: int) -> None:
+        self._num_done += num_jobs
+        self._steps, self._steps_of_group = self._steps + self._steps_of_group, 0
