@@ -216,8 +216,8 @@ def note(parent: tracking.Run, found: Sequence[Outcome], metric: str, command: s
     width = columns.index(metric) + 1
     best = comparison.to_markdown((columns[:width], [row[:width] for row in rows]))
     lines = [
-        f"{len(found):,} runs: {statuses}.",
-        f"[All of them, best first]({page}) · [the {len(best_ids)} best compared]({compared})",
+        f"{len(found):,} runs, {statuses}: [all of them, best first]({page}) · "
+        f"[the {len(best_ids)} best compared]({compared})",  # on top, where no fold covers it
         best,
         f"```\n{command}\n```" if command else "",
     ]

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,15 @@ def client(tmp_path_factory, empty_database):
     folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
     shutil.copy(empty_database, folder)
     return store.open_store(f"sqlite:///{folder}/mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def find_port():
+    """A function that finds a port nobody listens on."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find

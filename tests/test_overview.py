@@ -170,7 +170,7 @@ def test_parent_has_curves_tables_and_a_figure(logged):
 def test_note_says_what_came_out_and_where_to_look(logged):
     client, parent, ids, url = logged
     note = client.get_run(parent.run_id).data.tags["mlflow.note.content"]
-    assert note.startswith("25 runs: 24 FINISHED, 1 FAILED.")
+    assert note.startswith("25 runs, 24 FINISHED, 1 FAILED: [all of them, best first](./#/")
     assert "```\ntrain -m\n```" in note
     assert note.count("\n| ") == 12  # the header, its line and the ten best
     assert url.removeprefix("http://127.0.0.1:5000/") in note

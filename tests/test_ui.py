@@ -14,12 +14,6 @@ from mlp_jax.errors import UserError
 # What MLflow 3.17 does itself.
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def child(name, start_time):
     return RunRecord(name, {}, {}, "", {}, "FINISHED", start_time, start_time + 1, {}, None)
 
@@ -46,8 +40,8 @@ def test_tracking_server_has_its_own_ui():
         ui.serve("https://me:secret@host/x", 5000)
 
 
-def test_serves_the_last_run_or_sweep_until_ctrl_c(client):
-    uri, port = client.tracking_uri, free_port()
+def test_serves_the_last_run_or_sweep_until_ctrl_c(client, find_port):
+    uri, port = client.tracking_uri, find_port()
     bulk.write(client, "test", [child("first", 1000), child("last", 2000)])
     command = [sys.executable, "-m", "mlp_jax.ui", uri, "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
