@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -65,6 +66,7 @@ def multirun(
     """Hydra's own multirun, in an empty directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    version.setbase("1.3")
     config.register_schema()
 
     def task(composed: Any) -> float:
@@ -174,11 +176,24 @@ def test_a_command_without_populations_runs_job_by_job(
     assert not recorder.batches
 
 
-def test_the_params_of_a_sweeper_come_before_the_command_line(multirun: Multirun) -> None:
-    params = "+hydra.sweeper.params={seed: '1,2', model.l2: '0.5'}"
-    returns = multirun(params.replace("+", ""), "model.l2=0,0.25")
-    overrides = [sorted(job.overrides or []) for job in returns]
-    assert overrides == [[f"model.l2={l2}", f"seed={s}"] for s in (1, 2) for l2 in ("0", "0.25")]
+PARAMS = """# @package _global_
+hydra:
+  sweeper:
+    params:
+      seed: 1,2
+      model.l2: 0.5
+"""
+
+
+def test_the_params_of_a_sweeper_come_before_the_command_line(
+    multirun: Multirun, tmp_path: Path
+) -> None:
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "own.yaml").write_text(PARAMS)
+    found = f"hydra.searchpath=['file://{tmp_path}']"
+    overrides = [job.overrides for job in multirun(found, "+exp=own", "model.l2=0,0.25")]
+    expected = [[f"seed={s}", f"model.l2={l2}", "+exp=own"] for s in (1, 2) for l2 in (0, 0.25)]
+    assert overrides == expected
 
 
 # --- failures ----------------------------------------------------------------------------------
@@ -233,7 +248,7 @@ def test_a_search_draws_from_ranges_and_choices(
     if sweeper == "optuna":
         pytest.importorskip("optuna")
     arguments = ["seed=interval(0,1000)", "model.l2=tag(log,interval(1e-6,1))", "batch_size=1,2,4",
-                 "num_epochs=int(tag(log,interval(1,100)))", "optimizer.learning_rate=0.5",
+                 "num_epochs=tag(log,interval(1,100))", "optimizer.learning_rate=0.5",
                  f"hydra/sweeper={sweeper}", "hydra.sweeper.num_trials=40"]  # fmt: skip
     returns = multirun(*arguments)
     assert len(returns) == 40
@@ -241,13 +256,13 @@ def test_a_search_draws_from_ranges_and_choices(
     assert len(recorder.batches) == (3 if sweeper == "optuna" else 1)
     assert [job.index for batch in recorder.batches for job in batch] == list(range(40))
     l2, seeds = numbers(returns, "model.l2"), numbers(returns, "seed")
+    epochs = numbers(returns, "num_epochs")
     assert all(1e-6 <= value <= 1 for value in l2)
     assert 5 < sum(value < 1e-3 for value in l2) < 35
     assert all(isinstance(seed, int) and 0 <= seed <= 1000 for seed in seeds)
+    assert 5 < sum(value <= 10 for value in epochs) < 35
     assert set(numbers(returns, "batch_size")) == {1, 2, 4}
     assert set(numbers(returns, "optimizer.learning_rate")) == {0.5}
-    epochs = numbers(returns, "num_epochs")
-    assert 5 < sum(value <= 10 for value in epochs) < 35
     assert numbers(multirun(*arguments), "model.l2") == l2
     assert numbers(multirun(*arguments, "hydra.sweeper.seed=1"), "model.l2") != l2
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]]:
     """Runs all batches of a sweep; every job of a batch is checked before its first one starts."""
+    for name in ("num_trials", "batch_size"):
+        if (value := getattr(sweeper, name, 1)) < 1:
+            raise UserError(f"hydra.sweeper.{name}={value}: must be a whole number > 0.")
     loader, launcher = sweeper.context.config_loader, sweeper.launcher
     parser = OverridesParser.create(loader)
     batches = sweeper.search(search.dimensions(parser.parse_overrides(overrides)))
