@@ -2,16 +2,18 @@
 
 Every function of one to four inputs is built and checked at every vertex. Few are linearly
 separable, so few need one unit only; parity is the hard case, and n units do for it.
-Minsky & Papert 1969, "Perceptrons"; the counts: Muroga 1971, "Threshold logic".
+Minsky & Papert 1969, "Perceptrons"; the counts: Muroga 1971, "Threshold logic", table 2.3.2.
 """
 
 import itertools
+import math
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,6 +33,7 @@ from mlp_jax.types import Params
 
 STEP = ACTIVATIONS["step"]
 SEPARABLE = {1: 4, 2: 14, 3: 104, 4: 1882}
+SEPARABLE_OF_MORE = {5: 94_572, 6: 15_028_134}
 FEWEST = {1: {1: 4}, 2: {1: 14, 2: 2}, 3: {1: 104, 2: 150, 3: 2}}
 MAX_PARITY = 12
 
@@ -44,6 +47,44 @@ def values(params: Params, x: Array) -> Array:
 def exact(tables: Array, x: Array) -> Array:
     """Which of the constructed networks equal their truth table at all vertices."""
     return jax.vmap(lambda table: jnp.all(values(boolean_padded(table), x) == table))(tables)
+
+
+def regular_functions(num_inputs: int) -> Bool[np.ndarray, "functions vertices"]:
+    """The monotone functions to which an earlier input matters at least as much as a later one.
+
+    Every linearly separable function becomes one of them when its inputs are negated and permuted
+    so that their weights are positive and fall.
+    """
+    ones_so_far = vertices(num_inputs).cumsum(axis=1)
+    above = np.all(ones_so_far[:, None] <= ones_so_far, axis=-1)
+    tables = np.zeros((1, 2**num_inputs), bool)
+    for vertex in np.argsort(-ones_so_far.sum(axis=1), kind="stable"):
+        must_be_true = np.flatnonzero(above[vertex])
+        grown = tables[tables[:, must_be_true[must_be_true != vertex]].all(axis=1)]
+        grown[:, vertex] = True
+        tables = np.concatenate([tables, grown])
+    return tables
+
+
+def num_variants(table: np.ndarray) -> int:
+    """How many functions a regular one becomes by permuting and negating its inputs."""
+    n = len(table).bit_length() - 1
+    f = table.reshape((2,) * n)
+    num_essential = sum(not np.array_equal(f.take(0, i), f.take(1, i)) for i in range(n))
+    # Inputs that may be swapped are neighbours.
+    alike = [1]
+    for i in range(n - 1):
+        if np.array_equal(f, f.swapaxes(i, i + 1)):
+            alike[-1] += 1
+        else:
+            alike.append(1)
+    return 2**num_essential * math.factorial(n) // math.prod(map(math.factorial, alike))
+
+
+def count_separable(num_inputs: int) -> int:
+    """The number of linearly separable functions, from those that are regular."""
+    tables = regular_functions(num_inputs)
+    return sum(num_variants(table) for table in tables[linearly_separable(tables)])
 
 
 def separated_by_small_weights(num_inputs: int, max_weight: int) -> set[int]:
@@ -80,6 +121,10 @@ def measure() -> Results:
             "Muroga 1971",
         )
     )
+    rows += [
+        Row(f"linearly separable, n={n}", count_separable(n), expected, "Muroga 1971")
+        for n, expected in SEPARABLE_OF_MORE.items()
+    ]
     for n, counts in FEWEST.items():
         found = fewest_hidden_units(n)
         rows += [

@@ -4,6 +4,7 @@
 by σ'(z) w, at most ¼|w|: the ¼^l law. With 32 neurons a layer the factor is the square root of
 χ = σ_w² E[g'(z)²], σ_w² being n_in Var(W) and z normal, its variance that of the layer
 (Schoenholz et al. 2017, eq. 5). ReLU with He's weights has χ = 1, tanh with LeCun's nearly.
+Glorot's weights are LeCun's where layers are equally wide.
 """
 
 from functools import partial
@@ -32,11 +33,18 @@ DEPTH = 50
 WIDTH = 32
 NUM_SEEDS = 128
 HIDDEN = ("sigmoid", "tanh", "relu")
+SCALES = {"scaled_normal": 0.1}  # that the initializer is multiplied by, where it is not 1
 VARIANCES = {  # σ_w² = n_in Var(W) of equally wide layers
+    "scaled_normal": 0.01 * WIDTH,
     "lecun_normal": 1.0,
-    "glorot_normal": 1.0,
     "he_normal": 2.0,
     "standard_normal": float(WIDTH),
+}
+LABELS = {
+    "scaled_normal": "N(0, .1²)",
+    "lecun_normal": "LeCun",
+    "he_normal": "He",
+    "standard_normal": "N(0, 1)",
 }
 INNER = slice(10, 40)  # layers far from both ends
 
@@ -66,7 +74,8 @@ def population(sizes: tuple[int, ...], initializer: str, num_seeds: int) -> tupl
 
     def draw(key: Array) -> tuple[Params, Array]:
         params_key, x_key = jax.random.split(key)
-        params = init_params(params_key, sizes, INITIALIZERS[initializer], dtype=float)
+        draw, scale = INITIALIZERS[initializer], SCALES.get(initializer, 1.0)
+        params = init_params(params_key, sizes, draw, scale=scale, dtype=float)
         return params, jax.random.normal(x_key, (sizes[0],), jnp.float32).astype(float)
 
     return jax.vmap(draw)(jax.vmap(jax.random.key)(jnp.arange(num_seeds)))
@@ -151,7 +160,7 @@ def measure() -> Results:
         Row("|δ¹|/|δ⁵⁰| of 1-1-…-1, every z = 0, w = 1", quarter_law(), 0.25**49, "¼^49", digits=9)
     ]
     thin, wide, children = {}, {}, []
-    for activation, initializer in product(HIDDEN, ("lecun_normal", "he_normal")):
+    for activation, initializer in product(HIDDEN, ("scaled_normal", "lecun_normal", "he_normal")):
         params, norms = untrained(1, DEPTH, activation, initializer)
         thin[activation, initializer] = bands(norms)
         if (activation, initializer) == ("sigmoid", "lecun_normal"):
@@ -160,7 +169,7 @@ def measure() -> Results:
         if activation == "relu":
             dead = 100 * float((norms[:, 0] == 0).mean())
             alive = "each neuron of the chain is alive with probability ½"
-            rows.append(Row(f"1-1-…-1 with δ¹ = 0, relu, {initializer}, in %", dead,
+            rows.append(Row(f"1-1-…-1 with δ¹ = 0, relu, {LABELS[initializer]}, in %", dead,
                             100 * (1 - 0.5**49), alive, "≈"))  # fmt: skip
     for activation, (initializer, variance) in product(HIDDEN, VARIANCES.items()):
         params, norms = untrained(WIDTH, DEPTH, activation, initializer)
@@ -168,7 +177,7 @@ def measure() -> Results:
         per_layer, low, high = factor(norms)
         theory = mean_field_factor(activation, variance)
         rows.append(
-            Row(f"factor a layer, {activation}, {initializer}", per_layer, theory,
+            Row(f"factor a layer, {activation}, {LABELS[initializer]}", per_layer, theory,
                 "√χ, Schoenholz 2017", "≈", (low, high), digits=4)
         )  # fmt: skip
         children.append(
@@ -186,8 +195,8 @@ def measure() -> Results:
     for (activation, initializer), course in courses.items():
         final = course.losses[-1]
         rows.append(
-            Row(f"loss after 500 steps, {activation}, {initializer}", np.median(final), mean_only,
-                "predicting the mean of y", "≈" if activation == "sigmoid" else "≤",
+            Row(f"loss after 500 steps, {activation}, {LABELS[initializer]}", np.median(final),
+                mean_only, "predicting the mean of y", "≈" if activation == "sigmoid" else "≤",
                 (final.min(), final.max()), digits=4)
         )  # fmt: skip
         metrics = {"loss": np.median(course.losses, axis=1)}
@@ -221,7 +230,9 @@ def draw(results: Results) -> Figure:
         steps = LOG_EVERY * NUM_POINTS
         image = ax.imshow(levels, aspect="auto", origin="lower", vmin=-12, vmax=0,
                           extent=(0, steps, 0.5, TRAINED_DEPTH + 0.5))  # fmt: skip
-        ax.set(title=" ".join(case).replace("_", " "), xlabel="training step", ylabel="layer $l$")
+        activation, initializer = case
+        ax.set(title=f"{activation}, {LABELS[initializer]}, training")
+        ax.set(xlabel="training step", ylabel="layer $l$")
         ax.grid(visible=False)
     fig.colorbar(image, ax=axes[2, 2], label="log₁₀ rms ‖δˡ‖", extend="min")
     return fig
@@ -233,14 +244,13 @@ def draw_norms(ax: Axes, curves: dict[tuple[str, str], np.ndarray], activation: 
         if name != activation:
             continue
         low, middle, high = quantiles
-        label = initializer.replace("_normal", "").replace("standard", "N(0, 1)")
-        (line,) = ax.plot(layers, middle, label=label)
+        (line,) = ax.plot(layers, middle, label=LABELS[initializer])
         ax.fill_between(layers, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         if not middle[0]:
             ax.text(0.5, 0.5, "every chain is dead:\nδˡ = 0 for l < L", ha="center",
                     transform=ax.transAxes)  # fmt: skip
     if activation == "sigmoid":
-        ax.plot(layers, 0.25 ** (DEPTH - layers), ":", color="grey", label="¼^(L−l)")
+        ax.plot(layers, 0.25 ** (DEPTH - layers), "-", color="grey", lw=0.8, label="¼^(L−l)")
     ax.set(yscale="log", xlabel="layer $l$", ylabel="‖δˡ‖ / ‖δᴸ‖")
     ax.set_xlim(0, DEPTH + 1)
 

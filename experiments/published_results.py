@@ -55,13 +55,13 @@ def train(setting: Setting) -> np.ndarray:
         prepared = problem.prepare(config, dataset)
         if setting.part == "test":
             prepared = prepared._replace(validation=prepared.test)
-        intervals = fitting.compile_intervals(prepared)
+        programs = fitting.compile_programs(prepared)
         rows = []
         for seed in range(NUM_SEEDS):
             init_key, shuffle_key = problem.keys_of(seed)
             params = problem.initial_params(prepared.config, prepared.sizes, init_key)
             fitted = fitting.fit(
-                prepared._replace(params=params, shuffle_key=shuffle_key), intervals
+                prepared._replace(params=params, shuffle_key=shuffle_key), programs
             )
             rows.append([100 * p.metrics["validation/accuracy"] for p in fitted.history])
     return np.array(rows)
@@ -75,7 +75,7 @@ def our_digits() -> np.ndarray:
     with problem.numeric_settings(config):
         for seed in range(NUM_SEEDS):
             prepared = problem.prepare(replace(config, seed=seed), dataset)
-            fitted = fitting.fit(prepared, fitting.compile_intervals(prepared))
+            fitted = fitting.fit(prepared, fitting.compile_programs(prepared))
             measured = fitting.evaluate_parts(prepared, fitted.params)
             accuracies.append(100 * measured["test"]["accuracy"])
     return np.array(accuracies)

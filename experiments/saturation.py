@@ -2,7 +2,8 @@
 
 Its gradient (ŷ − y) ŷ(1 − ŷ) vanishes where ŷ saturates, right or wrong; that of cross-entropy,
 ŷ − y, does not. Lecture §3; the one neuron is from chapter 3 of Nielsen's book. The same happens
-to a deeper network on the digits of scikit-learn when its output biases start it badly wrong.
+to a deeper network on the digits of scikit-learn when its output biases start it badly wrong: how
+many steps that costs follows from one output alone, its inputs held at ½.
 """
 
 import jax
@@ -16,12 +17,13 @@ from sklearn.datasets import load_digits
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
+from mlp_jax.backprop import backprop
 from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
 from mlp_jax.network import init_params
 from mlp_jax.optimizers import gradient_descent
 from mlp_jax.training import Part, Training, evaluate, init_state, train_steps
-from mlp_jax.types import Layer
+from mlp_jax.types import Layer, Params
 
 LOSS_NAMES = {"squared error": "half_squared_error", "cross-entropy": "binary_cross_entropy"}
 SOURCE = "lecture §3"
@@ -80,24 +82,59 @@ def digits() -> Part:
     return Part(jnp.asarray(data.data / 16, "float32"), jnp.eye(10, dtype="float32")[data.target])
 
 
+def start_network(key: Array, output_bias: float) -> Params:
+    """The same for every loss."""
+    params = init_params(key, SIZES, INITIALIZERS["glorot_normal"])
+    return *params[:-1], params[-1]._replace(b=jnp.full_like(params[-1].b, output_bias))
+
+
 def train_networks(
     loss_name: str, output_bias: float, train: Part, num_seeds: int, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The batch's loss at each step, (num_seeds, num_steps), and the error rate after the last.
 
-    All seeds train as one population; every loss starts from the same parameters.
+    All seeds train as one population.
     """
     training = make_training(loss_name, NETWORK_ETA, BATCH_SIZE)
 
     def train_one(key: Array) -> tuple[Array, Array]:
-        params = init_params(key, SIZES, INITIALIZERS["glorot_normal"])
-        biased = params[-1]._replace(b=jnp.full_like(params[-1].b, output_bias))
-        state = init_state(training, (*params[:-1], biased))
+        state = init_state(training, start_network(key, output_bias))
         state, losses = train_steps(training, state, key, train, num_steps)
         return losses, 1 - evaluate(training, state.params, train)["accuracy"]
 
     keys = jax.random.split(jax.random.key(0), num_seeds)
     return jax.device_get(jax.jit(jax.vmap(train_one))(keys))
+
+
+def gradient_ratios(output_bias: float, train: Part, num_seeds: int) -> np.ndarray:
+    """∂L/∂b of cross-entropy over that of squared error at the start: each seed's median output."""
+
+    def ratio(key: Array) -> Array:
+        params = start_network(key, output_bias)
+        squared, entropy = (
+            backprop(params, *train, ACTIVATIONS["sigmoid"], LOSSES["sigmoid", name])[1][-1].b
+            for name in LOSS_NAMES.values()
+        )
+        return jnp.median(entropy / squared)
+
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    return np.asarray(jax.jit(jax.vmap(ratio))(keys))
+
+
+def predicted_losses(loss_name: str, output_bias: float, num_steps: int) -> np.ndarray:
+    """The course of one output alone: z ← z − η(1 + n/4) δ, since its n inputs stay at ½.
+
+    δ is the mean over the targets, a tenth of which are 1. Shape (1, num_steps).
+    """
+    loss = LOSSES["sigmoid", LOSS_NAMES[loss_name]]
+    targets, share = jnp.array([[0.0], [1.0]]), jnp.array([0.9, 0.1])
+    eta = NETWORK_ETA * (1 + SIZES[-2] / 4)
+
+    def step(z: Array, _: None) -> tuple[Array, Array]:
+        value, delta = (jax.vmap(fn, (None, 0))(z, targets) for fn in (loss.value, loss.delta))
+        return z - eta * share @ delta, share @ value
+
+    return np.asarray(jax.lax.scan(step, jnp.array([output_bias]), length=num_steps)[1])[None]
 
 
 def steps_to_halve(losses: np.ndarray) -> np.ndarray:
@@ -141,28 +178,32 @@ def neuron_rows(outputs: dict[tuple[str, str], float]) -> list[Row]:
     ]
 
 
-def network_rows(networks: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> list[Row]:
-    """Median and range over the seeds of both losses, each beside the other's median."""
+def network_rows(
+    networks: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]], train: Part
+) -> list[Row]:
+    """Median and range over the seeds: the gradients' ratio, then how either loss trains."""
+
+    def row(what: str, values: np.ndarray, theory: float, source: str, relation: str) -> Row:
+        interval = (values.min(), values.max())
+        return Row(f"network, {what}, median [range]", np.median(values), theory, source, relation,
+                   interval, digits=3)  # fmt: skip
+
+    commonest = float(train.y.mean(axis=0).max())
     rows = []
-    for start in OUTPUT_BIASES:
-        losses, error_rates = zip(*(networks[name, start] for name in LOSS_NAMES), strict=True)
-        for quantity, measured in (
-            ("steps to halve the loss", [steps_to_halve(curves) for curves in losses]),
-            (f"error rate after {NUM_STEPS} steps", error_rates),
-        ):
-            medians = [float(np.median(values)) for values in measured]
-            for i, (name, relation) in enumerate(zip(LOSS_NAMES, ("≥", "≤"), strict=True)):
-                rows.append(
-                    Row(
-                        f"network, {start} start, {name}: {quantity}, median [range]",
-                        medians[i],
-                        medians[1 - i],
-                        "the other loss, same start",
-                        relation,
-                        (measured[i].min(), measured[i].max()),
-                        digits=3,
-                    )
-                )
+    for start, bias in OUTPUT_BIASES.items():
+        ratios, y_hat = gradient_ratios(bias, train, NUM_SEEDS), float(jax.nn.sigmoid(bias))
+        rows.append(row(f"{start} start: cross-entropy's ∂L/∂b over squared error's", ratios,
+                        1 / (y_hat * (1 - y_hat)), "1/(ŷ(1 − ŷ)), ŷ = σ(b)", "≈"))  # fmt: skip
+        for name in LOSS_NAMES:
+            losses, error_rates = networks[name, start]
+            predicted = steps_to_halve(predicted_losses(name, bias, NUM_STEPS))[0]
+            rows += [
+                row(f"{start} start, {name}: steps to halve the loss", steps_to_halve(losses),
+                    float(predicted), "one output alone, its inputs at ½", "≈"),
+                row(f"{start} start, {name}: error rate after {NUM_STEPS} steps", error_rates,
+                    1 - commonest, "guessing the commonest digit",
+                    "≈" if (name, start) == ("squared error", "bad") else "≤"),
+            ]  # fmt: skip
     return rows
 
 
@@ -187,7 +228,7 @@ def measure() -> Results:
             f"{steps['squared error']:.0f} steps, its cross-entropy in "
             f"{steps['cross-entropy']:.0f} (medians of {NUM_SEEDS} seeds)."
         ),
-        rows=neuron_rows(outputs) + network_rows(networks),
+        rows=neuron_rows(outputs) + network_rows(networks, train),
         arrays={
             "neurons": {key: np.asarray(losses) for key, (losses, _) in neurons.items()},
             "networks": {key: losses for key, (losses, _) in networks.items()},
@@ -261,6 +302,9 @@ def draw_network_losses(axes: Axes, networks: dict[tuple[str, str], np.ndarray])
         axes.fill_between(
             steps, low, high, color=COLOURS[name], alpha=0.25, hatch=hatch, linewidth=0
         )
+        (predicted,) = predicted_losses(name, OUTPUT_BIASES["bad"], len(steps))
+        label = None if line == "-" else "one output alone"
+        axes.plot(steps, predicted / predicted[0], "k:", linewidth=1.2, label=label)
     axes.set(
         xscale="log",
         xlabel="step (batches of 32 digits)",

@@ -57,8 +57,9 @@ Number = float | int | np.generic
 class Row(NamedTuple):
     """A measured number beside what theory or a source says, and their difference.
 
-    `relation` says how the two should compare: = (or ≈), ≤ or ≥. `interval` is the confidence
-    interval or range of `measured` where it varies with the seed.
+    `relation` says how the two should compare: = (or ≈), ≤ or ≥; `beside` promises nothing, where
+    the source is of another case or itself in doubt. `interval` is the confidence interval or range
+    of `measured` where it varies with the seed.
     """
 
     quantity: str

@@ -3,6 +3,9 @@
 A tower over a cell takes two hidden layers, and a grid of them taken literally leaves holes: at the
 cells' corners the network is 0. Averaging shifted grids mends it. Sums of ridge functions need one
 hidden layer only, for any number of inputs and outputs (Cybenko 1989).
+
+The mean error of one grid tends to that of f's values at the centres of the cells, which quadrature
+gives: .0523 for N = 10, .0262 for N = 20. The lecture's .0505 and .0250 are 4 % too low.
 """
 
 from collections.abc import Mapping
@@ -57,7 +60,7 @@ def errors(params: Params, x: np.ndarray) -> np.ndarray:
 
 def mean_error_of_cells(num_cells: int) -> float:
     """The mean error of f's values at the centres of cells: what sharp towers tend to."""
-    x = lattice(20 * num_cells, offset=0.5)
+    x = lattice(100 * num_cells, offset=0.5)
     return float(np.abs(f((np.floor(x * num_cells) + 0.5) / num_cells) - f(x)).mean())
 
 
@@ -102,8 +105,8 @@ def rows_of_one_grid(grids: Mapping[tuple[int, int], Approximation]) -> list[Row
         mean, constant = errors(g.params, x).mean(), mean_error_of_cells(num_cells)
         rows += [
             _row(f"sup error, {what}", g.sup_error, 1, "≈", "lecture §1"),
-            _row(f"mean error, {what}", mean, lecture, "≈", "lecture §1"),
-            _row(f"mean error, {what}, sharp towers", mean, constant, "≈", "quadrature"),
+            _row(f"mean error, {what}", mean, constant, "≈", "quadrature, sharp towers"),
+            _row(f"mean error, {what}, the lecture's", mean, lecture, "beside", "lecture §1"),
         ]
     return rows
 

@@ -5,6 +5,9 @@ and loss: full batch, η = 1, zero biases, weights N(0, 1/n_in), which of the in
 closest to the lecture's rates at every width. A seed is solved when all four outputs are on the
 right side of ½. One hidden unit never solves it, eight sigmoid units practically always do.
 
+A ReLU with two negative weights and no bias is 0 at all four inputs and stays so. One live unit is
+not enough, so a width of n solves at most 1 − (1 + 3n)/4ⁿ of its starts.
+
 Nearly every stuck 2-2-1 has two answers right and two at ½, so its loss stays at ½ ln 2: both
 hidden units are saturated for the two inputs at ½, which look the same to the output neuron. The
 gradient falls as 1/t, the weights drift to infinity, and more steps free hardly any.
@@ -137,9 +140,36 @@ def wilson(solved: np.ndarray) -> tuple[float, float, float]:
     return 100 * test.statistic, 100 * low, 100 * high
 
 
-def rate_row(quantity: str, solved: np.ndarray, lecture_rate: float) -> Row:
+def percent(solved: np.ndarray) -> str:
+    return "{:.0f} % [{:.0f}, {:.0f}]".format(*wilson(solved))
+
+
+def rate_row(quantity: str, solved: np.ndarray, lecture_rate: float, relation: str = "≈") -> Row:
     rate, low, high = wilson(solved)
-    return Row(quantity, rate, lecture_rate, "lecture §4", "≈", (low, high), digits=4)
+    return Row(quantity, rate, lecture_rate, "lecture §4", relation, (low, high), digits=4)
+
+
+def relu_bound(width: int) -> float:
+    """The share of starts with two live ReLUs in %: each has two negative weights with chance ¼."""
+    return 100 * (1 - (1 + 3 * width) / 4**width)
+
+
+def other_rows(grid: dict[tuple[int, str, str], Trained]) -> list[Row]:
+    """The other activations and losses, where more than one hidden unit can solve XOR."""
+    rows = []
+    for (width, activation, loss), trained in grid.items():
+        if (activation, loss) == LECTURE_PAIR or width == 1:
+            continue
+        pair = f"{activation}, {loss.replace('_', ' ')}"
+        quantity = f"2-{width}-1, {pair}, solved in {NUM_STEPS:,} steps, in %"
+        rate, low, high = wilson(trained.solved(NUM_STEPS))
+        if activation == "relu":
+            theory, relation, source = relu_bound(width), "≤", "two live ReLUs"
+        else:
+            theory = LECTURE_RATES.get((width, NUM_STEPS), LECTURE_RATES.get((width, 1000), 0.0))
+            relation, source = "beside", "lecture §4, of sigmoid, binary cross entropy"
+        rows.append(Row(quantity, rate, theory, source, relation, (low, high), digits=4))
+    return rows
 
 
 def train_grid() -> dict[tuple[int, str, str], Trained]:
@@ -193,7 +223,8 @@ def measure() -> Results:
     for name, steps in product(OTHERS, (1000, NUM_STEPS)):
         other = train(population(2, name, NUM_LECTURE_SEEDS), *LECTURE_PAIR)
         quantity = f"2-2-1 from {name} solved in {steps:,} steps, in %"
-        rows.append(rate_row(quantity, other.solved(steps), LECTURE_RATES[2, steps]))
+        rows.append(rate_row(quantity, other.solved(steps), LECTURE_RATES[2, steps], "beside"))
+    rows += other_rows(grid)
     ones = [trained.solved(NUM_STEPS).sum() for (n, *_), trained in grid.items() if n == 1]
     rows.append(Row("2-1-1 solved, all activations and losses", int(sum(ones)), 0, "lecture §1"))
 
@@ -204,14 +235,15 @@ def measure() -> Results:
     rows += stuck_rows(stuck, later, int(continued.solved(19 * NUM_STEPS).sum()))
 
     share = 100 * np.mean(left_at_half(stuck))
-    rates = [wilson(lecture[2].solved(steps)) for steps in (1000, NUM_STEPS)]
-    early, late = ("{:.0f} % [{:.0f}, {:.0f}]".format(*rate) for rate in rates)
+    early = percent(lecture[2].solved(1000))
+    late = {g: percent(grid[2, g, LECTURE_PAIR[1]].solved(NUM_STEPS)) for g in HIDDEN}
     examples = [np.flatnonzero(is_solved)[0], np.flatnonzero(~is_solved)[left_at_half(stuck)][0]]
     return Results(
         headline=(
-            f"2-2-1 solves XOR from {early} of its starts in 1,000 steps and {late} in 5,000; "
-            f"2-8-1 from {lecture[8].solved(1000).sum()} of {NUM_LECTURE_SEEDS} in 1,000. "
-            f"{share:.0f} % of the stuck 2-2-1 have two answers right and two at ½."
+            f"2-2-1 solves XOR from {early} of its starts in 1,000 steps and {late['sigmoid']} in "
+            f"5,000 (tanh: {late['tanh']}, ReLU: {late['relu']}); 2-8-1 from "
+            f"{lecture[8].solved(1000).sum()} of {NUM_LECTURE_SEEDS} in 1,000. {share:.0f} % of "
+            "the stuck 2-2-1 have two answers right and two at ½."
         ),
         rows=rows,
         arrays={

@@ -7,9 +7,9 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mlp_jax import config
 from mlp_jax.config import Experiment
@@ -32,7 +32,7 @@ Examples:
 Groups and their choices (GROUP=CHOICE; defaults in conf/config.yaml):
 {groups}
 
-Options:
+{of_runs}Options:
     --cfg job           print the composed config and stop; it lists every key
     --config-dir DIR    find experiments and choices of your own in DIR: DIR/exp/own.yaml, +exp=own
     -m, --multirun      a sweep: every combination of the values, trained together:
@@ -44,17 +44,29 @@ Options:
 """
 
 
+class OfRun(NamedTuple):
+    """What `NAME=RUN` does with a run that was made, in words and as a function.
+
+    The function gets the run's directory or id and the other overrides.
+    """
+
+    words: str
+    do: Callable[[str, list[str]], None]
+
+
 def run_command(
     run: Callable[[Experiment], Any],
     module: str,
     summary: str,
     examples: list[tuple[str, str]],
+    of_runs: Mapping[str, OfRun] | None = None,
     open_sweep: Callable[[], Any] | None = None,
 ) -> None:
     """Composes the config that the command line asks for and runs it; the exit status says how.
 
-    What `run` returns, of a sweep's job, is the number that a search minimises. `open_sweep` gives
-    a command that can train the jobs of a sweep together its `Sweep`.
+    `NAME=RUN` calls the function of that name in `of_runs` instead. What `run` returns, of a
+    sweep's job, is the number that a search minimises. `open_sweep` gives a command that can train
+    the jobs of a sweep together its `Sweep`.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -70,7 +82,11 @@ def run_command(
                 f"    {what}:\n        python -m {module} {line}" for line, what in examples
             )
             groups = _choices(arguments.config_dir)
-            print(_HELP.format(summary=summary, module=module, examples=lines, groups=groups))
+            values = {"summary": summary, "module": module, "examples": lines}
+            print(_HELP.format(**values, groups=groups, of_runs=_help_of(of_runs or {})))
+            return
+        if of_run := _of_run(arguments, of_runs or {}):
+            of_run()
             return
         config.register_schema()
         _check(arguments)
@@ -79,9 +95,10 @@ def run_command(
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
         _exit(error)
-    except KeyboardInterrupt:
-        print("\nstopped; a run that was open is marked KILLED", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        print(f"\n{error}" if error.args else "\nstopped before the run began", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # at once: a compiler that is still at work does not survive an orderly end
     finally:
         gc.freeze()  # nor need the interpreter search it all once more before it exits
 
@@ -120,6 +137,28 @@ def _parse_arguments() -> argparse.Namespace:
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir={arguments.config_dir}: is not a directory.")
     return arguments
+
+
+def _of_run(
+    arguments: argparse.Namespace, of_runs: Mapping[str, OfRun]
+) -> Callable[[], None] | None:
+    """What to do instead of composing a config, where an override names a run."""
+    named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
+    if not named:
+        return None
+    if len(named) > 1 or arguments.multirun:
+        raise UserError(f"{' '.join(named)}: takes one run, and no sweep.")
+    name, _, value = named[0].partition("=")
+    if not value:
+        raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")
+    others = [text for text in arguments.overrides if text != named[0]]
+    return lambda: of_runs[name].do(value, others)
+
+
+def _help_of(of_runs: Mapping[str, OfRun]) -> str:
+    lines = "".join(f"    {name + '=RUN':20}{words}\n" for name, (words, _) in of_runs.items())
+    title = "With a run that was made; RUN is its directory or its id:"
+    return f"{title}\n{lines}\n" if of_runs else ""
 
 
 def _choices(config_dir: str | None) -> str:

@@ -9,7 +9,8 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -330,6 +331,14 @@ class Sweep:
 
 
 @dataclass
+class Checkpoint:
+    every_epochs: Optional[int] = key(COUNT)
+    every_minutes: Optional[float] = key(POSITIVE)
+    keep: int = key(between(1, 1_000_000))
+    root: str = key(TEXT)
+
+
+@dataclass
 class Tracking:
     name: str = key(one_of("mlflow", "none"))
     uri: Optional[str] = key(TEXT)
@@ -352,11 +361,13 @@ class Experiment:
     device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key(one_of("float32", "float64"))
     matmul_precision: str = key(one_of("default", "high", "highest"))
+    deterministic: bool = key()
     model: Model = MISSING
     data: Data = MISSING
     optimizer: Optimizer = MISSING
     schedule: Schedule = MISSING
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     population: Population = field(default_factory=Population)
     sweep: Sweep = field(default_factory=Sweep)
     tracking: Tracking = MISSING
@@ -375,6 +386,7 @@ CHOICES: dict[str, tuple[type, ...]] = {
 
 SECTIONS: dict[str, tuple[type, ...]] = {
     "early_stopping": (EarlyStopping,),
+    "checkpoint": (Checkpoint,),
     "population": (Population,),
     "sweep": (Sweep,),
 }
@@ -468,18 +480,13 @@ def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """A config with other values for some keys, which are not checked."""
-    changes: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
+    """A config with other values for some keys; unchecked, so they may be traced arrays."""
+    config = copy(config)
     for path, value in values.items():
         section, _, name = path.partition(".")
-        if name:
-            sections.setdefault(section, {})[name] = value
-        else:
-            changes[section] = value
-    for section, inner in sections.items():
-        changes[section] = with_values(getattr(config, section), inner)
-    return replace(config, **changes)
+        changed = with_values(getattr(config, section), {name: value}) if name else value
+        setattr(config, section, changed)
+    return config
 
 
 def find_field(path: str) -> "Field[Any] | None":

@@ -6,7 +6,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mlp_jax.fitting import LogPoint
+from mlp_jax.fitting import Fitted, LogPoint
+from mlp_jax.problem import Problem
+from mlp_jax.proof import GradientCheck
+
+
+class Member(NamedTuple):
+    """One network of a population, after training."""
+
+    problem: Problem
+    gradient: GradientCheck
+    fitted: Fitted
+    metrics: dict[str, dict[str, float]]
+    """Of each part; empty where the training diverged."""
+    diverged_at: int | None = None
+    halved_at: int | None = None
+    """The step at which successive halving ended it."""
 
 
 class Progress(NamedTuple):

@@ -1,69 +1,90 @@
-"""A run from beginning to end: the only place where all rooms are wired together."""
+"""A run from beginning to end: from the config to what is trained."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 import jax
-import numpy as np
 
-from mlp_jax import data, pyfunc, store, summary, tracking
+from mlp_jax import data, rundir, store, summary
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
-from mlp_jax.fitting import Interval, LogPoint, compile_intervals, evaluate_parts, fit
+from mlp_jax.fitting import Programs, compile_programs
+from mlp_jax.interrupt import deferred
 from mlp_jax.jobs import config_hash
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, numeric_settings, prepare
 from mlp_jax.proof import GradientCheck, check_gradient, insist_on
+from mlp_jax.session import Prepared, Session
 from mlp_jax.summary import Result
 
+T = TypeVar("T")
 
-def run(config: Experiment, console: Console | None = None, command: str = "") -> Result:
+
+def run(
+    config: Experiment,
+    console: Console | None = None,
+    command: str = "",
+    directory: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Result:
     """Trains what `config` describes, proves its gradient first and records it in MLflow.
 
-    `command` is the command line, for the record. Raises `UserError` for a config that cannot be
-    run, before anything is written, and `RunError` for a run that fails.
+    `command` is the command line and `tags` are more, for the record. `directory` is that of a run
+    to continue, whose config this is. Raises `UserError` for a config that cannot be run, before
+    anything is written, `RunError` for a run that fails, and `KeyboardInterrupt`, with the command
+    to continue it, for one that was stopped.
     """
     console = console or Console()
     with numeric_settings(config) as device:
-        is_tracked = config.tracking.name != "none"
-        if is_tracked:
-            store.check(config.tracking.uri)
-        dataset = data.load(config.data)
-        # A daemon, so that an error in what follows need not wait for it.
-        preloading = Thread(target=store.preload, daemon=True)
-        if is_tracked:
-            preloading.start()
-        problem = prepare(config, dataset)
-        with ThreadPoolExecutor() as background:
-            compiling = background.submit(_compile, problem)
-            gradient = check(problem, console, device)
-            insist_on(gradient)
-            intervals = compiling.result()
-        if not is_tracked:
-            return _train(problem, gradient, intervals, console, None)
-        preloading.join()
-        client = store.open_store(config.tracking.uri)
-        with (
-            store.recording_errors(),
-            tracking.start(
-                client,
-                summary.experiment_name(config),
-                config.tracking.run_name or summary.run_name(problem),
-                params=summary.parameters(problem),
-                dataset=problem.dataset,
-                note=summary.note(problem, device, command),
-                tags={
-                    **summary.tags(problem, device, command),
-                    "config_hash": config_hash(config),
-                },
-            ) as recorded,
-        ):
-            result = _train(problem, gradient, intervals, console, recorded)
-            model_uri = _record(result, recorded)
-        console.facts(_links(recorded, model_uri))
-        return result
+        prepared = _prepare(config, console, device)
+        place = rundir.create(config.checkpoint.root) if directory is None else directory
+        with rundir.locked(place), deferred() as interrupt:
+            session = Session(prepared, place, console, interrupt)
+            try:
+                if directory:
+                    return session.resume()
+                return session.start(command, {"config_hash": config_hash(config), **(tags or {})})
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"stopped. Continue with: {rundir.resume_command(place)}"
+                ) from None
+
+
+def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepared:
+    """All that can fail before anything is written."""
+    rundir.check_root(config.checkpoint.root)
+    is_tracked = config.tracking.name != "none"
+    if is_tracked:
+        store.check(config.tracking.uri)
+    dataset = data.load(config.data)
+    # In the background, as is the compiler: an error in what follows need not wait for either.
+    preloading = _in_background(store.preload) if is_tracked else None
+    problem = prepare(config, dataset)
+    compiling = _in_background(lambda: _compile(problem))
+    gradient = check(problem, console, device)
+    insist_on(gradient)
+    programs = compiling.result()
+    if preloading is None:
+        return Prepared(problem, gradient, programs, device, None)
+    preloading.result()
+    return Prepared(problem, gradient, programs, device, store.open_store(config.tracking.uri))
+
+
+def _in_background(work: Callable[[], T]) -> "Future[T]":
+    """In a thread that the end of the process does not wait for."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
 
 
 def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
@@ -106,84 +127,6 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
     return gradient
 
 
-def _compile(problem: Problem) -> dict[int, Interval]:
+def _compile(problem: Problem) -> Programs:
     with numeric_settings(problem.config):  # which every thread has of its own
-        return compile_intervals(problem)
-
-
-def _train(
-    problem: Problem,
-    gradient: GradientCheck,
-    intervals: dict[int, Interval],
-    console: Console,
-    recorded: tracking.Run | None,
-) -> Result:
-    start = time.perf_counter()
-    with console.progress(problem.num_steps, problem.steps_per_epoch) as show:
-
-        def on_log(point: LogPoint) -> None:
-            show(point.step, point.metrics)
-            if recorded is not None:
-                recorded.log_metrics(point.metrics, point.step)
-
-        fitted = fit(problem, intervals, on_log)
-    seconds = time.perf_counter() - start
-    metrics = evaluate_parts(problem, fitted.params)
-    result = Result(problem, gradient, fitted, metrics, seconds)
-    _report(result, console)
-    if recorded is not None:
-        recorded.log_metrics(
-            {
-                **summary.final_metrics(result),
-                "steps_per_second": fitted.history[-1].step / seconds,
-            },
-            fitted.history[-1].step,
-        )
-    return result
-
-
-def _report(result: Result, console: Console) -> None:
-    """The metrics of each part, and for a truth table each of its rows."""
-    metrics = result.metrics
-    names = list(next(iter(metrics.values())))
-    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
-    console.table(["", *names], rows)
-    if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
-        x, y = (np.asarray(array) for array in result.problem.train)
-        y_hat = summary.outputs(result, x)
-        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
-        console.table(
-            [*result.problem.dataset.feature_names, "target", "prediction"],
-            [
-                [*map(int, row), *map(float, t), *map(float, p)]
-                for row, t, p in zip(raw, y, y_hat, strict=True)
-            ],
-        )
-    last = result.fitted.history[-1].step
-    if result.fitted.step != last or last < result.problem.num_steps:
-        console.line(
-            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
-        )
-
-
-def _record(result: Result, recorded: tracking.Run) -> str | None:
-    """The resolved config and, as the config wants them, figures and the model, whose URI it is."""
-    config = result.problem.config
-    recorded.log_dict(summary.recorded_config(result.problem), "config.yaml")
-    if config.tracking.figures:
-        for name, figure in summary.draw_figures(result):
-            recorded.log_figure(figure, f"{name}.png")
-    if not config.tracking.model:
-        return None
-    model = summary.to_model(result)
-    example = pyfunc.raw_inputs(result.problem.dataset, 5)
-    save = partial(pyfunc.save, model=model)
-    return recorded.log_model(pyfunc.__name__, save, example, model.predict(example))
-
-
-def _links(recorded: tracking.Run, model_uri: str | None) -> dict[str, object]:
-    facts: dict[str, object] = {"run": recorded.name, "page": recorded.url}
-    if model_uri is not None:
-        facts["model"] = model_uri
-    command = store.ui_command(recorded.client.tracking_uri)
-    return facts | ({"open it with": command} if command else {})
+        return compile_programs(problem)

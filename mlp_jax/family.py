@@ -11,9 +11,10 @@ import yaml
 from mlp_jax import bulk, pyfunc, store, summary, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
-from mlp_jax.fitting import DivergedError, LogPoint
+from mlp_jax.course import Member
+from mlp_jax.errors import NoResultError
+from mlp_jax.fitting import LogPoint, divergence
 from mlp_jax.jobs import Job, config_hash, differences
-from mlp_jax.population import Member
 from mlp_jax.summary import Result
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -42,11 +43,11 @@ class Trained(NamedTuple):
         return Result(member.problem, member.gradient, member.fitted, member.metrics, seconds)
 
     @property
-    def error(self) -> DivergedError | None:
+    def error(self) -> NoResultError | None:
         if self.member.diverged_at is None:
             return None
         rate = self.job.config.optimizer.learning_rate
-        return DivergedError(self.member.diverged_at, rate)
+        return NoResultError(divergence(self.member.diverged_at, rate))
 
 
 def record(trained: Trained, name: str) -> RunRecord:
@@ -56,7 +57,7 @@ def record(trained: Trained, name: str) -> RunRecord:
     tags = summary.tags(problem, trained.device, trained.command)
     tags |= {"config_hash": config_hash(job.config)}
     if error is not None:
-        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(error.step)}
+        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
     else:
         points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
     if member.halved_at is not None:

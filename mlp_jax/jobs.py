@@ -227,7 +227,7 @@ def _hydra_config(composed: DictConfig) -> Iterator[None]:
 
 # --- groups and names of jobs ------------------------------------------------------------------
 
-_OF_THE_RECORD = ("name", "tracking.", "sweep.")
+_OF_THE_RECORD = ("name", "tracking.", "checkpoint.", "sweep.")
 """Keys that do not touch the training."""
 
 

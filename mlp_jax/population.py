@@ -1,87 +1,23 @@
-"""Many trainings as one program: networks that differ only in numbers, trained side by side.
-
-A population is the single training under `vmap`: a loop over steps, each a step of all networks.
-It is split evenly over the devices, the cores of a CPU among them, and into chunks that fit the
-memory. Every network has the initial parameters, the order of the data and the log points that it
-would have alone.
-
-The host looks at a population about ten times in a training. There it drops the networks that
-diverged or stopped early, and in successive halving the worse half.
-"""
+"""A population: many networks that differ only in numbers, trained by one call."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PRNGKeyArray
 
-from mlp_jax import data, training
-from mlp_jax.config import Experiment, flat_values, with_values
-from mlp_jax.course import Course, Progress
+from mlp_jax import data
+from mlp_jax.config import LBFGS, Experiment, flat_values, with_values
+from mlp_jax.course import Member, Progress
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
-from mlp_jax.fitting import Fitted
-from mlp_jax.network import num_params
-from mlp_jax.problem import (
-    Parts,
-    Problem,
-    encode_parts,
-    initial_params,
-    keys_of,
-    make_training,
-    numeric_settings,
-    objective,
-    prepare,
-)
-from mlp_jax.proof import GradientCheck, check_gradients
-from mlp_jax.training import Metrics, Training, TrainState
-from mlp_jax.types import Params
+from mlp_jax.fitting import DivergedError, Fitted, compile_programs, evaluate_parts, fit
+from mlp_jax.lockstep import Lockstep, OnProgress, check_members, problem_of
+from mlp_jax.problem import Problem, initial_params, keys_of, numeric_settings, objective, prepare
 
-NUM_ROUNDS = 10
-"""How often, about, the host looks at a population in training."""
-
-_CHUNK_BYTES = 2**30
-"""Of the states, the gradients, one batch's activations and the data of each network's own."""
-
-_ROUNDED = ("optimizer.b1", "optimizer.b2", "optimizer.decay")
-"""optax takes 1 − b of a Python number in float64, of a traced one in float32."""
-
-_OF_THE_DATA = ("seed", "data.")
-_OF_THE_RECORD = ("name", "tracking.", "sweep.", "population.", "checkpoint.")
-
-
-class Member(NamedTuple):
-    """One network of a population, after training."""
-
-    problem: Problem
-    gradient: GradientCheck
-    fitted: Fitted
-    metrics: dict[str, dict[str, float]]
-    """Of each part; empty where the training diverged."""
-    diverged_at: int | None = None
-    halved_at: int | None = None
-    """The step at which successive halving ended it."""
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class Networks(NamedTuple):
-    """Networks on the devices; every array has a leading axis of networks."""
-
-    state: TrainState
-    shuffle_key: PRNGKeyArray
-    numbers: dict[str, Array]
-    """The values of the config in which the networks differ, by their key."""
-    own: Parts | None
-    """Their data, where they do not share it."""
+_TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
+"""Where the numbers stand that may be arguments of the program; the rest is data and record."""
 
 
 def train(
@@ -93,46 +29,74 @@ def train(
 ) -> list[Member]:
     """Trains the networks of `configs`, which differ only in traced numbers, in their order.
 
-    `exact` trains them one after the other in the compiled program, so that each bit is that of
-    the network alone; else float32 results agree to about 1e-5 after 1,000 steps. With `halvings`
-    k > 0 only the better half goes on after 1/2^k of the steps, the better half of those after
-    twice as many, and so on until the last ones train to the end. Raises `UserError`.
+    Side by side their float32 results agree to about 1e-5 after 1,000 steps with those of each
+    network alone, if the training is smooth: with an L1 penalty, weights near 0 jump. `exact`
+    trains them one after the other, in one compiled program for those that differ in seed and data
+    alone: then each bit is that of the network alone. lbfgs, whose line search would not agree, is
+    always exact. With `halvings` k > 0 only the better half goes on after 1/2^k of the steps, the
+    better half of those after twice as many, and so on until the last ones train to the end. Raises
+    `UserError`.
     """
+    exact = exact or isinstance(configs[0].optimizer, LBFGS)
+    if exact and halvings:
+        raise UserError(
+            f"{halvings} halvings: networks that are trained one after the other cannot be halved; "
+            "set population.exact=false, and another optimizer than lbfgs."
+        )
+    members: dict[int, Member] = {}
+    num_steps = 0
     with numeric_settings(configs[0]):
-        load = cache(lambda index: data.load(configs[index].data))
-        first = {repr(config.data): index for index, config in reversed([*enumerate(configs)])}
-        datasets = [load(first[repr(config.data)]) for config in configs]
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
-            shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
-            groups[repr(shapes), _constants(config) if exact else None].append(index)
-        members: dict[int, Member] = {}
-        for indices in groups.values():
-            population = _Population(
-                [configs[i] for i in indices], [datasets[i] for i in indices], exact
-            )
-            so_far = len(members)
+        datasets = _load(configs)
+        for indices in _groups(configs, datasets, exact):
+            num_before, steps_before = len(members), num_steps
 
-            def show(progress: Progress, so_far: int = so_far) -> None:
-                ways = so_far + progress.share * progress.num_networks
+            def show(now: Progress, num: int = num_before, steps: int = steps_before) -> None:
+                nonlocal num_steps
+                num_steps = steps + now.network_steps
+                ways = num + now.share * now.num_networks
                 on_progress(
-                    progress._replace(
-                        share=ways / len(configs),
-                        num_done=so_far + progress.num_done,
-                        num_networks=len(configs),
+                    Progress(
+                        ways / len(configs),
+                        num + now.num_done,
+                        len(configs),
+                        num_steps,
+                        now.best,
                     )
                 )
 
-            trained = population.train(halvings, show)
+            base = prepare(configs[indices[0]], datasets[indices[0]])
+            pair = {"model.output": base.config.model.output, "model.loss": base.config.model.loss}
+            some = [with_values(configs[index], pair) for index in indices]
+            their_data = [datasets[index] for index in indices]
+            if exact:
+                trained = _one_by_one(base, some, their_data, show)
+            else:
+                trained = Lockstep(base, some, their_data, _numbers(some)).train(halvings, show)
             members |= dict(zip(indices, trained, strict=True))
-        return [members[index] for index in range(len(configs))]
+    return [members[index] for index in range(len(configs))]
 
 
-def _constants(config: Experiment) -> tuple[Any, ...]:
-    """What has to be a constant of the program for the bits to be those of the network alone."""
-    flat = flat_values(config)
-    zero = ("model.l1", "model.l2", "model.label_smoothing")
-    return (*(flat.get(key) for key in _ROUNDED), *(flat[key] == 0 for key in zero))
+def _load(configs: Sequence[Experiment]) -> list[Dataset]:
+    """The dataset of each config; equal ones are one."""
+    loaded: dict[str, Dataset] = {}
+    for config in configs:
+        if repr(config.data) not in loaded:
+            loaded[repr(config.data)] = data.load(config.data)
+    return [loaded[repr(config.data)] for config in configs]
+
+
+def _groups(
+    configs: Sequence[Experiment], datasets: Sequence[Dataset], exact: bool
+) -> list[list[int]]:
+    """The networks of one program each: equal shapes of the data and, where each bit counts, equal
+    numbers, since a compiler may round a constant otherwise than an argument.
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
+        shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
+        numbers = [v for k, v in flat_values(config).items() if k.startswith(_TRACED_SECTIONS)]
+        groups[repr(shapes), repr(numbers) if exact else ""].append(index)
+    return list(groups.values())
 
 
 def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
@@ -141,7 +105,7 @@ def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
     numbers = {}
     for key, first in flat[0].items():
         values = [values.get(key) for values in flat]
-        if key.startswith(_OF_THE_DATA + _OF_THE_RECORD) or all(v == first for v in values):
+        if not key.startswith(_TRACED_SECTIONS) or all(value == first for value in values):
             continue
         if not all(isinstance(value, float) for value in values):
             raise ValueError(f"{key} differs within a population, and is not a number in each")
@@ -149,276 +113,36 @@ def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
     return numbers
 
 
-class _Chunk:
-    """Networks that are in memory together, and how many log points they have behind them."""
-
-    def __init__(self, indices: np.ndarray, networks: Networks) -> None:
-        self.indices, self.networks, self.num_points = indices, networks, 0
-
-
-class _Population:
-    """The networks of one program: what they share, what each has, what has become of each."""
-
-    def __init__(
-        self, configs: Sequence[Experiment], datasets: Sequence[Dataset], exact: bool
-    ) -> None:
-        self.base = prepare(configs[0], datasets[0])
-        model = self.base.config.model
-        self.configs = [
-            replace(config, model=replace(config.model, output=model.output, loss=model.loss))
-            for config in configs
-        ]
-        self.datasets, self.exact = datasets, exact
-        self.numbers = _numbers(configs)
-        self.seeds = np.array([config.seed for config in configs], np.uint32)
-        devices = [d for d in jax.local_devices() if d.platform == jax.devices()[0].platform]
-        self.mesh = Mesh(np.array(devices[: len(configs)]), ("networks",))
-        self.shared: Parts | None = None
-        if all(dataset is datasets[0] for dataset in datasets):
-            self.shared = Parts(self.base.train, self.base.validation, self.base.test)
-        elif model.class_weights == "balanced":
-            raise ValueError("balanced class weights depend on the data, which differ")
-        base = self.base
-        ends = np.arange(base.log_every, base.num_steps + base.log_every, base.log_every)
-        self.course = Course(
-            len(configs),
-            np.minimum(ends, base.num_steps),
-            objective(base.config, base.dataset),
-            base.training.patience,
-        )
-        self.begun: dict[int, tuple[Params, PRNGKeyArray, GradientCheck]] = {}
-        self.ended: dict[int, tuple[Params, int, dict[str, dict[str, float]]]] = {}
-        self.start = self._over_networks(self._start)
-        self.evaluate = self._over_networks(self._evaluate)
-        self.rounds: dict[tuple[int, int], Callable[..., Any]] = {}
-
-    # --- what is compiled ----------------------------------------------------------------------
-
-    def _over_networks(self, function: Callable[..., Any], **jit: Any) -> Callable[..., Any]:
-        """`function(network, shared data, …)` of all networks, split over the devices."""
-
-        def all_networks(networks: Any, *shared: Any) -> Any:
-            if self.exact:
-                return jax.lax.map(lambda network: function(network, *shared), networks)
-            return jax.vmap(lambda network: function(network, *shared))(networks)
-
-        def split(networks: Any, *shared: Any) -> Any:
-            along, whole = PartitionSpec("networks"), PartitionSpec()
-            specs = (along, *[whole] * len(shared))
-            return jax.shard_map(
-                all_networks, mesh=self.mesh, in_specs=specs, out_specs=along, check_vma=False
-            )(networks, *shared)
-
-        return jax.jit(split, **jit)
-
-    def _training(self, numbers: dict[str, Array]) -> Training:
-        base = self.base
-        config = with_values(base.config, numbers)
-        return make_training(config, base.dataset, base.training.batch_size, base.num_steps)
-
-    def _start(self, inputs: tuple[Array, dict[str, Array], Parts | None]) -> Networks:
-        seed, numbers, own = inputs
-        init_key, shuffle_key = keys_of(seed)
-        config = with_values(self.base.config, numbers)
-        params = initial_params(config, self.base.sizes, init_key)
-        state = training.init_state(self._training(numbers), params)
-        return Networks(state, shuffle_key, numbers, own)
-
-    def _interval(
-        self, network: Networks, shared: Parts | None, length: int
-    ) -> tuple[Networks, Metrics]:
-        """The next `length` steps, and what is logged after them."""
-        parts, state = network.own or shared, network.state
-        assert parts is not None
-        per_epoch = self.base.steps_per_epoch
-        state, logged = training.train_interval(
-            self._training(network.numbers),
-            length,
-            not (self.base.log_every % per_epoch) and not (length % per_epoch),
-            state,
-            network.shuffle_key,
-            parts.train,
-            parts.validation,
-        )
-        if state.best is not None:
-            logged["num_worse"] = state.best.num_worse
-        return network._replace(state=state), logged
-
-    def _rounds(self, size: int, length: int) -> Callable[..., Any]:
-        """The program of up to `size` log intervals of `length` steps.
-
-        How many is an argument, so that rounds of different lengths are one program.
-        """
-        if (size, length) in self.rounds:
-            return self.rounds[size, length]
-
-        def some(network: Networks, shared: Parts | None, count: Array) -> Any:
-            def step(point: Array, carry: tuple[Networks, Metrics]) -> tuple[Networks, Metrics]:
-                network, logged = self._interval(carry[0], shared, length)
-                return network, jax.tree.map(lambda all, v: all.at[point].set(v), carry[1], logged)
-
-            _, shapes = jax.eval_shape(lambda n: self._interval(n, shared, length), network)
-            empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
-            return jax.lax.fori_loop(0, count, step, (network, empty))
-
-        self.rounds[size, length] = self._over_networks(some, donate_argnums=0)
-        return self.rounds[size, length]
-
-    def _evaluate(self, network: Networks, shared: Parts | None) -> dict[str, Metrics]:
-        parts, fixed = network.own or shared, self._training(network.numbers)
-        assert parts is not None
-        params = training.kept(network.state)[0]
-        return {
-            name: training.evaluate(fixed, params, part)
-            for name, part in parts._asdict().items()
-            if part is not None
-        }
-
-    # --- what the host does --------------------------------------------------------------------
-
-    def train(self, halvings: int, on_progress: OnProgress) -> list[Member]:
-        """Trains all of them to their end."""
-        ends = self._ends(halvings)
-        chunks = self._split()
-        # In successive halving all chunks compete; else one is done with before the next begins.
-        for together in [chunks] if halvings else [[chunk] for chunk in chunks]:
-            begun = [self._begin(indices) for indices in together]
-            for end in ends:
-                for chunk in begun:
-                    self._advance(chunk, end, on_progress)
-                if end < ends[-1]:
-                    self._halve(begun)
-        return [self._member(index) for index in range(len(self.configs))]
-
-    def _ends(self, halvings: int) -> list[int]:
-        """The log points at which the worse half is dropped, and the last one."""
-        last = len(self.course.steps)
-        if last >> halvings == 0:
-            raise UserError(
-                f"{halvings} halvings need {2**halvings} log points, there are {last}: make "
-                "log_every smaller, or halve less often."
-            )
-        return sorted({last >> k for k in range(halvings + 1)})
-
-    def _split(self) -> list[np.ndarray]:
-        """The networks in chunks that fit the memory."""
-        itemsize = np.dtype(self.base.config.dtype).itemsize
-        start = jax.eval_shape(self._start, jax.tree.map(lambda a: a[0], self._inputs([0])))
-        own = sum(leaf.size * itemsize for leaf in jax.tree.leaves((start.state, start.own)))
-        batch = self.base.training.batch_size * sum(self.base.sizes)
-        each = 2 * own + itemsize * (num_params(self.base.params) + 4 * batch)
-        size = max(1, _CHUNK_BYTES // each // self.mesh.size) * self.mesh.size
-        indices = np.arange(len(self.configs))
-        return [indices[at : at + size] for at in range(0, len(indices), size)]
-
-    def _inputs(self, indices: Sequence[int] | np.ndarray) -> Any:
-        """What `_start` takes of some networks."""
-        own = None
-        if self.shared is None:
-            parts = [encode_parts(self.base.config, self.datasets[i]) for i in indices]
-            own = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
-        numbers = {key: values[indices] for key, values in self.numbers.items()}
-        return self.seeds[indices], numbers, own
-
-    def _padded(self, indices: np.ndarray) -> np.ndarray:
-        """Filled up with copies of the last one, to a multiple of the devices."""
-        return np.pad(indices, (0, -len(indices) % self.mesh.size), mode="edge")
-
-    def _begin(self, indices: np.ndarray) -> _Chunk:
-        """The initial networks, their gradients checked."""
-        sharding = NamedSharding(self.mesh, PartitionSpec("networks"))
-        inputs = jax.device_put(self._inputs(self._padded(indices)), sharding)
-        networks = self.start(inputs)
-        params = jax.device_get(networks.state.params)
-        train = (networks.own or self.shared or self.base).train
-        count = len(indices)
-        x, y = (np.asarray(array[:count, :32] if networks.own else array[:32]) for array in train)
-        gradients = check_gradients(
-            jax.tree.map(lambda leaf: leaf[:count], params),
-            x,
-            y,
-            self.base.training.activation,
-            lambda numbers: self._training(numbers)[1:3],
-            {key: values[indices] for key, values in self.numbers.items()},
-            num_coordinates=4 if num_params(self.base.params) < 100_000 else 1,
-        )
-        keys = jax.device_get(jax.random.key_data(networks.shuffle_key))
-        for at, (index, gradient) in enumerate(zip(indices, gradients, strict=True)):
-            self.begun[index] = (_one(params, at), jax.random.wrap_key_data(keys[at]), gradient)
-        return _Chunk(indices, networks)
-
-    def _advance(self, chunk: _Chunk, end: int, on_progress: OnProgress) -> None:
-        """Trains a chunk up to the log point number `end`."""
-        course, base = self.course, self.base
-        num_full, rest = divmod(base.num_steps, base.log_every)
-        size = -(-len(course.steps) // NUM_ROUNDS)
-        while chunk.num_points < end and len(chunk.indices):
-            left = num_full - chunk.num_points
-            count = min(size, end - chunk.num_points, left) if left else 1
-            program = self._rounds(size, base.log_every) if left else self._rounds(1, rest)
-            chunk.networks, logged = program(chunk.networks, self.shared, count)
-            logged = {
-                name: values[: len(chunk.indices), :count]
-                for name, values in jax.device_get(logged).items()
-            }
-            course.record(chunk.indices, chunk.num_points, logged)
-            chunk.num_points += count
-            on_progress(course.progress())
-            self._drop_done(chunk)
-
-    def _halve(self, chunks: list[_Chunk]) -> None:
-        self.course.halve(np.concatenate([chunk.indices for chunk in chunks]))
-        for chunk in chunks:
-            self._drop_done(chunk)
-
-    def _drop_done(self, chunk: _Chunk) -> None:
-        """Takes the networks that are done out of a chunk where they are half of it or more."""
-        is_done = self.course.is_done[chunk.indices]
-        if is_done.sum() < len(is_done) / 2:
-            return
-        self._finish(chunk, np.flatnonzero(is_done))
-        left = np.flatnonzero(~is_done)
-        if len(left):
-            where = self._padded(left)
-            chunk.networks = jax.tree.map(lambda leaf: leaf[where], chunk.networks)
-        chunk.indices = chunk.indices[left]
-
-    def _finish(self, chunk: _Chunk, places: np.ndarray) -> None:
-        """Fetches what is kept of the networks at some places of a chunk, and evaluates it."""
-        metrics = jax.device_get(self.evaluate(chunk.networks, self.shared))
-        params, steps = jax.device_get(training.kept(chunk.networks.state))
-        for at in places:
-            measured = {
-                part: {name: float(values[at]) for name, values in of_part.items()}
-                for part, of_part in metrics.items()
-            }
-            self.ended[chunk.indices[at]] = (_one(params, at), int(steps[at]), measured)
-
-    def _member(self, index: int) -> Member:
-        initial, shuffle_key, gradient = self.begun[index]
-        params, step, metrics = self.ended[index]
-        config, dataset = self.configs[index], self.datasets[index]
-        parts = self.shared or encode_parts(config, dataset)
-        problem = self.base._replace(
-            config=config,
-            dataset=dataset,
-            params=initial,
-            shuffle_key=shuffle_key,
-            **parts._asdict(),
-            training=make_training(
-                config, dataset, self.base.training.batch_size, self.base.num_steps
-            ),
-        )
-        diverged_at = int(self.course.diverged_at[index]) or None
-        return Member(
-            problem,
-            gradient,
-            Fitted(params, step, self.course.log_points(index)),
-            {} if diverged_at else metrics,
-            diverged_at,
-            int(self.course.halved_at[index]) or None,
-        )
-
-
-def _one(tree: Params, at: int) -> Params:
-    return jax.tree.map(lambda leaf: leaf[at], tree)
+def _one_by_one(
+    base: Problem,
+    configs: Sequence[Experiment],
+    datasets: Sequence[Dataset],
+    on_progress: OnProgress,
+) -> list[Member]:
+    """Networks that differ in seed and data, each trained as it is alone, by the same programs."""
+    programs = compile_programs(base)
+    name = objective(base.config, base.dataset)
+    sign = -1 if name.endswith("/loss") else 1
+    members: list[Member] = []
+    num_steps, best = 0, -np.inf
+    for config, dataset in zip(configs, datasets, strict=True):
+        init_key, shuffle_key = keys_of(config.seed)
+        params = initial_params(config, base.sizes, init_key)
+        problem = problem_of(base, config, dataset)
+        problem = problem._replace(params=params, shuffle_key=shuffle_key)
+        stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
+        (gradient,) = check_members(base, stacked, problem.train, {})
+        try:
+            fitted = fit(problem, programs)
+            metrics, diverged_at = evaluate_parts(problem, fitted.params), None
+        except DivergedError as error:
+            last = error.last_finite
+            fitted = Fitted(last.carry.state.params, last.step, last.history)
+            metrics, diverged_at = {}, error.step
+        members.append(Member(problem, gradient, fitted, metrics, diverged_at))
+        if fitted.history:
+            num_steps += fitted.history[-1].step
+            best = max(best, sign * fitted.history[-1].metrics[name])
+        share = len(members) / len(configs)
+        on_progress(Progress(share, len(members), len(configs), num_steps, sign * best))
+    return members

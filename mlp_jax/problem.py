@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -207,19 +208,23 @@ def initial_params(config: Experiment, sizes: tuple[int, ...], init_key: PRNGKey
     model = config.model
     if model.params is not None:
         return _explicit_params(config, sizes)
+    names = (model.initializer, model.bias_initializer)
+    return _draw(init_key, model.initializer_scale, sizes, names, config.dtype)
 
-    @jax.jit
-    def draw(init_key: PRNGKeyArray) -> Params:
-        return network.init_params(
-            init_key,
-            sizes,
-            INITIALIZERS[model.initializer],
-            bias_initializer=INITIALIZERS[model.bias_initializer],
-            scale=model.initializer_scale,
-            dtype=config.dtype,
-        )
 
-    return draw(init_key)
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw(
+    init_key: PRNGKeyArray,
+    scale: float | Array,
+    sizes: tuple[int, ...],
+    names: tuple[str, str],
+    dtype: str,
+) -> Params:
+    """`names` are the initializers of weights and biases."""
+    initializer, bias_initializer = (INITIALIZERS[name] for name in names)
+    return network.init_params(
+        init_key, sizes, initializer, bias_initializer=bias_initializer, scale=scale, dtype=dtype
+    )
 
 
 def _activations(config: Experiment) -> Activations:

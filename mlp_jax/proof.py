@@ -248,7 +248,7 @@ def _directions(
     grads: Params, samples: list[list[list[tuple[int, int]]]], number: int, position: int
 ) -> Params:
     """For every network the unit vector along one of the coordinates drawn of a layer."""
-    directions = jax.tree.map(np.zeros_like, grads)
+    directions: Any = jax.tree.map(np.zeros_like, grads)
     for member, layers in enumerate(samples):
         array, index = layers[number][position]
         directions[number][array][member].flat[index] = 1
@@ -268,7 +268,7 @@ def _check_network(
         _check_layer(
             grad,
             true_grad,
-            [grad[array].flat[index] for array, index in sampled],
+            [np.ravel(grad[array])[index] for array, index in sampled],
             layer_losses,
             true_value,
             smallest_scale,

@@ -128,12 +128,12 @@ def linearly_separable(
     """Which Boolean functions one perceptron can represent.
 
     A function is not linearly separable if x + x' = y + y' for some x, x' where it is true and
-    y, y' where it is false; for up to 8 inputs the converse holds as well.
-    Muroga 1971, "Threshold logic and its applications".
+    y, y' where it is false. For up to 7 inputs the converse holds as well: linear programs find
+    weights for every other function. Muroga 1971, "Threshold logic and its applications".
     """
     num_inputs = _num_inputs(tables.shape[1])
-    if num_inputs > 8:
-        raise UserError(f"linear separability of functions of {num_inputs} inputs: at most 8.")
+    if num_inputs > 7:
+        raise UserError(f"linear separability of functions of {num_inputs} inputs: at most 7.")
     first, second = np.triu_indices(2**num_inputs)
     v = vertices(num_inputs)
     sums = (v[first] + v[second]) @ 3 ** np.arange(num_inputs)  # x + x' as a number in base 3

@@ -1,5 +1,6 @@
 """What a run has to say about itself: its facts, its metrics, its pictures and its model."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
@@ -13,11 +14,13 @@ import numpy as np
 
 from mlp_jax import data, figures, pyfunc
 from mlp_jax.config import Experiment, Table
+from mlp_jax.console import Console
 from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, objective
 from mlp_jax.proof import GradientCheck
 from mlp_jax.store import redacted
+from mlp_jax.types import Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,6 +143,49 @@ def best_metrics(fitted: Fitted) -> dict[str, float]:
             pick = min if metric == "loss" else max
             best[f"best/{part}_{metric}"] = pick(point.metrics[name] for point in fitted.history)
     return best
+
+
+def print_result(result: Result, console: Console) -> None:
+    """The metrics of each part, and for a truth table each of its rows."""
+    metrics = result.metrics
+    names = list(next(iter(metrics.values())))
+    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
+    console.table(["", *names], rows)
+    if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
+        x, y = (np.asarray(array) for array in result.problem.train)
+        y_hat = outputs(result, x)
+        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
+        console.table(
+            [*result.problem.dataset.feature_names, "target", "prediction"],
+            [
+                [*map(int, row), *map(float, t), *map(float, p)]
+                for row, t, p in zip(raw, y, y_hat, strict=True)
+            ],
+        )
+    last = result.fitted.history[-1].step
+    if result.fitted.step != last or last < result.problem.num_steps:
+        console.line(
+            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
+        )
+
+
+def params_sha256(params: Params) -> str:
+    """Of every array's dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(params)):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def ending(result: Result) -> dict[str, object]:
+    """How a run ended, in a few numbers."""
+    last = result.fitted.history[-1].step
+    return {
+        "last_step": last,
+        "kept_step": result.fitted.step,
+        "stopped_early": last < result.problem.num_steps,
+        "params_sha256": params_sha256(result.fitted.params),
+    }
 
 
 def recorded_config(problem: Problem) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from mlp_jax import rundir
 from mlp_jax.data import Dataset, Inputs
 from mlp_jax.store import base_url, experiment_id, redacted, run_url, store_errors
 
@@ -52,6 +53,7 @@ class Run:
         self._points: list[mlflow.entities.Metric] = []
         self._flushed_at = time.monotonic()
         self._not_finite: set[str] = set()
+        self._recorded: set[tuple[str, int]] = set()
 
     @property
     def url(self) -> str:
@@ -67,6 +69,8 @@ class Run:
 
         now = int(time.time() * 1000)
         for name, value in metrics.items():
+            if (name, step) in self._recorded:
+                continue
             if math.isfinite(value):
                 self._points.append(Metric(name, float(value), now, step))
             elif name not in self._not_finite:
@@ -173,6 +177,7 @@ def start(
     dataset: Dataset | None = None,
     note: str = "",
     tags: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> Run:
     """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page."""
     from mlflow.entities import Param
@@ -193,7 +198,24 @@ def start(
         except BaseException:
             client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
             raise
+    if directory is not None:
+        place = {"run_id": run_id, "experiment_id": run.info.experiment_id,
+                 "store": redacted(client.tracking_uri)}  # fmt: skip
+        rundir.write(directory, rundir.RUN, place)
     return Run(client, run)
+
+
+def resume(client: "mlflow.MlflowClient", directory: Path) -> Run:
+    """Goes on with the run of a directory. What it has recorded already is not recorded again."""
+    with store_errors(client.tracking_uri):
+        place = rundir.read(directory, rundir.RUN) or {}
+        run = client.get_run(place["run_id"])
+        client.update_run(run.info.run_id, status="RUNNING")
+        resumed = Run(client, run)
+        for name in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, name)
+            resumed._recorded |= {(name, point.step) for point in points}
+    return resumed
 
 
 def not_finite_tag(metric: str, value: float, step: int) -> tuple[str, str]:

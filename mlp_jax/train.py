@@ -1,12 +1,16 @@
 """`python -m mlp_jax.train +exp=xor` trains a network and records the run."""
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mlp_jax.cli import run_command
+from mlp_jax import environment, recorded, rundir
+from mlp_jax.cli import OfRun, run_command
 from mlp_jax.config import Experiment
+from mlp_jax.errors import UserError
 
 if TYPE_CHECKING:
     from mlp_jax.sweep import Sweep
@@ -14,11 +18,12 @@ if TYPE_CHECKING:
 
 def train(config: Experiment) -> float:
     """Returns what a search minimises."""
+    if config.deterministic:
+        environment.pin(int(os.environ.get("NPROC") or 1))
     from mlp_jax import experiment, summary
 
-    return summary.search_loss(
-        *summary.standing(experiment.run(config, command=_command(sys.argv[1:])))
-    )
+    result = experiment.run(config, command=_command(sys.argv[1:]))
+    return summary.search_loss(*summary.standing(result))
 
 
 def open_sweep() -> "Sweep":
@@ -38,6 +43,62 @@ def _config_dir() -> list[str]:
     return [text for i in at for text in given[i : i + 2 - ("=" in given[i])]]
 
 
+def resume(name: str, overrides: list[str]) -> None:
+    """Goes on with a run; says so where there is nothing to go on with."""
+    directory, overrides = _find(name, overrides)
+    given = recorded.from_record(rundir.read(directory, rundir.CONFIG) or {}, directory)
+    config = recorded.prolonged(given, overrides)
+    result = rundir.read(directory, rundir.RESULT)
+    if result is not None and (config == given or result["stopped_early"]):
+        early = "; early stopping ended it" if result["stopped_early"] else ""
+        print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
+        return
+    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+    from mlp_jax import experiment
+
+    experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
+
+
+def rerun(name: str, overrides: list[str]) -> None:
+    """Repeats a run; its directory is looked for first, then the tracking store."""
+    given = dict(text.partition("=")[::2] for text in overrides)
+    if odd := given.keys() - {"checkpoint.root", "tracking.uri"}:
+        raise UserError(
+            f"{', '.join(sorted(odd))}: a run is repeated as it was; only checkpoint.root and "
+            "tracking.uri may say where it is found."
+        )
+    directory = rundir.find(name, given.get("checkpoint.root", rundir.DEFAULT_ROOT))
+    if directory is not None:
+        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+    from mlp_jax import repeat
+
+    if directory is not None:
+        original = repeat.from_directory(directory)
+    else:
+        original = repeat.from_store(name, given.get("tracking.uri"))
+    repeat.rerun(original, command=_command(sys.argv[1:]))
+
+
+def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The directory of a run, and the overrides without the one that says where to look."""
+    key = "checkpoint.root="
+    roots = [text.removeprefix(key) for text in overrides if text.startswith(key)]
+    root = roots[-1] if roots else rundir.DEFAULT_ROOT
+    directory = rundir.find(name, root)
+    if directory is None:
+        raise UserError(
+            f"resume={name}: no directory of a run, and none of that name or id below {root}; "
+            "checkpoint.root=DIRECTORY says where else to look."
+        )
+    return directory, [text for text in overrides if not text.startswith(key)]
+
+
+def _pin_as_recorded(then: Mapping[str, Any]) -> None:
+    """As many threads as the run was begun with: their number may change the last bits."""
+    if then.get("num_cores") not in (None, environment.num_cores()):
+        environment.pin(then["num_cores"])
+
+
 def main() -> None:
     run_command(
         train,
@@ -51,6 +112,10 @@ def main() -> None:
             ("+exp=table data.path=my.csv data.target=price", "your own table"),
             ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
         ],
+        of_runs={
+            "resume": OfRun("go on from its last checkpoint; num_epochs=N may be raised", resume),
+            "rerun": OfRun("repeat it and compare the parameters, bit for bit", rerun),
+        },
     )
 
 

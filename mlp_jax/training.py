@@ -44,6 +44,17 @@ class TrainState(NamedTuple):
     best: Best | None
 
 
+class Carry(NamedTuple):
+    """What is carried from step to step: the training's state, and the losses to be logged.
+
+    There is a log point every `log_every` steps; the loss of step t, from 0, stands at
+    t mod `log_every`.
+    """
+
+    state: TrainState
+    losses: Float[Array, " log_every"]
+
+
 class Training(NamedTuple):
     """A training's fixed part: what is minimised, how, and what is measured."""
 
@@ -78,7 +89,7 @@ def init_state(training: Training, params: Params) -> TrainState:
 
 
 def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
-    """The parameters that a training ends with, and their step: the best where it looks for them."""
+    """The parameters that a training ends with, and their step: the best if it looks for them."""
     if state.best is None:
         return state.params, state.step
     return state.best.params, state.best.step
@@ -238,6 +249,113 @@ def _update_best(training: Training, best: Best, params: Params, score: Array, s
     )
 
 
+def measure(
+    training: Training,
+    state: TrainState,
+    mean_loss: Float[Array, ""],
+    train: Part,
+    validation: Part | None,
+) -> tuple[TrainState, Metrics]:
+    """What is logged after the last step, and the state with early stopping's part brought up.
+
+    `train/loss` is `mean_loss`, over the batches since the last log point, each before its update;
+    without a validation part it is the loss of the training part after the last update instead.
+    """
+    if validation is None:
+        logged = {f"train/{k}": v for k, v in evaluate(training, state.params, train).items()}
+    else:
+        measured = evaluate(training, state.params, validation)
+        logged = {"train/loss": mean_loss}
+        logged |= {f"validation/{k}": v for k, v in measured.items()}
+    if training.monitor is not None and state.best is not None:
+        score = training.monitor(logged)
+        best = _update_best(training, state.best, state.params, score, state.step)
+        state = state._replace(best=best)
+    logged["learning_rate"] = training.learning_rate(state.step - 1)
+    return state, logged
+
+
+def _num_finite(
+    losses: Float[Array, " any_steps"],
+    place: Int[Array, " any_steps"],
+    num_steps: int | Int[Array, ""],
+    params: Params,
+) -> Int[Array, ""]:
+    """Of `num_steps`, those before the first non-finite loss; `losses[i]` is of step `place[i]`.
+
+    One less than `num_steps` where every loss is finite and a parameter after the last is not.
+    """
+    params_are_finite = jnp.all(
+        jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
+    )
+    first_bad = jnp.min(jnp.where(jnp.isfinite(losses), num_steps, place), initial=num_steps)
+    return jnp.minimum(first_bad, jnp.where(params_are_finite, num_steps, num_steps - 1))
+
+
+def init_carry(training: Training, params: Params, log_every: int) -> Carry:
+    """Before the first step."""
+    return Carry(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
+
+
+_ORDER_LENGTH = 2**16
+"""The indices that are drawn at once, in whole epochs: short ones are faster together."""
+
+
+def advance(
+    training: Training,
+    carry: Carry,
+    shuffle_key: PRNGKeyArray,
+    train: Part,
+    num_steps: Int[Array, ""],
+) -> tuple[Carry, Int[Array, ""]]:
+    """`num_steps` updates, not beyond the next log point, and how many of them were finite.
+
+    One compiled loop for any number of steps: where the host looks changes no bit. (XLA compiles
+    a scan of length 1 otherwise than one of length 2.) Its order is that of `train_steps`.
+    """
+    num_examples, batch_size = train.x.shape[0], training.batch_size
+    start, log_every = carry.state.step, carry.losses.shape[0]
+    stop = start + num_steps
+
+    def update(carry: Carry, batch: Part) -> Carry:
+        state, loss = train_step(training, carry.state, batch)
+        return Carry(state, carry.losses.at[carry.state.step % log_every].set(loss))
+
+    def epochs(carry: Carry) -> Carry:
+        first = carry.state.step // steps_per_epoch * steps_per_epoch
+        rows = batch_indices(
+            shuffle_key, first, num_epochs * steps_per_epoch, num_examples, batch_size, True
+        )
+
+        def step(t: Array, carry: Carry) -> Carry:
+            batch = rows[t - first]
+            return update(carry, Part(train.x[batch], train.y[batch]))
+
+        until = jnp.minimum(stop, first + num_epochs * steps_per_epoch)
+        return jax.lax.fori_loop(carry.state.step, until, step, carry)
+
+    if batch_size == num_examples:  # the full batch needs no order
+        carry = jax.lax.fori_loop(start, stop, lambda _, carry: update(carry, train), carry)
+    else:
+        steps_per_epoch = num_examples // batch_size
+        num_epochs = min(max(1, _ORDER_LENGTH // num_examples), -(-log_every // steps_per_epoch))
+        carry = jax.lax.while_loop(lambda carry: carry.state.step < stop, epochs, carry)
+    place = (jnp.arange(log_every, dtype=start.dtype) - start) % log_every
+    return carry, _num_finite(carry.losses, place, num_steps, carry.state.params)
+
+
+def log_point(
+    training: Training, carry: Carry, train: Part, validation: Part | None
+) -> tuple[Carry, Metrics]:
+    """`measure` after the steps that `advance` made since the last log point."""
+    state, losses = carry
+    num_losses = (state.step - 1) % losses.shape[0] + 1
+    is_new = jnp.arange(losses.shape[0]) < num_losses
+    mean_loss = jnp.sum(jnp.where(is_new, losses, 0)) / num_losses
+    state, logged = measure(training, state, mean_loss, train, validation)
+    return Carry(state, losses), logged
+
+
 def train_interval(
     training: Training,
     num_steps: int,
@@ -247,43 +365,8 @@ def train_interval(
     train: Part,
     validation: Part | None,
 ) -> tuple[TrainState, Metrics]:
-    """The steps between two log points, and what is logged after them.
-
-    `train/loss` is the mean over the interval's batches, each before its update; without a
-    validation part it is the loss of the training part after the last update instead.
-    `num_finite` counts the steps before the first non-finite loss or, where every loss is finite
-    and a parameter is not, is one less than `num_steps`.
-    """
-    last_step = state.step + num_steps - 1
+    """The steps between two log points, and what is logged after them, with `num_finite`."""
     state, losses = train_steps(training, state, shuffle_key, train, num_steps, aligned)
-    if validation is None:
-        logged = {f"train/{k}": v for k, v in evaluate(training, state.params, train).items()}
-    else:
-        measured = evaluate(training, state.params, validation)
-        logged = {"train/loss": jnp.mean(losses)}
-        logged |= {f"validation/{k}": v for k, v in measured.items()}
-    if training.monitor is not None and state.best is not None:
-        score = training.monitor(logged)
-        best = _update_best(training, state.best, state.params, score, state.step)
-        state = state._replace(best=best)
-    params_are_finite = jnp.all(
-        jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)])
-    )
-    is_finite = jnp.isfinite(losses)
-    is_finite = is_finite.at[-1].set(is_finite[-1] & params_are_finite)
-    logged["learning_rate"] = training.learning_rate(last_step)
-    logged["num_finite"] = jnp.sum(jnp.cumprod(is_finite.astype(jnp.int32)))
-    return state, logged
-
-
-def compile_interval(
-    training: Training, num_steps: int, aligned: bool, *arguments: Any
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`train_interval` compiled for the shapes of `arguments`; the state's buffers are donated."""
-
-    def interval(
-        state: TrainState, shuffle_key: PRNGKeyArray, train: Part, validation: Part | None
-    ) -> tuple[TrainState, Metrics]:
-        return train_interval(training, num_steps, aligned, state, shuffle_key, train, validation)
-
-    return jax.jit(interval, donate_argnums=0).lower(*arguments).compile()
+    num_finite = _num_finite(losses, jnp.arange(num_steps), num_steps, state.params)
+    state, logged = measure(training, state, jnp.mean(losses), train, validation)
+    return state, logged | {"num_finite": num_finite}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from mlp_jax import network
@@ -68,6 +68,8 @@ def unequal():
     activation=st.sampled_from([ACTIVATIONS[name] for name in ACTIVATIONS if name != "step"]),
 )
 def test_paths_add_up_to_jax_grad_and_to_backprop(pair, seed, sizes, activation):
+    # A softmax of one output is 1, its every derivative 0, and `jax.grad`'s nothing but rounding.
+    assume(pair[0] != "softmax" or sizes[-1] > 1)
     params, x = draw_network(seed, sizes)
     y = jnp.array(np.random.default_rng(seed).dirichlet(np.ones(sizes[-1])))
     explanation = explain(params, x, y, activation, LOSSES[pair])

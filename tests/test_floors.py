@@ -20,19 +20,20 @@ MODULES = sorted(
 FLOORS = (
     {"errors"},
     {"types", "config"},
-    {"activations", "losses", "initializers", "metrics", "data", "store", "mistakes"},
-    {"network", "optimizers", "jobs", "search"},
+    {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
+     "environment", "interrupt", "rundir", "mistakes"},
+    {"network", "optimizers", "recorded", "saving", "jobs", "search"},
     {"backprop", "representation"},
     {"proof", "explain", "training"},
-    {"problem", "tracking", "figures", "pyfunc", "console"},
+    {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting", "bulk"},
     {"course", "comparison"},
-    {"summary", "population", "overview"},
-    {"experiment", "cli", "family"},
-    {"standings"},
-    {"sweep"},
+    {"summary", "lockstep", "overview"},
+    {"population", "session", "cli", "family"},
+    {"experiment", "standings"},
+    {"repeat", "sweep"},
     {"train", "gradcheck", "ui"},
-)
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 

@@ -70,6 +70,21 @@ def test_badly_started_network_stays_stuck_with_squared_error_only(badly_started
     assert steps["squared error"].min() >= 15
 
 
+def test_one_output_alone_predicts_the_steps_of_the_network(badly_started):
+    """By hand for cross-entropy: 6 − (1 + 30/4)(σ(6) − .1) = −1.63, from a loss of 5.4 to .34."""
+    losses = saturation.predicted_losses("cross-entropy", 6.0, 2)
+    np.testing.assert_allclose(losses, [[5.40248, 0.34199]], rtol=1e-4)
+    for name, (measured, _) in badly_started.items():
+        predicted = saturation.steps_to_halve(saturation.predicted_losses(name, 6.0, 60))[0]
+        assert np.median(saturation.steps_to_halve(measured)) == pytest.approx(predicted, rel=0.4)
+
+
+@pytest.mark.parametrize(("bias", "ratio"), [(0.0, 4.0), (6.0, 405.4)])
+def test_the_losses_gradients_differ_by_one_over_y_hat_1_minus_y_hat(bias, ratio):
+    measured = saturation.gradient_ratios(bias, saturation.digits(), num_seeds=16)
+    assert np.median(measured) == pytest.approx(ratio, rel=0.25)
+
+
 def test_both_losses_start_equally_wrong(badly_started):
     """Every output starts at ŷ ≈ 1, so nine of ten are wrong: ½ · 9 and 9 softplus(6)."""
     for name, expected in (("squared error", 4.5), ("cross-entropy", 9 * np.log1p(np.exp(6)))):

@@ -265,16 +265,53 @@ def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
     np.testing.assert_array_equal(best.params[0].W, 1)
 
 
-def test_the_compiled_interval_never_compiles_again_and_donates_its_state():
-    fixed, part = make_training(), make_part()
-    init = jax.jit(partial(training.init_state, fixed))
-    program = training.compile_interval(
-        fixed, 4, True, init(make_params()), SHUFFLE_KEY, part, part
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [BATCH_SIZE, NUM_EXAMPLES])
+def test_where_the_host_looks_changes_no_bit(batch_size, dtype):
+    fixed, part = make_training(batch_size=batch_size), make_part(dtype=dtype)
+    advance = jax.jit(partial(training.advance, fixed))
+    start = training.init_carry(fixed, make_params(dtype), log_every=12)
+
+    def train(lengths):
+        carry = start
+        for length in lengths:
+            carry, num_finite = advance(carry, SHUFFLE_KEY, part, jnp.int32(length))
+            assert num_finite == length
+        return carry
+
+    whole = train([12])
+    for lengths in ([1] * 12, [5, 7], [8, 4], [3, 3, 3, 3]):
+        assert_trees_equal(train(lengths), whole)
+    steps = jax.jit(partial(training.train_steps, fixed, num_steps=12))
+    assert_trees_equal(whole, steps(start.state, SHUFFLE_KEY, part))
+    with jax.log_compiles(), jax.no_tracing():  # one program for any length
+        train([1, 11])
+
+
+def test_steps_before_the_first_that_is_not_finite_are_counted_wherever_the_call_began():
+    def eta(step):
+        return jnp.where(step == 2, jnp.inf, 0.1)
+
+    fixed = make_training(optimizer=optax.with_extra_args_support(gradient_descent(eta)))
+    advance = jax.jit(partial(training.advance, fixed))
+
+    def num_finite(*lengths):
+        carry = training.init_carry(fixed, make_params(), log_every=5)
+        for length in lengths:
+            carry, num_finite = advance(carry, SHUFFLE_KEY, make_part(), jnp.int32(length))
+        return int(num_finite)
+
+    # The third update makes the parameters infinite; the next loss, or none any more, shows it.
+    assert [num_finite(length) for length in (2, 3, 4, 5)] == [2, 2, 3, 3]
+    assert [num_finite(2, length) for length in (1, 2, 3)] == [0, 1, 1]
+
+
+def test_the_log_point_has_the_mean_of_the_losses_since_the_last():
+    fixed = make_training()
+    carry = training.init_carry(fixed, make_params(), log_every=4)
+    carry = carry._replace(
+        losses=jnp.array([1.0, 2.0, 4.0, jnp.nan]),
+        state=carry.state._replace(step=jnp.int32(7)),  # the losses of steps 4, 5 and 6
     )
-    state = init(make_params())
-    with jax.log_compiles(), jax.no_tracing():
-        for _ in range(3):
-            old = state
-            state, _ = program(state, SHUFFLE_KEY, part, part)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
-    assert int(state.step) == 12
+    _, logged = training.log_point(fixed, carry, make_part(), make_part())
+    np.testing.assert_allclose(logged["train/loss"], 7 / 3)

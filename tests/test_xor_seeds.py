@@ -1,5 +1,7 @@
 """XOR over seeds: the rates' intervals, and what holds the networks that are stuck."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from experiments.xor_seeds import (
     inspect,
     left_at_half,
     population,
+    relu_bound,
     train,
     wilson,
 )
@@ -40,6 +43,21 @@ def test_eight_units_solve_xor_from_every_start_and_one_from_none():
     assert wide.solved(1000).all()
     for pair in (LECTURE_PAIR, ("relu", "half_squared_error")):
         assert not train(population(1, "lecun_normal", 64), *pair).solved(5000).any()
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_the_share_of_starts_with_two_live_relus(width):
+    signs = np.array(list(itertools.product([-1, 1], repeat=2 * width))).reshape(-1, width, 2)
+    num_live = (signs > 0).any(axis=2).sum(axis=1)
+    assert relu_bound(width) == 100 * np.mean(num_live >= 2)
+
+
+def test_no_start_with_fewer_than_two_live_relus_is_solved():
+    params = population(2, "lecun_normal", 256)
+    num_live = (np.asarray(params[0].W) > 0).any(axis=2).sum(axis=1)
+    solved = train(params, "relu", "binary_cross_entropy", num_points=20).solved(2000)
+    assert solved.mean() > 0.1
+    assert not solved[num_live < 2].any()
 
 
 def test_stuck_networks_cannot_tell_two_inputs_apart(two_units):

@@ -1,0 +1,104 @@
+"""The directory of a run: what it leaves on this machine, besides what the tracking store holds.
+
+<checkpoint.root>/<id>/
+config.json        the config, complete, without secrets
+environment.json   what else the numbers depend on
+checkpoints/
+result.json        how it ended, once it has
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mlp_jax.errors import RunError, UserError
+
+CONFIG, ENVIRONMENT, RESULT, RUN = "config.json", "environment.json", "result.json", "run.json"
+CHECKPOINTS = "checkpoints"
+DEFAULT_ROOT = "runs"
+"""As in conf/config.yaml."""
+
+
+def check_root(root: str) -> None:
+    """Raises `UserError` where directories of runs could not be made."""
+    path = Path(root).absolute()
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"checkpoint.root={root}: {folder} is not a directory one can write to.")
+
+
+def create(root: str) -> Path:
+    """A new directory, named by the time so that names sort."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    directory = Path(root).absolute() / name
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"checkpoint.root={root}: {error.strerror}.") from None
+    return directory
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the run for this process; the system lets go of it when the process ends in any way."""
+    try:
+        with FileLock(directory / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise RunError(f"{directory}: another process is training this run.") from None
+
+
+def resume_command(directory: Path) -> str:
+    return shlex.join(["python", "-m", "mlp_jax.train", f"resume={directory}"])
+
+
+def write(directory: Path, name: str, values: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all, with the SHA-256 of its other entries."""
+    file, unfinished = directory / name, directory / f"{name}.unfinished"
+    try:
+        with unfinished.open("w", encoding="utf-8") as opened:
+            opened.write(json.dumps(values | {"sha256": _sha256(values)}, indent=1) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        unfinished.replace(file)
+    except OSError as error:
+        raise RunError(f"{file} could not be written: {error.strerror}") from None
+
+
+def read(directory: Path, name: str) -> dict[str, Any] | None:
+    """What was written; `None` without such a file. Raises `RunError` where it is damaged."""
+    try:
+        values = json.loads((directory / name).read_text(encoding="utf-8"))
+        digest = values.pop("sha256")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise RunError(f"{directory / name} cannot be read: {error}") from None
+    if digest != _sha256(values):
+        raise RunError(f"{directory / name} is not what was written: its SHA-256 is another.")
+    return values
+
+
+def _sha256(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def find(name: str, root: str) -> Path | None:
+    """The directory of a run, given as itself, by its name below `root`, or by its id in MLflow."""
+    for path in (Path(name), Path(root) / name):
+        if (path / CONFIG).is_file():
+            return path.absolute()
+    for file in Path(root).glob(f"*/{RUN}"):
+        recorded = read(file.parent, RUN)
+        if recorded is not None and recorded.get("run_id") == name:
+            return file.parent.absolute()
+    return None

@@ -1,0 +1,194 @@
+"""A run in its directory: trains, saves itself, is recorded, and can be continued."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from mlp_jax import environment, pyfunc, recorded, rundir, store, summary, tracking
+from mlp_jax.checkpoint import Checkpoint, Checkpoints
+from mlp_jax.console import Console
+from mlp_jax.errors import UserError
+from mlp_jax.fitting import (
+    DivergedError,
+    Fitted,
+    LogPoint,
+    Pause,
+    Programs,
+    evaluate_parts,
+    fit,
+    template,
+)  # fmt: skip
+from mlp_jax.interrupt import Interrupt
+from mlp_jax.problem import Problem
+from mlp_jax.proof import GradientCheck
+from mlp_jax.saving import Saver
+from mlp_jax.summary import Result
+
+if TYPE_CHECKING:
+    import mlflow
+
+
+class Prepared(NamedTuple):
+    """What a run needs that can be had before anything is written; `client` where it is tracked."""
+
+    problem: Problem
+    gradient: GradientCheck
+    programs: Programs
+    device: jax.Device
+    client: "mlflow.MlflowClient | None"
+
+
+class Session:
+    """One process's part of a run: from its beginning, or from its last checkpoint."""
+
+    def __init__(
+        self, prepared: Prepared, directory: Path, console: Console, interrupt: Interrupt
+    ) -> None:
+        config = prepared.problem.config
+        self.prepared, self.problem = prepared, prepared.problem
+        self.directory, self.console, self.interrupt = directory, console, interrupt
+        self.record = recorded.to_record(config, self.problem.log_every)
+        self.environment = environment.describe(prepared.device, self.problem.dataset.digest)
+        self.checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.checkpoint.keep)
+
+    def start(self, command: str, tags: Mapping[str, str]) -> Result:
+        """Begins the run."""
+        rundir.write(self.directory, rundir.CONFIG, self.record)
+        rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
+        problem, device, client = self.problem, self.prepared.device, self.prepared.client
+        if client is None:
+            return self._finish(None, None)
+        with store.recording_errors():
+            run = tracking.start(
+                client,
+                summary.experiment_name(problem.config),
+                problem.config.tracking.run_name or summary.run_name(problem),
+                params=summary.parameters(problem),
+                dataset=problem.dataset,
+                note=summary.note(problem, device, command),
+                tags={**summary.tags(problem, device, command), **tags},
+                directory=self.directory,
+            )
+            return self._finish(run, None)
+
+    def resume(self) -> Result:
+        """Goes on from the last checkpoint that is whole, or from the first step without one."""
+        self._compare_environment()
+        self.checkpoints.remove_unfinished()
+        checkpoint = self.checkpoints.restore(template(self.problem), self.console.line)
+        step = int(checkpoint.state.state.step) if checkpoint else 0
+        self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
+        (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
+        rundir.write(self.directory, rundir.CONFIG, self.record)
+        client = self.prepared.client
+        if client is None:
+            return self._finish(None, checkpoint)
+        with store.recording_errors():
+            return self._finish(tracking.resume(client, self.directory), checkpoint)
+
+    def _compare_environment(self) -> None:
+        then = rundir.read(self.directory, rundir.ENVIRONMENT) or {}
+        if then.get("data") != self.environment["data"]:
+            raise UserError(
+                f"{self.problem.dataset.source}: the data is not what the run was begun with "
+                f"(digest {self.environment['data']}, then {then.get('data')})."
+            )
+        if changes := environment.differences(then, self.environment):
+            self.console.line(f"not bit for bit as it was begun: {', '.join(changes)}")
+
+    def _finish(self, run: tracking.Run | None, checkpoint: Checkpoint | None) -> Result:
+        """Trains to the end and records what came of it."""
+        with self._saver() as saver, nullcontext() if run is None else run:
+            if run is not None:
+                run.log_dict(self.record, "config.yaml")
+                run.log_dict(self.environment, "environment.yaml")
+            fitted, seconds = self._fit(run, saver, checkpoint)
+            metrics = evaluate_parts(self.problem, fitted.params)
+            result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
+            summary.print_result(result, self.console)
+            model_uri = None if run is None else self._record(result, run)
+        rundir.write(self.directory, rundir.RESULT, summary.ending(result))
+        if run is not None:
+            self.console.facts(_links(run, model_uri))
+        return result
+
+    def _saver(self) -> Saver:
+        when = self.problem.config.checkpoint
+        return Saver(
+            self.checkpoints,
+            every_steps=when.every_epochs and when.every_epochs * self.problem.steps_per_epoch,
+            every_seconds=when.every_minutes and when.every_minutes * 60,
+            warn=self.console.line,
+        )
+
+    def _fit(
+        self, run: tracking.Run | None, saver: Saver, checkpoint: Checkpoint | None
+    ) -> tuple[Fitted, float]:
+        """The trained network, and the seconds that the steps of this session took."""
+        problem, history = self.problem, []
+        with self.console.progress(problem.num_steps, problem.steps_per_epoch) as show:
+
+            def on_log(point: LogPoint) -> None:
+                show(point.step, point.metrics)
+                if run is not None:
+                    run.log_metrics(point.metrics, point.step)
+
+            def on_pause(pause: Pause) -> None:
+                if pause.is_last or self.interrupt.requested:
+                    saver.save(pause.step, pause.carry, pause.history)
+                else:
+                    saver.offer(pause.step, pause.carry, pause.history)
+                self.interrupt.check()
+
+            if checkpoint is not None:
+                history = [LogPoint(*point) for point in checkpoint.history]
+                for point in history:
+                    on_log(point)
+            start = time.perf_counter()
+            try:
+                fitted = fit(
+                    problem,
+                    self.prepared.programs,
+                    checkpoint and checkpoint.state,
+                    history,
+                    on_log=on_log,
+                    on_pause=on_pause,
+                    pause_every=saver.every_steps,
+                )
+            except DivergedError as error:
+                last = error.last_finite
+                saver.save(last.step, last.carry, last.history)
+                if run is not None:
+                    run.set_tag("diverged_at", str(error.step))
+                raise
+        return fitted, time.perf_counter() - start
+
+    def _record(self, result: Result, run: tracking.Run) -> str | None:
+        """The final metrics, the config and, as it wants them, figures and the model: its URI."""
+        config, fitted = self.problem.config, result.fitted
+        run.log_metrics(summary.final_metrics(result), fitted.history[-1].step)
+        run.set_tag("params_sha256", summary.params_sha256(fitted.params))
+        self.interrupt.check()
+        if config.tracking.figures:
+            for name, figure in summary.draw_figures(result):
+                run.log_figure(figure, f"{name}.png")
+                self.interrupt.check()
+        if not config.tracking.model:
+            return None
+        model = summary.to_model(result)
+        example = pyfunc.raw_inputs(self.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        return run.log_model(pyfunc.__name__, save, example, model.predict(example))
+
+
+def _links(run: tracking.Run, model_uri: str | None) -> dict[str, object]:
+    facts: dict[str, object] = {"run": run.name, "page": run.url}
+    if model_uri is not None:
+        facts["model"] = model_uri
+    command = store.ui_command(run.client.tracking_uri)
+    return facts | ({"open it with": command} if command else {})
