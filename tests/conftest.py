@@ -4,10 +4,33 @@ import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import shutil
+
 import jax
 import matplotlib
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """An SQLite store as MLflow creates it, which takes seconds; to be copied."""
+    from mlp_jax import store
+
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    store.open_store(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, empty_database):
+    """A client of a store that the tests of a module share."""
+    from mlp_jax import store
+
+    folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
+    shutil.copy(empty_database, folder)
+    return store.open_store(f"sqlite:///{folder}/mlflow.db")

@@ -21,18 +21,18 @@ FLOORS = (
     {"errors"},
     {"types", "config"},
     {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
-     "environment", "interrupt", "rundir", "mistakes"},
+     "environment", "interrupt", "rundir", "mistakes", "comparison"},
     {"network", "optimizers", "recorded", "saving", "jobs", "search"},
     {"backprop", "representation"},
     {"proof", "explain", "training"},
     {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
-    {"fitting", "bulk"},
-    {"course", "comparison"},
-    {"summary", "lockstep", "overview"},
+    {"fitting", "bulk", "sweep_figure"},
+    {"course", "overview"},
+    {"summary", "lockstep"},
     {"population", "session", "cli", "family"},
     {"experiment", "standings"},
     {"repeat", "sweep"},
-    {"train", "gradcheck", "ui"},
+    {"train", "gradcheck", "ui", "report"},
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
