@@ -1,21 +1,34 @@
 """A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import yaml
 
-from mlp_jax import bulk, pyfunc, store, summary, tracking
+from mlp_jax import (
+    bulk,
+    comparison,
+    environment,
+    overview,
+    pyfunc,
+    recorded,
+    store,
+    summary,
+    tracking,
+)
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
 from mlp_jax.errors import NoResultError
 from mlp_jax.fitting import LogPoint, divergence
 from mlp_jax.jobs import Job, config_hash, differences
+from mlp_jax.problem import objective
 from mlp_jax.summary import Result
+from mlp_jax.tracking import flat_params
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -59,9 +72,14 @@ def record(trained: Trained, name: str) -> RunRecord:
     if error is not None:
         tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
     else:
-        points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
+        tags |= {"params_sha256": summary.params_sha256(member.fitted.params)}
+        points = [*points, LogPoint(points[-1].step, summary.final_metrics(result))]
     if member.halved_at is not None:
         tags["halved_at"] = str(member.halved_at)
+    texts = {
+        "config.yaml": recorded.to_record(problem.config, problem.log_every),
+        "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
+    }
     return RunRecord(
         name=name,
         params=summary.parameters(problem),
@@ -71,14 +89,9 @@ def record(trained: Trained, name: str) -> RunRecord:
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
         end_time=trained.end_time,
-        texts={"config.yaml": _yaml(summary.recorded_config(problem))},
+        texts={file: _yaml(values) for file, values in texts.items()},
         dataset=problem.dataset,
     )
-
-
-def _last_metrics(result: Result) -> dict[str, float]:
-    speed = result.fitted.history[-1].step / result.seconds
-    return {**summary.final_metrics(result), "steps_per_second": speed}
 
 
 def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -99,41 +112,68 @@ def _yaml(values: Mapping[str, Any]) -> str:
 
 
 class Family:
-    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does."""
+    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does.
+
+    A parent that comes to its end is given what its children have in common.
+    """
 
     def __init__(
         self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
     ) -> None:
-        self.client, self.experiment = client, experiment
+        self.client, self.experiment, self.command = client, experiment, command
+        self.metric: str | None = None
+        self.sorted_runs = ""
+        """The link to the list of the runs, best first."""
         names = ", ".join(differences(jobs))
         self.parent = tracking.start(
             client,
             experiment,
             f"sweep of {names or 'one'}",
             params=_in_common(jobs),
-            note=f"Networks that differ in {names or 'nothing'}.\n\n```\n{command}\n```\n",
+            note=f"```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
         )
+        self._children: dict[str, RunRecord] = {}
         self._best: list[tuple[float, str, Result]] = []
 
     def __enter__(self) -> "Family":
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.parent.__exit__(kind, error, traceback)
+            return
         with self.parent:
-            if error is not None:
-                raise error
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
+            run_ids, records = list(self._children), list(self._children.values())
+            differs = comparison.differences([flat_params(each.params) for each in records])
+            self.sorted_runs = overview.log(
+                self.parent, records, differs, run_ids, self.metric, self.command
+            )
 
-    def write(self, trained: Sequence[Trained]) -> list[str]:
-        """The runs' ids."""
+    def write(
+        self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
+    ) -> list[str]:
+        """The runs' ids. `on_progress` hears how many are written."""
         records = [record(each, _run_name(each)) for each in trained]
-        run_ids = bulk.write(self.client, self.experiment, records, self.parent.run_id)
+        parent_id = self.parent.run_id
+        run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
+        self._children |= zip(run_ids, records, strict=True)
+        self.metric = self.metric or _ranking_metric(trained[0])
         for each, run_id in zip(trained, run_ids, strict=True):
             if each.error is None:
                 self._keep_best(each, run_id)
         return run_ids
+
+    def include(self, runs: Sequence["mlflow.entities.Run"]) -> None:
+        """Counts runs of earlier sweeps among the children when they are compared."""
+        self._children |= {run.info.run_id: read_record(self.client, run) for run in runs}
 
     def _keep_best(self, trained: Trained, run_id: str) -> None:
         """Remembers a run if it is one of those whose figures and models are kept."""
@@ -145,10 +185,8 @@ class Family:
 
     def _attach(self, run_id: str, result: Result) -> None:
         """The figures and the model of a child, as its config wants them."""
-        child, config = (
-            tracking.Run(self.client, self.client.get_run(run_id)),
-            result.problem.config,
-        )
+        config = result.problem.config
+        child = tracking.Run(self.client, self.client.get_run(run_id))
         if config.tracking.figures:
             for name, figure in summary.draw_figures(result):
                 child.log_figure(figure, f"{name}.png")
@@ -174,12 +212,46 @@ class Family:
     def links(self) -> dict[str, object]:
         """Where to look at it."""
         command = store.ui_command(self.client.tracking_uri)
-        facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
+        facts: dict[str, object] = {
+            "sweep": self.parent.name,
+            "page": self.parent.url,
+            "best first": self.sorted_runs,
+        }
         return facts | ({"open it with": command} if command else {})
 
 
 def _run_name(trained: Trained) -> str:
     return trained.job.config.tracking.run_name or summary.run_name(trained.member.problem)
+
+
+def _ranking_metric(trained: Trained) -> str:
+    """The metric of a run in MLflow that says how good the network is that was kept."""
+    problem = trained.member.problem
+    return summary.ranking_metric(trained.job.config, objective(problem.config, problem.dataset))
+
+
+def read_record(client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> RunRecord:
+    """What a run has in the store, as far as runs are compared by it."""
+    metrics = {}
+    for name, value in run.data.metrics.items():
+        points = {0: value}
+        if name.startswith(("train/", "validation/", "test/")):
+            history = client.get_metric_history(run.info.run_id, name)
+            points = {point.step: point.value for point in history}
+        steps = sorted(points)
+        metrics[name] = (np.array(steps), np.array([points[step] for step in steps]))
+    return RunRecord(
+        name=run.info.run_name,
+        params=run.data.params,
+        tags={},
+        note="",
+        metrics=metrics,
+        status=run.info.status,
+        start_time=run.info.start_time,
+        end_time=run.info.end_time,
+        texts={},
+        dataset=None,
+    )
 
 
 def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:

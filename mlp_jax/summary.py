@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,6 @@ from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, objective
 from mlp_jax.proof import GradientCheck
-from mlp_jax.store import redacted
 from mlp_jax.types import Params
 
 if TYPE_CHECKING:
@@ -188,18 +187,17 @@ def ending(result: Result) -> dict[str, object]:
     }
 
 
-def recorded_config(problem: Problem) -> dict[str, Any]:
-    """The resolved config, without secrets."""
-    config = problem.config
-    uri = redacted(config.tracking.uri or "") or None
-    return asdict(replace(config, tracking=replace(config.tracking, uri=uri)))
-
-
 def standing(result: Result) -> tuple[str, float]:
     """The metric by which a sweep ranks its runs, and its value for the kept parameters."""
     name = objective(result.problem.config, result.problem.dataset)
     part, _, metric = name.partition("/")
     return name, result.metrics[part][metric]
+
+
+def ranking_metric(config: Experiment, objective: str) -> str:
+    """The metric in MLflow whose last value is that of `standing`."""
+    stops_early = config.early_stopping.patience is not None
+    return f"best/{objective.replace('/', '_')}" if stops_early else objective
 
 
 def search_loss(name: str, value: float) -> float:

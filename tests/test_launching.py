@@ -76,7 +76,7 @@ def multirun(
 
     def run(*overrides: str) -> list[JobReturn]:
         path = create_automatic_config_search_path(None, None, str(CONF))
-        task.open_sweep = lambda: recorder  # type: ignore[attr-defined]
+        task.open_sweep = lambda jobs: recorder  # type: ignore[attr-defined]
         try:
             hydra = Hydra.create_main_hydra2("the_job", path)
             given = [*overrides, "hydra.mode=MULTIRUN", "hydra.sweep.dir=out"]

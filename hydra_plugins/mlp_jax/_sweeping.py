@@ -35,12 +35,11 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
         batch = next(batches)
         while batch is not None:
             first = sum(map(len, returns))
-            for i, job in enumerate(batch):
-                composer.job(first + i, job)
+            jobs = [composer.job(first + i, job) for i, job in enumerate(batch)]
             if not returns:
                 _save(sweeper.config)
                 if together and together.trains_together:
-                    stack.enter_context(together.sweep())
+                    stack.enter_context(together.sweep(jobs))
             returns.append(launcher.launch(batch, initial_job_idx=first))
             batch = _next(batches, returns[-1])
     _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)
