@@ -48,7 +48,8 @@ def outcome(trained: Trained, run_id: str | None) -> Outcome:
     except RunError as wrong:
         error = wrong
     if error is not None:
-        return Outcome(trained.job, error=error, log=_text([*lines, f"error: {error}"]))
+        lines.append(f"error: {error}")
+        return Outcome(trained.job, error=error, log=_text(lines), run_id=run_id)
     lines += [f"{part:10}  {measured(values)}" for part, values in trained.member.metrics.items()]
     if trained.member.halved_at is not None:
         lines.append(f"ended by successive halving at step {trained.member.halved_at:,}")
