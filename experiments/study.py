@@ -210,12 +210,12 @@ def _record(client: "MlflowClient", name: str, figure: Figure, page: str, result
         parent.log_text(page, f"{name}.md")
         for child in results.children:
             child_name = " ".join(f"{key}={value}" for key, value in child.params.items())
-            tags = {"mlflow.parentRunId": parent.run_id}
             with tracking.start(
-                client, "lecture", child_name, params=child.params, tags=tags
+                client, "lecture", child_name, params=child.params, parent=parent
             ) as run:
                 log_curves(run, child.metrics)
-    return f"{parent.url} (with {store.ui_command(client.tracking_uri)})"
+    command = store.ui_command(client.tracking_uri)
+    return f"{parent.url} (with {command})" if parent.is_delivered else f"{parent.where()}"
 
 
 def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:

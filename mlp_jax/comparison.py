@@ -77,6 +77,17 @@ def default_metric(metrics: Iterable[str]) -> str:
     return next(name for name in (*preferred, *losses, *names) if name in names)
 
 
+def kept(objective: str, stops_early: bool) -> str:
+    """The metric with the value that the objective has for the parameters that a run keeps.
+
+    Those of its last step, or of its best where it stops early.
+
+    >>> kept("validation/loss", stops_early=True)
+    'best/validation_loss'
+    """
+    return f"best/{objective.replace('/', '_')}" if stops_early else objective
+
+
 def is_ranked(outcome: Outcome, metric: str) -> bool:
     return outcome.status == "FINISHED" and metric in outcome.metrics
 
@@ -108,27 +119,6 @@ def keys_of(differs: Iterable[Mapping[str, str]]) -> list[str]:
     """All keys, in the order in which they come; seeds last."""
     keys = dict.fromkeys(key for of_run in differs for key in of_run)
     return sorted(keys, key=is_seed)
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part, where no other key ends in the same.
-
-    >>> short_names(["optimizer.learning_rate", "seed", "data.seed"])
-    {'optimizer.learning_rate': 'learning_rate', 'seed': 'seed', 'data.seed': 'data.seed'}
-    """
-    keys = list(keys)
-    ends = [key.rpartition(".")[2] for key in keys]
-    return {k: e if ends.count(e) == 1 or k == e else k for k, e in zip(keys, ends, strict=True)}
-
-
-def label(differs: Mapping[str, str]) -> str:
-    """What sets a run apart, in few letters, since lists cut off long names.
-
-    >>> label({"seed": "3", "optimizer.learning_rate": "0.1"})
-    'learning_rate 0.1, seed 3'
-    """
-    names = short_names(keys_of([differs]))
-    return ", ".join(f"{name} {differs[key]}" for key, name in names.items())
 
 
 def as_number(value: str) -> float | None:

@@ -67,10 +67,9 @@ def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepar
     gradient = check(problem, console, device)
     insist_on(gradient)
     programs = compiling.result()
-    if preloading is None:
-        return Prepared(problem, gradient, programs, device, None)
-    preloading.result()
-    return Prepared(problem, gradient, programs, device, store.open_store(config.tracking.uri))
+    if preloading is not None:
+        preloading.result()
+    return Prepared(problem, gradient, programs, device)
 
 
 def _in_background(work: Callable[[], T]) -> "Future[T]":

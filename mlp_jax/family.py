@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +16,7 @@ from mlp_jax import (
     comparison,
     environment,
     overview,
+    packaging,
     pyfunc,
     recorded,
     store,
@@ -23,12 +26,11 @@ from mlp_jax import (
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
-from mlp_jax.errors import NoResultError
+from mlp_jax.delivery import put_model_files
+from mlp_jax.errors import NoResultError, RunError
 from mlp_jax.fitting import LogPoint, divergence
 from mlp_jax.jobs import Job, config_hash, differences
-from mlp_jax.problem import objective
 from mlp_jax.summary import Result
-from mlp_jax.tracking import flat_params
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -73,7 +75,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
     else:
         tags |= {"params_sha256": summary.params_sha256(member.fitted.params)}
-        points = [*points, LogPoint(points[-1].step, summary.final_metrics(result))]
+        points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
     if member.halved_at is not None:
         tags["halved_at"] = str(member.halved_at)
     texts = {
@@ -94,6 +96,11 @@ def record(trained: Trained, name: str) -> RunRecord:
     )
 
 
+def _last_metrics(result: Result) -> dict[str, float]:
+    speed = result.fitted.history[-1].step / result.seconds
+    return {**summary.final_metrics(result), "steps_per_second": speed}
+
+
 def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The steps and the values of each metric."""
     by_name: dict[str, tuple[list[int], list[float]]] = {}
@@ -105,10 +112,27 @@ def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarra
     return {name: (np.array(s), np.array(v)) for name, (s, v) in by_name.items()}
 
 
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The C library's where PyYAML has it: ten times as fast as `OmegaConf.to_yaml`."""
+
+
+def _quoted_if_number(dumper: Any, text: str) -> Any:
+    """OmegaConf reads `1e3` as a number, YAML as a text."""
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted_if_number)
+
+
 def _yaml(values: Mapping[str, Any]) -> str:
-    """As MLflow's `log_dict` writes it, by the C library where PyYAML has it."""
-    dumper = getattr(yaml, "CDumper", yaml.Dumper)
-    return yaml.dump(values, Dumper=dumper, indent=2, default_flow_style=False)
+    text = yaml.dump(
+        values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+    return store.redacted(str(text))
 
 
 class Family:
@@ -121,9 +145,6 @@ class Family:
         self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
     ) -> None:
         self.client, self.experiment, self.command = client, experiment, command
-        self.metric: str | None = None
-        self.sorted_runs = ""
-        """The link to the list of the runs, best first."""
         names = ", ".join(differences(jobs))
         self.parent = tracking.start(
             client,
@@ -133,8 +154,11 @@ class Family:
             note=f"```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
         )
-        self._children: dict[str, RunRecord] = {}
+        self._stops_early = jobs[0].config.early_stopping.patience is not None
         self._best: list[tuple[float, str, Result]] = []
+        self._runs: dict[str, RunRecord] = {}
+        """All children, by their ids."""
+        self._best_first: str | None = None
 
     def __enter__(self) -> "Family":
         return self
@@ -151,29 +175,33 @@ class Family:
         with self.parent:
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
-            run_ids, records = list(self._children), list(self._children.values())
-            differs = comparison.differences([flat_params(each.params) for each in records])
-            self.sorted_runs = overview.log(
-                self.parent, records, differs, run_ids, self.metric, self.command
-            )
+            if self._runs:
+                self._best_first = self._log_overview()
+
+    def _log_overview(self) -> str:
+        """Returns the link to the list of the runs, best first."""
+        records = list(self._runs.values())
+        metric = comparison.kept(records[0].tags["objective"], self._stops_early)
+        return overview.log(
+            self.client, self.parent, records, list(self._runs), metric, self.command
+        )
 
     def write(
         self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
     ) -> list[str]:
         """The runs' ids. `on_progress` hears how many are written."""
         records = [record(each, _run_name(each)) for each in trained]
-        parent_id = self.parent.run_id
+        parent_id = self._parent_id
         run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
-        self._children |= zip(run_ids, records, strict=True)
-        self.metric = self.metric or _ranking_metric(trained[0])
+        self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
             if each.error is None:
                 self._keep_best(each, run_id)
         return run_ids
 
     def include(self, runs: Sequence["mlflow.entities.Run"]) -> None:
-        """Counts runs of earlier sweeps among the children when they are compared."""
-        self._children |= {run.info.run_id: read_record(self.client, run) for run in runs}
+        """Compares runs of earlier sweeps with the children, as if they were some."""
+        self._runs |= {run.info.run_id: overview.read(self.client, run) for run in runs}
 
     def _keep_best(self, trained: Trained, run_id: str) -> None:
         """Remembers a run if it is one of those whose figures and models are kept."""
@@ -183,18 +211,36 @@ class Family:
         if best != "all":
             del self._best[best:]
 
+    @property
+    def _parent_id(self) -> str:
+        if self.parent.run_id is None:
+            raise RunError("the tracking store did not answer: the sweep's runs are not recorded.")
+        return self.parent.run_id
+
     def _attach(self, run_id: str, result: Result) -> None:
         """The figures and the model of a child, as its config wants them."""
         config = result.problem.config
-        child = tracking.Run(self.client, self.client.get_run(run_id))
         if config.tracking.figures:
             for name, figure in summary.draw_figures(result):
-                child.log_figure(figure, f"{name}.png")
+                self.client.log_figure(run_id, figure, f"{name}.png")
         if config.tracking.model:
-            model = summary.to_model(result)
-            example = pyfunc.raw_inputs(result.problem.dataset, 5)
-            save = partial(pyfunc.save, model=model)
-            child.log_model(pyfunc.__name__, save, example, model.predict(example))
+            self._attach_model(run_id, result)
+
+    def _attach_model(self, run_id: str, result: Result) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        model = summary.to_model(result)
+        example = pyfunc.raw_inputs(result.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        experiment = self.client.get_run(run_id).info.experiment_id
+        logged = self.client.create_logged_model(
+            experiment, "model", source_run_id=run_id, model_type="mlp"
+        )
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "model")
+            packaging.save_model(path, pyfunc.__name__, save, example, model.predict(example))
+            put_model_files(self.client, run_id, logged, path)
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
     def adopt(self, runs: Sequence["mlflow.entities.Run"], parent_id: str) -> None:
         """Takes over those children of a sweep that was interrupted, and removes what is left.
@@ -203,55 +249,24 @@ class Family:
         """
         for run in runs:
             if run.data.tags.get(_PARENT) == parent_id:
-                self.client.set_tag(run.info.run_id, _PARENT, self.parent.run_id)
+                self.client.set_tag(run.info.run_id, _PARENT, self._parent_id)
         unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
-        for run in _search(self.client, self.parent.experiment_id, unfinished):
+        experiment = self.client.get_run(self._parent_id).info.experiment_id
+        for run in _search(self.client, experiment, unfinished):
             self.client.delete_run(run.info.run_id)
         self.client.delete_run(parent_id)
 
     def links(self) -> dict[str, object]:
         """Where to look at it."""
         command = store.ui_command(self.client.tracking_uri)
-        facts: dict[str, object] = {
-            "sweep": self.parent.name,
-            "page": self.parent.url,
-            "best first": self.sorted_runs,
-        }
+        facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
+        if self._best_first is not None:
+            facts["best first"] = self._best_first
         return facts | ({"open it with": command} if command else {})
 
 
 def _run_name(trained: Trained) -> str:
     return trained.job.config.tracking.run_name or summary.run_name(trained.member.problem)
-
-
-def _ranking_metric(trained: Trained) -> str:
-    """The metric of a run in MLflow that says how good the network is that was kept."""
-    problem = trained.member.problem
-    return summary.ranking_metric(trained.job.config, objective(problem.config, problem.dataset))
-
-
-def read_record(client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> RunRecord:
-    """What a run has in the store, as far as runs are compared by it."""
-    metrics = {}
-    for name, value in run.data.metrics.items():
-        points = {0: value}
-        if name.startswith(("train/", "validation/", "test/")):
-            history = client.get_metric_history(run.info.run_id, name)
-            points = {point.step: point.value for point in history}
-        steps = sorted(points)
-        metrics[name] = (np.array(steps), np.array([points[step] for step in steps]))
-    return RunRecord(
-        name=run.info.run_name,
-        params=run.data.params,
-        tags={},
-        note="",
-        metrics=metrics,
-        status=run.info.status,
-        start_time=run.info.start_time,
-        end_time=run.info.end_time,
-        texts={},
-        dataset=None,
-    )
 
 
 def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:

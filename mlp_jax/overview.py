@@ -1,7 +1,7 @@
 """What the parent of a sweep holds, from its children: curves, a figure, tables and a note."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,8 +10,9 @@ from mlp_jax import comparison, store, sweep_figure, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.comparison import Outcome
 
-if TYPE_CHECKING:  # takes half a second to import
+if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure
+    import mlflow.entities
 
 _CURVES = ("train/", "validation/", "test/")
 _NUM_COMPARED = 20  # on one page, beside each other
@@ -19,14 +20,11 @@ _NUM_IN_NOTE = 10
 _NUM_COLUMNS = 8  # of the list of runs
 _NUM_IN_MARKDOWN = 100  # the other table has all of them
 
-Differs = Sequence[Mapping[str, str]]
-"""For each run its values of the keys in which the runs differ, as in `flat_params`."""
-
 
 def log(
+    client: "mlflow.MlflowClient",
     parent: tracking.Run,
     records: Sequence[RunRecord],
-    differs: Differs,
     run_ids: Sequence[str],
     metric: str | None = None,
     command: str = "",
@@ -36,7 +34,7 @@ def log(
     `metric` ranks the runs; None takes the lowest validation loss or what comes nearest to it.
     Returns the link to the list of the runs, best first.
     """
-    found = outcomes(records, differs, run_ids)
+    found = outcomes(records, run_ids)
     metric = metric or comparison.default_metric(name for run in found for name in run.metrics)
     for name, (steps, values) in curves(records, found, metric).items():
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
@@ -46,30 +44,37 @@ def log(
     parent.log_text(comparison.to_csv((columns, rows)), "runs.csv")
     shown = [row[:-1] for row in rows[:_NUM_IN_MARKDOWN]]
     parent.log_text(comparison.to_markdown((columns[:-1], shown)), "runs.md")
-    _save_view(parent, found, metric)
+    _save_view(client, parent, found, metric)
     parent.set_tag("mlflow.note.content", note(parent, found, metric, command))
-    base = store.base_url(parent.client.tracking_uri)
-    return store.view_url(base, parent.experiment_id, parent.run_id)
+    return store.view_url(store.base_url(client.tracking_uri), *_place(parent))
 
 
-def _save_view(parent: tracking.Run, found: Sequence[Outcome], metric: str) -> None:
+def _place(parent: tracking.Run) -> tuple[str, str]:
+    """The ids of the experiment and the run, which the store gave before its children came."""
+    assert parent.experiment_id is not None and parent.run_id is not None
+    return parent.experiment_id, parent.run_id
+
+
+def _save_view(
+    client: "mlflow.MlflowClient", parent: tracking.Run, found: Sequence[Outcome], metric: str
+) -> None:
     """The list of the children, the best first, with what differs between them."""
     keys = comparison.keys_of(run.differs for run in found)[:_NUM_COLUMNS]
     order_by = f"metrics.`{metric}`"
+    experiment_id, run_id = _place(parent)
     store.save_view(
-        parent.client,
-        parent.experiment_id,
-        view=parent.run_id,
-        condition=f"tags.`mlflow.parentRunId` = '{parent.run_id}'",
+        client,
+        experiment_id,
+        view=run_id,
+        condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
         order_by=order_by,
         ascending=comparison.lower_is_better(metric),
         columns=[*(f"params.`{key}`" for key in keys), order_by],
     )
 
 
-def outcomes(
-    records: Sequence[RunRecord], differs: Differs, run_ids: Sequence[str]
-) -> list[Outcome]:
+def outcomes(records: Sequence[RunRecord], run_ids: Sequence[str]) -> list[Outcome]:
+    differs = comparison.differences([tracking.flat_params(record.params) for record in records])
     return [
         Outcome(
             name=record.name,
@@ -84,6 +89,29 @@ def outcomes(
         )
         for record, of_run, run_id in zip(records, differs, run_ids, strict=True)
     ]
+
+
+def read(client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> RunRecord:
+    """What `log` needs of a run that was recorded before: no artifacts, histories of the parts."""
+    metrics = {}
+    for name, value in run.data.metrics.items():
+        steps, values = [0], [value]
+        if name.startswith(_CURVES):
+            history = client.get_metric_history(run.info.run_id, name)
+            steps, values = [p.step for p in history], [p.value for p in history]
+        metrics[name] = np.array(steps), np.array(values)
+    return RunRecord(
+        name=run.info.run_name,
+        params=run.data.params,
+        tags=run.data.tags,
+        note="",
+        metrics=metrics,
+        status=run.info.status,
+        start_time=run.info.start_time,
+        end_time=run.info.end_time,
+        texts={},
+        dataset=None,
+    )
 
 
 # --- curves ------------------------------------------------------------------------------------
@@ -181,9 +209,9 @@ def note(parent: tracking.Run, found: Sequence[Outcome], metric: str, command: s
     counts = Counter(run.status for run in found)
     statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     # Relative, so that the links work wherever the page with the note is.
-    page = store.view_url(".", parent.experiment_id, parent.run_id)
+    page = store.view_url(".", *_place(parent))
     best_ids = [run.run_id for run in ranked[:_NUM_COMPARED]]
-    compared = store.compare_url(".", parent.experiment_id, best_ids)
+    compared = store.compare_url(".", _place(parent)[0], best_ids)
     columns, rows = comparison.run_table(ranked[:_NUM_IN_NOTE], metric)
     width = columns.index(metric) + 1
     best = comparison.to_markdown((columns[:width], [row[:width] for row in rows]))

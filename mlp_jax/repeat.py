@@ -34,7 +34,7 @@ class Original(NamedTuple):
 
 
 def from_directory(directory: Path) -> Original:
-    result = rundir.read(directory, rundir.RESULT)
+    result = rundir.result(directory)
     if result is None:
         raise UserError(
             f"rerun={directory}: the run has not finished, so there is nothing to compare with. "
@@ -48,8 +48,8 @@ def from_directory(directory: Path) -> Original:
 
     return Original(
         str(directory),
-        recorded.from_record(rundir.read(directory, rundir.CONFIG) or {}, directory),
-        rundir.read(directory, rundir.ENVIRONMENT) or {},
+        recorded.from_record(rundir.read(directory, rundir.CONFIG), directory),
+        rundir.read(directory, rundir.ENVIRONMENT),
         result["params_sha256"],
         params,
     )

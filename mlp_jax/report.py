@@ -36,8 +36,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="its name in MLflow, as xor")
     parser.add_argument(
-        "--metric", help="what ranks the runs, as test/accuracy; default: the best validation loss,"
-        " else the best training loss"
+        "--metric", help="what ranks the runs, as test/accuracy; default: their objective, the loss"
+        " of validation or of training, or what early stopping monitors"
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=("table", "markdown", "csv"), default="table", help="default: table"
@@ -115,12 +115,22 @@ def _metric(options: argparse.Namespace, runs: Sequence["mlflow.entities.Run"]) 
     names = sorted({name for run in runs for name in run.data.metrics})
     if not names:
         raise UserError(f"{options.experiment}: its runs have no metrics.")
-    metric: str = options.metric or comparison.default_metric(names)
+    metric: str = options.metric or _default_metric(runs, names)
     if metric not in names:
         raise UserError(
             f"--metric {metric}: no run has it.{nearest(metric, names)}{_listed(names)}"
         )
     return metric
+
+
+def _default_metric(runs: Sequence["mlflow.entities.Run"], names: Sequence[str]) -> str:
+    """What a sweep ranks its runs by, where it is the same for all runs."""
+    objectives = {run.data.tags.get("objective", "") for run in runs}
+    stops = any(run.data.params.get("early_stopping.patience", "null") != "null" for run in runs)
+    ranked_by = {comparison.kept(objective, stops) for objective in objectives}
+    if len(ranked_by) == 1 and ranked_by <= set(names):
+        return ranked_by.pop()
+    return comparison.default_metric(names)
 
 
 def _listed(names: Sequence[str]) -> str:

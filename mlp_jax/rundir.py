@@ -74,18 +74,21 @@ def write(directory: Path, name: str, values: dict[str, Any]) -> None:
         raise RunError(f"{file} could not be written: {error.strerror}") from None
 
 
-def read(directory: Path, name: str) -> dict[str, Any] | None:
-    """What was written; `None` without such a file. Raises `RunError` where it is damaged."""
+def read(directory: Path, name: str) -> dict[str, Any]:
+    """What was written. Raises `RunError` where it is missing or damaged."""
     try:
         values = json.loads((directory / name).read_text(encoding="utf-8"))
         digest = values.pop("sha256")
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, LookupError, AttributeError) as error:
         raise RunError(f"{directory / name} cannot be read: {error}") from None
     if digest != _sha256(values):
         raise RunError(f"{directory / name} is not what was written: its SHA-256 is another.")
     return values
+
+
+def result(directory: Path) -> dict[str, Any] | None:
+    """How the run ended; `None` where it has not."""
+    return read(directory, RESULT) if (directory / RESULT).exists() else None
 
 
 def _sha256(values: dict[str, Any]) -> str:
@@ -98,7 +101,6 @@ def find(name: str, root: str) -> Path | None:
         if (path / CONFIG).is_file():
             return path.absolute()
     for file in Path(root).glob(f"*/{RUN}"):
-        recorded = read(file.parent, RUN)
-        if recorded is not None and recorded.get("run_id") == name:
+        if read(file.parent, RUN).get("run_id") == name:
             return file.parent.absolute()
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from mlp_jax import environment, pyfunc, recorded, rundir, store, summary, tracking
+from mlp_jax import environment, pyfunc, recorded, rundir, summary, tracking
 from mlp_jax.checkpoint import Checkpoint, Checkpoints
 from mlp_jax.console import Console
 from mlp_jax.errors import UserError
@@ -30,17 +30,16 @@ from mlp_jax.saving import Saver
 from mlp_jax.summary import Result
 
 if TYPE_CHECKING:
-    import mlflow
+    pass
 
 
 class Prepared(NamedTuple):
-    """What a run needs that can be had before anything is written; `client` where it is tracked."""
+    """What a run needs that can be had before anything is written."""
 
     problem: Problem
     gradient: GradientCheck
     programs: Programs
     device: jax.Device
-    client: "mlflow.MlflowClient | None"
 
 
 class Session:
@@ -60,21 +59,25 @@ class Session:
         """Begins the run."""
         rundir.write(self.directory, rundir.CONFIG, self.record)
         rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
-        problem, device, client = self.problem, self.prepared.device, self.prepared.client
-        if client is None:
+        problem, device = self.problem, self.prepared.device
+        if not self._is_tracked:
             return self._finish(None, None)
-        with store.recording_errors():
-            run = tracking.start(
-                client,
-                summary.experiment_name(problem.config),
-                problem.config.tracking.run_name or summary.run_name(problem),
-                params=summary.parameters(problem),
-                dataset=problem.dataset,
-                note=summary.note(problem, device, command),
-                tags={**summary.tags(problem, device, command), **tags},
-                directory=self.directory,
-            )
-            return self._finish(run, None)
+        run = tracking.start(
+            problem.config.tracking.uri,
+            summary.experiment_name(problem.config),
+            problem.config.tracking.run_name or summary.run_name(problem),
+            params=summary.parameters(problem),
+            dataset=problem.dataset,
+            note=summary.note(problem, device, command),
+            tags={**summary.tags(problem, device, command), **tags},
+            directory=self.directory,
+            warn=self.console.line,
+        )
+        return self._finish(run, None)
+
+    @property
+    def _is_tracked(self) -> bool:
+        return self.problem.config.tracking.name != "none"
 
     def resume(self) -> Result:
         """Goes on from the last checkpoint that is whole, or from the first step without one."""
@@ -85,14 +88,14 @@ class Session:
         self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
         (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
         rundir.write(self.directory, rundir.CONFIG, self.record)
-        client = self.prepared.client
-        if client is None:
+        if not self._is_tracked:
             return self._finish(None, checkpoint)
-        with store.recording_errors():
-            return self._finish(tracking.resume(client, self.directory), checkpoint)
+        uri = self.problem.config.tracking.uri
+        run = tracking.resume(uri, self.directory, warn=self.console.line)
+        return self._finish(run, checkpoint)
 
     def _compare_environment(self) -> None:
-        then = rundir.read(self.directory, rundir.ENVIRONMENT) or {}
+        then = rundir.read(self.directory, rundir.ENVIRONMENT)
         if then.get("data") != self.environment["data"]:
             raise UserError(
                 f"{self.problem.dataset.source}: the data is not what the run was begun with "
@@ -107,14 +110,16 @@ class Session:
             if run is not None:
                 run.log_dict(self.record, "config.yaml")
                 run.log_dict(self.environment, "environment.yaml")
+            first_step = int(checkpoint.state.state.step) if checkpoint else 0
             fitted, seconds = self._fit(run, saver, checkpoint)
             metrics = evaluate_parts(self.problem, fitted.params)
             result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
             summary.print_result(result, self.console)
-            model_uri = None if run is None else self._record(result, run)
+            if run is not None:
+                self._record(result, run, first_step)
         rundir.write(self.directory, rundir.RESULT, summary.ending(result))
         if run is not None:
-            self.console.facts(_links(run, model_uri))
+            self.console.facts(run.where())
         return result
 
     def _saver(self) -> Saver:
@@ -161,34 +166,35 @@ class Session:
                     pause_every=saver.every_steps,
                 )
             except DivergedError as error:
-                last = error.last_finite
-                saver.save(last.step, last.carry, last.history)
-                if run is not None:
-                    run.set_tag("diverged_at", str(error.step))
+                self._keep_last_finite(error, run, saver)
                 raise
         return fitted, time.perf_counter() - start
 
-    def _record(self, result: Result, run: tracking.Run) -> str | None:
-        """The final metrics, the config and, as it wants them, figures and the model: its URI."""
+    def _keep_last_finite(
+        self, error: DivergedError, run: tracking.Run | None, saver: Saver
+    ) -> None:
+        last = error.last_finite
+        saver.save(last.step, last.carry, last.history)
+        self.console.line(f"finite until step {last.step:,}: {self.checkpoints.path(last.step)}")
+        if run is not None:
+            run.set_tag("diverged_at", str(error.step))
+
+    def _record(self, result: Result, run: tracking.Run, first_step: int) -> None:
+        """The final metrics and, as the config wants them, figures and the model."""
         config, fitted = self.problem.config, result.fitted
-        run.log_metrics(summary.final_metrics(result), fitted.history[-1].step)
+        last_step = fitted.history[-1].step
+        metrics = summary.final_metrics(result)
+        if last_step > first_step:
+            metrics["steps_per_second"] = (last_step - first_step) / result.seconds
+        run.log_metrics(metrics, last_step)
         run.set_tag("params_sha256", summary.params_sha256(fitted.params))
         self.interrupt.check()
         if config.tracking.figures:
             for name, figure in summary.draw_figures(result):
                 run.log_figure(figure, f"{name}.png")
                 self.interrupt.check()
-        if not config.tracking.model:
-            return None
-        model = summary.to_model(result)
-        example = pyfunc.raw_inputs(self.problem.dataset, 5)
-        save = partial(pyfunc.save, model=model)
-        return run.log_model(pyfunc.__name__, save, example, model.predict(example))
-
-
-def _links(run: tracking.Run, model_uri: str | None) -> dict[str, object]:
-    facts: dict[str, object] = {"run": run.name, "page": run.url}
-    if model_uri is not None:
-        facts["model"] = model_uri
-    command = store.ui_command(run.client.tracking_uri)
-    return facts | ({"open it with": command} if command else {})
+        if config.tracking.model:
+            model = summary.to_model(result)
+            example = pyfunc.raw_inputs(self.problem.dataset, 5)
+            save = partial(pyfunc.save, model=model)
+            run.log_model(pyfunc.__name__, save, example, model.predict(example))

@@ -66,7 +66,7 @@ def _text(lines: Sequence[str]) -> str:
 def before(job: Job, run: "mlflow.entities.Run") -> Outcome:
     """What became of a job in an earlier sweep."""
     metrics, name = run.data.metrics, run.data.tags.get("objective", "train/loss")
-    kept = summary.ranking_metric(job.config, name)
+    kept = comparison.kept(name, job.config.early_stopping.patience is not None)
     log = f"run {run.info.run_id} has FINISHED before\n"
     return Outcome(job, name, metrics.get(kept, math.nan), None, log, run.info.run_id)
 
@@ -92,9 +92,8 @@ def show(
     for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
         found = [_compared(each, keys) for each in outcomes if each.objective == objective]
         best = comparison.best_first(found, objective)
-        short = comparison.short_names(keys)
         console.table(
-            [*(short[key] for key in keys), objective],
+            [*keys, objective],
             [
                 [*(each.differs.get(key, "") for key in keys), each.metrics[objective]]
                 for each in best[:NUM_SHOWN]

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -25,6 +25,11 @@ UI_PORT = 5000
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
+_LOCKED_SECONDS = 2.0  # a database that is locked for longer is not used
+
+
+class UnreachableError(UserError):
+    """A store that does not answer, is locked or fails: it may well work at another time."""
 
 
 def store_uri(uri: str | None) -> str:
@@ -59,14 +64,21 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
 
 
-def is_ready(file: Path) -> bool:
-    """Whether MLflow has finished creating this database."""
+def is_ready(file: Path, seconds: float = _LOCKED_SECONDS) -> bool:
+    """Whether MLflow has finished creating this database.
+
+    Raises `UnreachableError` where it is locked for longer than `seconds`, which it also is for
+    moments of its creation.
+    """
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        address = f"{file.as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, seconds, uri=True)) as database:
             query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
             return database.execute(query).fetchone() is not None
-    except sqlite3.OperationalError:  # no file, no such table, or being created at this moment
-        return False
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise UnreachableError(f"tracking.uri=sqlite:///{file}: {error}.") from None
+        return False  # no file, or no such table
     except sqlite3.DatabaseError as error:
         raise UserError(
             f"tracking.uri=sqlite:///{file}: {error}. Move the file away, or name another one."
@@ -79,7 +91,8 @@ def check(uri: str | None) -> str:
     file = _sqlite_file(uri)
     if file is not None:
         _check_writable(file)
-        is_ready(file)  # fails at once if it is no database; MLflow would try for 100 s
+        with suppress(UnreachableError):
+            is_ready(file, 0.0)  # fails at once if it is no database; MLflow would try for 100 s
     return uri
 
 
@@ -95,7 +108,8 @@ def preload() -> None:
 def open_store(uri: str | None) -> "mlflow.MlflowClient":
     """A client of the store at `uri`, which is created where it is a new SQLite file.
 
-    Raises `UserError` within seconds where the store can't be used.
+    Raises `UserError` within seconds where the store can't be used, `UnreachableError` where it
+    can't be used now.
     """
     uri = check(uri)
     file = _sqlite_file(uri)
@@ -107,6 +121,7 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
     with store_errors(uri):
         if file is not None:
             _create(file, uri)
+            _check_unlocked(file)
         elif uri.startswith(_DATABASES):  # this fails at once; MLflow would try for 100 s
             import sqlalchemy
 
@@ -119,14 +134,17 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
 def _set_environment() -> None:
     """Before MLflow is imported; what the user's own environment says stays.
 
-    MLflow's defaults send telemetry, unpickle models, and wait 246 s for a server that is down.
+    MLflow's defaults send telemetry, unpickle models, wait 246 s for a server that is down, send a
+    request again by themselves, which may create two runs, log tracebacks of errors that they
+    raise, and print the address of a run.
     """
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
@@ -154,8 +172,9 @@ def _check_writable(file: Path) -> None:
 
 def _create(file: Path, uri: str) -> None:
     """Lets MLflow create its tables; one process at a time, since two at once both fail."""
-    if is_ready(file):
-        return
+    with suppress(UnreachableError):  # it may be locked because another process creates it
+        if is_ready(file, 0.0):
+            return
     from mlflow import MlflowClient
 
     try:
@@ -169,22 +188,58 @@ def _create(file: Path, uri: str) -> None:
         ) from None
 
 
+def _check_unlocked(file: Path) -> None:
+    """Whether the database can be written now; MLflow would wait 20 s for each statement."""
+    try:
+        with closing(sqlite3.connect(file, _LOCKED_SECONDS, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        raise UnreachableError(f"tracking.uri=sqlite:///{file}: {error}.") from None
+
+
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """MLflow's and the database's errors as a `UserError` that says nothing secret."""
+    """MLflow's and the database's errors as a `UserError` that says nothing secret.
+
+    It is an `UnreachableError` where the same may work at another time.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError) as error:
-        cause = redacted(str(error).partition("\n")[0])
-        user_info = re.search(r"://(\S*)@", uri)
-        for secret in user_info[1].split(":", 1) if user_info else ():
-            cause = cause.replace(secret, "***") if secret else cause
-        raise UserError(
-            f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
-        ) from None
+        kind = UnreachableError if _may_pass(error, uri) else UserError
+        raise kind(failure(error, uri)) from None
+
+
+def _may_pass(error: Exception, uri: str) -> bool:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        # A database's own 500 is a schema of another version.
+        return status in (408, 409, 429, 503) or (status >= 500 and uri.startswith(_SERVERS))
+    return isinstance(error, OperationalError)
+
+
+def failure(error: Exception, uri: str) -> str:
+    """What went wrong with the store in two lines, without anything of `uri` that is secret."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    cause = redacted(str(error).partition("\n")[0])
+    if not isinstance(error, (MlflowException, SQLAlchemyError, ImportError)):
+        cause = f"{type(error).__name__}: {cause}"
+    if "HTTPConnection" in cause:  # the last of several errors, each around the next
+        cause = cause.rpartition("): ")[2].rstrip("\"')")
+    user_info = re.search(r"://(\S*)@", uri)
+    for secret in user_info[1].split(":", 1) if user_info else ():
+        if secret:
+            cause = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", cause)
+    return f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
 
 
 @contextmanager

@@ -79,12 +79,11 @@ def experiment_name(config: Experiment) -> str:
 
 
 def run_name(problem: Problem) -> str:
-    """What tells a run from others of its experiment."""
-    config = problem.config
-    rate = f"{config.optimizer.learning_rate:g}"
+    """What tells a run from others; what differs most often comes first, since lists cut names."""
+    config, optimizer = problem.config, problem.config.optimizer
     return (
-        f"{_sizes(problem)} {_activation(problem)}, {config.optimizer.name} {rate}, "
-        f"seed {config.seed}"
+        f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
+        f"{_sizes(problem)} {_activation(problem)}"
     )
 
 
@@ -192,12 +191,6 @@ def standing(result: Result) -> tuple[str, float]:
     name = objective(result.problem.config, result.problem.dataset)
     part, _, metric = name.partition("/")
     return name, result.metrics[part][metric]
-
-
-def ranking_metric(config: Experiment, objective: str) -> str:
-    """The metric in MLflow whose last value is that of `standing`."""
-    stops_early = config.early_stopping.patience is not None
-    return f"best/{objective.replace('/', '_')}" if stops_early else objective
 
 
 def search_loss(name: str, value: float) -> float:

@@ -1,7 +1,7 @@
 """A run in MLflow: what it is given at its start, its metrics as they come, its model.
 
-A run is written through `MlflowClient`, so there is no active run and no other global state.
-Points of metrics wait on the host and leave in batches.
+Everything is written to the journal of the run's directory first; a thread delivers it. So the
+store can be slow, fail or come back later, and the training does not notice.
 """
 
 import getpass
@@ -9,96 +9,165 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING, Any, Union
 
-import numpy as np
+from omegaconf import OmegaConf
 
-from mlp_jax import rundir
+from mlp_jax import packaging
 from mlp_jax.data import Dataset, Inputs
-from mlp_jax.store import base_url, experiment_id, redacted, run_url, store_errors
+from mlp_jax.delivery import MAX_METRICS
+from mlp_jax.delivery import MAX_PARAMS as MAX_PARAMS
+from mlp_jax.errors import UserError
+from mlp_jax.journal import Entry, Journal, read_record
+from mlp_jax.recovery import process_facts, sync_command
+from mlp_jax.sender import Patience, Sender
+from mlp_jax.store import base_url, check, redacted, run_url, ui_command
 
 if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure
+    import mlflow
     import mlflow.entities
     import pandas
 
-MAX_PARAMS = 100  # in one batch
-_MAX_METRICS = 1000  # in one batch
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
-_FLUSH_SECONDS = 5.0
+_RUNS = Path("runs")
+"""Where the directories of runs are that are given none."""
+_SERVER_PATIENCE = Patience(total=4.0, idle=3.0)
+_FILE_PATIENCE = Patience(total=math.inf, idle=5.0)
+_KILLED_PATIENCE = Patience(total=1.0, idle=1.0)
+
+Store = Union["mlflow.MlflowClient", str, None]
+"""A client that is open, or a URI as in `tracking.uri`."""
+
+
+def _print_warning(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Run:
-    """A run that is being recorded.
+    """A run that is being recorded; nothing it does waits for the store or fails with it.
 
-    A context manager: leaving it sends what is waiting and ends the run as FINISHED, FAILED after
-    an exception, KILLED after Ctrl-C.
+    A context manager: leaving it ends the run as FINISHED, FAILED after an exception, KILLED after
+    Ctrl-C, and waits a few seconds for what is not yet delivered. If some is left, `is_delivered`
+    says so, and it is delivered later.
     """
 
-    def __init__(self, client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> None:
-        self.client = client
-        self.run_id: str = run.info.run_id
-        self.name: str = run.info.run_name
-        self.experiment_id: str = run.info.experiment_id
-        self._points: list[mlflow.entities.Metric] = []
-        self._flushed_at = time.monotonic()
+    def __init__(self, journal: Journal, sender: Sender, uri: str) -> None:
+        self.directory = journal.directory
+        self.uri = uri
+        self.is_delivered = False
+        self._journal = journal
+        self._sender = sender
+        self._num_folders = 0
         self._not_finite: set[str] = set()
-        self._recorded: set[tuple[str, int]] = set()
+        self._steps: dict[str, set[int]] = {}  # by key, of the points in the journal
+        for entry in journal.entries:
+            if entry.kind == "metrics":
+                self._without_doubles(entry.body["points"])
 
     @property
-    def url(self) -> str:
+    def id(self) -> str:
+        """Its own id, known from the start; a tag of the run in the store."""
+        return str(self._journal.record["id"])
+
+    @property
+    def name(self) -> str:
+        return str(self._journal.record["name"])
+
+    @property
+    def run_id(self) -> str | None:
+        """The store's id of the run; None as long as the store did not answer."""
+        return self._journal.record.get("run_id")
+
+    @property
+    def experiment_id(self) -> str | None:
+        return self._journal.record.get("experiment_id")
+
+    @property
+    def model_uri(self) -> str | None:
+        """For `mlflow.pyfunc.load_model`, once the model is in the store."""
+        return self._journal.record.get("model_uri")
+
+    @property
+    def url(self) -> str | None:
         """The run's page, in the UI that `ui_command` starts or on the tracking server."""
-        return run_url(base_url(self.client.tracking_uri), self.experiment_id, self.run_id)
+        if self.run_id is None or self.experiment_id is None:
+            return None
+        return run_url(base_url(self.uri), self.experiment_id, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keeps the points of one step until `flush`, which it calls every few seconds.
+        """Records the points of one step; a key has one point at a step, the first.
 
         A number that is not finite would break the charts; a tag says which came first.
         """
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
+        points = []
         for name, value in metrics.items():
-            if (name, step) in self._recorded:
-                continue
             if math.isfinite(value):
-                self._points.append(Metric(name, float(value), now, step))
+                points.append((name, float(value), now, int(step)))
             elif name not in self._not_finite:
                 self._not_finite.add(name)
                 self.set_tag(*not_finite_tag(name, value, step))
-        overdue = time.monotonic() - self._flushed_at > _FLUSH_SECONDS
-        if overdue or len(self._points) >= _MAX_METRICS:
-            self.flush()
+        points = self._without_doubles(points)
+        for i in range(0, len(points), MAX_METRICS):
+            self._record("metrics", {"points": points[i : i + MAX_METRICS]})
 
-    def flush(self) -> None:
-        """Sends the points that are waiting."""
-        while self._points:
-            self.client.log_batch(self.run_id, metrics=self._points[:_MAX_METRICS])
-            del self._points[:_MAX_METRICS]
-        self._flushed_at = time.monotonic()
+    def _without_doubles(self, points: list[Any]) -> list[Any]:
+        new = []
+        for point in points:
+            steps = self._steps.setdefault(point[0], set())
+            if point[3] not in steps:
+                steps.add(point[3])
+                new.append(point)
+        return new
 
     def set_tag(self, name: str, value: str) -> None:
-        self.client.set_tag(self.run_id, name, redacted(value)[:_MAX_TAG_LENGTH])
+        self._record("tags", {name: redacted(value)[:_MAX_TAG_LENGTH]})
 
     def log_text(self, text: str, file: str) -> None:
-        self.client.log_text(self.run_id, text, file)
+        with self._outgoing(file) as path:
+            path.write_text(text, encoding="utf-8")
 
     def log_dict(self, values: dict[str, Any], file: str) -> None:
         """As YAML or JSON, by the file's suffix."""
-        self.client.log_dict(self.run_id, values, file)
+        is_json = file.endswith(".json")
+        text = json.dumps(values, indent=2) if is_json else OmegaConf.to_yaml(values)
+        self.log_text(redacted(text), file)
 
     def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
-        self.client.log_figure(self.run_id, figure, file)
+        with self._outgoing(file) as path:
+            figure.savefig(path)
+
+    def log_file(self, source: Path, file: str) -> None:
+        """A copy of `source` as it is now."""
+        with self._outgoing(file) as path:
+            shutil.copyfile(source, path)
+
+    @contextmanager
+    def _outgoing(self, file: str) -> Iterator[Path]:
+        """Where to put an artifact that goes out; each has a folder of its own."""
+        folder = self._new_folder()
+        path = self._journal.outbox / folder / file
+        path.parent.mkdir(parents=True)
+        yield path
+        self._record("artifact", {"folder": folder, "file": file})
+
+    def _new_folder(self) -> str:
+        self._num_folders += 1
+        return f"{self._num_folders}-{uuid.uuid4().hex[:8]}"
+
+    def _record(self, kind: str, body: dict[str, Any]) -> None:
+        self._sender.put(self._journal.append(kind, body))
 
     def log_model(
         self,
@@ -106,44 +175,14 @@ class Run:
         save: Callable[[Path], None],
         example: Inputs,
         prediction: "pandas.DataFrame",
-    ) -> str:
-        """Logs a model without pickle and returns its URI, for `mlflow.pyfunc.load_model`.
+    ) -> None:
+        """Logs a model without pickle, which `model_uri` then names.
 
-        The module named `loader` loads it from the directory that `save` fills. The signature comes
-        from an example of the inputs and its prediction. This package's source travels with it.
+        The arguments are those of `packaging.save_model`.
         """
-        import mlflow.pyfunc
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
-        model = self.client.create_logged_model(
-            self.experiment_id, "model", source_run_id=self.run_id, model_type="mlp"
-        )
-        # The versions are those installed here; MLflow's search for others takes 0.3 s.
-        no_search = patch("mlflow.utils.environment.warn_dependency_requirement_mismatches")
-        with TemporaryDirectory() as directory, no_search:
-            path, data = str(Path(directory, "model")), Path(directory, "network")
-            data.mkdir()
-            save(data)
-            mlflow.pyfunc.save_model(
-                path,
-                loader_module=loader,
-                data_path=str(data),
-                code_paths=[str(Path(__file__).parent)],
-                mlflow_model=Model(
-                    artifact_path=model.artifact_location,
-                    run_id=self.run_id,
-                    model_uuid=model.model_id,
-                    model_id=model.model_id,
-                ),
-                signature=_signature(example, prediction),
-                input_example=example,
-                pip_requirements=[f"{name}=={version(name)}" for name in _MODEL_REQUIREMENTS],
-            )
-            self.client.log_model_artifacts(model.model_id, path)
-        self.client.finalize_logged_model(model.model_id, "READY")
-        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-        return f"models:/{model.model_id}"
+        folder = self._new_folder()
+        packaging.save_model(self._journal.outbox / folder, loader, save, example, prediction)
+        self._record("model", {"folder": folder})
 
     def __enter__(self) -> "Run":
         return self
@@ -154,22 +193,39 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.flush()
-            self.client.set_terminated(self.run_id, "FINISHED")
-            return
-        try:
-            self.flush()
-            if not isinstance(error, KeyboardInterrupt):
-                self.set_tag("error", f"{type(error).__name__}: {error}")
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            self.client.set_terminated(self.run_id, status)
-        except Exception as tracking_error:  # the first error is the one to see
-            error.add_note(f"The run was left open: {redacted(str(tracking_error))}")
+        status = "FINISHED"
+        patience = _FILE_PATIENCE if self.uri.startswith("sqlite:") else _SERVER_PATIENCE
+        if isinstance(error, KeyboardInterrupt):
+            status, patience = "KILLED", _KILLED_PATIENCE
+        elif error is not None:
+            status = "FAILED"
+            self.set_tag("error", f"{type(error).__name__}: {error}")
+        self._record("status", {"status": status, "end_time": int(time.time() * 1000)})
+        self._journal.note(status=status)
+        self.is_delivered = self._sender.finish(patience)
+
+    def wait(self) -> None:
+        """After the run's end: until the call that was under way has ended, so that another
+        process, or this one, can deliver what is left.
+        """
+        self._sender.join()
+
+    def where(self) -> dict[str, object]:
+        """Where the run is now, as facts to print."""
+        facts: dict[str, object] = {"run": self.name}
+        if self.url is not None:
+            facts["page"] = self.url
+        if self.model_uri is not None:
+            facts["model"] = self.model_uri
+        if not self.is_delivered:
+            facts["deliver it"] = sync_command(self.directory)
+        elif command := ui_command(self.uri):
+            facts["open it with"] = command
+        return facts
 
 
 def start(
-    client: "mlflow.MlflowClient",
+    store: Store,
     experiment: str,
     run_name: str,
     *,
@@ -177,45 +233,88 @@ def start(
     dataset: Dataset | None = None,
     note: str = "",
     tags: Mapping[str, str] | None = None,
+    parent: Run | None = None,
     directory: Path | None = None,
+    warn: Callable[[str], None] = _print_warning,
 ) -> Run:
-    """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page."""
-    from mlflow.entities import Param
+    """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page.
 
-    with store_errors(client.tracking_uri):
-        run = client.create_run(
-            experiment_id(client, experiment),
-            tags=run_tags(context_tags(), note, tags or {}),
-            run_name=run_name,
-        )
-        run_id = run.info.run_id
-        try:
-            entries = [Param(name, value) for name, value in flat_params(params).items()]
-            for i in range(0, len(entries), MAX_PARAMS):
-                client.log_batch(run_id, params=entries[i : i + MAX_PARAMS])
-            if dataset is not None:
-                client.log_inputs(run_id, [dataset_input(dataset)])
-        except BaseException:
-            client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
-            raise
-    if directory is not None:
-        place = {"run_id": run_id, "experiment_id": run.info.experiment_id,
-                 "store": redacted(client.tracking_uri)}  # fmt: skip
-        rundir.write(directory, rundir.RUN, place)
-    return Run(client, run)
+    `directory` is the run's own, new or without a run; None takes one in `runs/`, which is removed
+    when all is delivered. Raises `UserError` where the store can never be used; one that cannot be
+    reached now is only warned of.
+    """
+    uri, client = _uri_and_client(store)
+    id_, now = uuid.uuid4().hex, int(time.time() * 1000)
+    journal = _open_journal(directory or _RUNS / id_)
+    process = process_facts(journal.directory)
+    context = {**context_tags(), **{f"run.{name}": value for name, value in process.items()}}
+    journal.note(
+        id=id_,
+        name=run_name,
+        experiment=experiment,
+        uri=redacted(uri),
+        status="RUNNING",
+        started=now,
+        is_temporary=directory is None,
+        **process,
+    )
+    body = {
+        "id": id_,
+        "experiment": experiment,
+        "name": run_name,
+        "parent": parent.id if parent else None,
+        "start_time": now,
+        "tags": run_tags(context, note, tags or {}),
+    }
+    entries = [journal.append("run", body), journal.append("params", flat_params(params))]
+    if dataset is not None:
+        entries.append(journal.append("dataset", dataset_input(dataset).to_dictionary()))
+    try:
+        return _begin(Sender(uri, client, journal, warn, in_doubt=False), journal, uri, entries)
+    except UserError:
+        journal.discard()
+        raise
 
 
-def resume(client: "mlflow.MlflowClient", directory: Path) -> Run:
-    """Goes on with the run of a directory. What it has recorded already is not recorded again."""
-    with store_errors(client.tracking_uri):
-        place = rundir.read(directory, rundir.RUN) or {}
-        run = client.get_run(place["run_id"])
-        client.update_run(run.info.run_id, status="RUNNING")
-        resumed = Run(client, run)
-        for name in run.data.metrics:
-            points = client.get_metric_history(run.info.run_id, name)
-            resumed._recorded |= {(name, point.step) for point in points}
-    return resumed
+def resume(store: Store, directory: Path, *, warn: Callable[[str], None] = _print_warning) -> Run:
+    """Goes on with the run of a directory: it is RUNNING again, and no point is written twice.
+
+    Raises `BusyError` where its process is alive.
+    """
+    uri, client = _uri_and_client(store)
+    if not read_record(directory):
+        raise UserError(f"{directory}: is not the directory of a run.")
+    journal = Journal(directory)
+    process = process_facts(directory)
+    entries = [
+        *journal.pending(),
+        journal.append("tags", {f"run.{name}": value for name, value in process.items()}),
+        journal.append("status", {"status": "RUNNING"}),
+    ]
+    journal.note(uri=redacted(uri), status="RUNNING", **process)
+    return _begin(Sender(uri, client, journal, warn, in_doubt=True), journal, uri, entries)
+
+
+def _uri_and_client(store: Store) -> tuple[str, "mlflow.MlflowClient | None"]:
+    if store is None or isinstance(store, str):
+        return check(store), None
+    return store.tracking_uri, store
+
+
+def _open_journal(directory: Path) -> Journal:
+    if record := read_record(directory):
+        raise UserError(f"{directory}: holds the run {record.get('name')!r}; take another one.")
+    try:
+        return Journal(directory)
+    except OSError as error:
+        raise UserError(f"{directory}: {error.strerror}; a run needs a directory here.") from None
+
+
+def _begin(sender: Sender, journal: Journal, uri: str, entries: list[Entry]) -> Run:
+    for entry in entries:
+        sender.put(entry)
+    sender.begin()
+    return Run(journal, sender, uri)
 
 
 def not_finite_tag(metric: str, value: float, step: int) -> tuple[str, str]:
@@ -301,22 +400,3 @@ def dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
         profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
     )
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
-
-
-# What a served model imports.
-_MODEL_REQUIREMENTS = ("jax", "jaxtyping", "mlflow", "numpy", "omegaconf", "pandas")
-
-
-def _signature(example: Inputs, prediction: "pandas.DataFrame") -> Any:
-    """Arrays have a shape; the columns of a table have names, and the model checks their entries.
-
-    MLflow's own column types would refuse whole numbers in a column of decimals.
-    """
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
-
-    if isinstance(example, np.ndarray):
-        inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
-    else:
-        inputs = Schema([ColSpec(AnyType(), name) for name in example.columns])
-    return ModelSignature(inputs, infer_signature(prediction).inputs)

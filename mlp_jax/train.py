@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax import environment, recorded, rundir
+from mlp_jax import compiled, environment, recorded, rundir
 from mlp_jax.cli import OfRun, run_command
 from mlp_jax.config import Experiment
 from mlp_jax.errors import UserError
@@ -33,11 +33,6 @@ def open_sweep(jobs: Sequence[Job]) -> "Sweep":
     return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
 
 
-def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
-    if any(config.deterministic for config in configs):
-        environment.pin(int(os.environ.get("NPROC") or 1))
-
-
 def _command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "mlp_jax.train", *arguments])
 
@@ -52,14 +47,14 @@ def _config_dir() -> list[str]:
 def resume(name: str, overrides: list[str]) -> None:
     """Goes on with a run; says so where there is nothing to go on with."""
     directory, overrides = _find(name, overrides)
-    given = recorded.from_record(rundir.read(directory, rundir.CONFIG) or {}, directory)
+    given = recorded.from_record(rundir.read(directory, rundir.CONFIG), directory)
     config = recorded.prolonged(given, overrides)
-    result = rundir.read(directory, rundir.RESULT)
+    result = rundir.result(directory)
     if result is not None and (config == given or result["stopped_early"]):
         early = "; early stopping ended it" if result["stopped_early"] else ""
         print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
         return
-    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import experiment
 
     experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
@@ -75,7 +70,7 @@ def rerun(name: str, overrides: list[str]) -> None:
         )
     directory = rundir.find(name, given.get("checkpoint.root", rundir.DEFAULT_ROOT))
     if directory is not None:
-        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT) or {})
+        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import repeat
 
     if directory is not None:
@@ -102,7 +97,17 @@ def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
 def _pin_as_recorded(then: Mapping[str, Any]) -> None:
     """As many threads as the run was begun with: their number may change the last bits."""
     if then.get("num_cores") not in (None, environment.num_cores()):
-        environment.pin(then["num_cores"])
+        _pin(then["num_cores"])
+
+
+def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
+    if any(config.deterministic for config in configs):
+        _pin(int(os.environ.get("NPROC") or 1))
+
+
+def _pin(cores: int) -> None:
+    environment.pin(cores)
+    compiled.keep()  # elsewhere than the programs for all cores
 
 
 def main() -> None:

@@ -1,19 +1,28 @@
 """float64 is available, 8 CPU devices stand ready, and an accidental broadcast is an error."""
 
 import os
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import matplotlib
 import pytest
 
+from mlp_jax import compiled
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
+
+# The processes that tests start share what they compile; this one has imported JAX without it.
+_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
+os.environ.update({compiled.DIRECTORY: _programs.name, **compiled.SETTINGS})
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +33,17 @@ def empty_database(tmp_path_factory):
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     store.open_store(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture(scope="session")
+def make_store(empty_database: Path) -> Callable[[Path], str]:
+    """Puts an empty store into a directory and returns its URI."""
+
+    def make(directory: Path) -> str:
+        shutil.copyfile(empty_database, directory / "mlflow.db")
+        return f"sqlite:///{directory}/mlflow.db"
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -113,12 +113,13 @@ def test_the_run_holds_what_is_needed_to_know_it_again(xor):
     assert tags["command"] == "the command"
     assert tags["version.jax"] and tags["device"] == "cpu (cpu)"
     assert "the command" in tags["mlflow.note.content"]
-    assert recorded.info.run_name == "2-8-1 sigmoid, gradient_descent 1, seed 0"
+    assert recorded.info.run_name == "seed 0, η=1 gradient_descent, 2-8-1 sigmoid"
     (dataset,) = recorded.inputs.dataset_inputs
     assert dataset.dataset.name == "xor" and len(dataset.dataset.digest) == 16
     files = {file.path for file in client.list_artifacts(recorded.info.run_id)}
     assert files == {
-        "config.yaml", "loss_curves.png", "confusion_matrix.png", "decision_boundary.png"
+        "config.yaml", "environment.yaml",
+        "loss_curves.png", "confusion_matrix.png", "decision_boundary.png",
     }  # fmt: skip
     config = yaml.safe_load(
         Path(client.download_artifacts(recorded.info.run_id, "config.yaml")).read_text()
@@ -160,12 +161,15 @@ def test_a_run_that_diverges_fails_at_its_step_and_keeps_what_was_finite():
     from mlflow import MlflowClient
 
     diverging = ["data=sine", "model.activation=relu", "num_epochs=200"]
-    with pytest.raises(fitting.DivergedError, match=r"at step \d+\. Try .*learning_rate"):
+    message = r"at step 4: the loss was the first that is not finite\. Try .*learning_rate"
+    with pytest.raises(fitting.DivergedError, match=message):
         run(*diverging, "optimizer.learning_rate=1e3")
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
     (recorded,) = client.search_runs([client.get_experiment_by_name("sine").experiment_id])
     assert recorded.info.status == "FAILED"
     assert "diverged" in recorded.data.tags["error"]
+    assert recorded.data.tags["diverged_at"] == "4"
+    assert [path.name for path in Path("runs").glob("*/checkpoints/*")] == ["0000000003"]
 
 
 def test_a_wrong_gradient_stops_the_run_before_it_begins(monkeypatch):

@@ -21,10 +21,10 @@ FLOORS = (
     {"errors"},
     {"types", "config"},
     {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
-     "environment", "interrupt", "rundir", "mistakes", "comparison"},
-    {"network", "optimizers", "recorded", "saving", "jobs", "search"},
-    {"backprop", "representation"},
-    {"proof", "explain", "training"},
+     "environment", "interrupt", "rundir", "mistakes", "comparison", "journal", "liveness"},
+    {"network", "optimizers", "recorded", "saving", "jobs", "search", "delivery", "compiled"},
+    {"backprop", "representation", "recovery"},
+    {"proof", "explain", "training", "sender", "packaging"},
     {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},
     {"fitting", "bulk", "sweep_figure"},
     {"course", "overview"},
@@ -32,7 +32,7 @@ FLOORS = (
     {"population", "session", "cli", "family"},
     {"experiment", "standings"},
     {"repeat", "sweep"},
-    {"train", "gradcheck", "ui", "report"},
+    {"train", "gradcheck", "ui", "report", "sync"},
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from mlp_jax import bulk, comparison, overview, sweep_figure, tracking
+from mlp_jax import bulk, overview, sweep_figure, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.comparison import Group
 
@@ -18,13 +18,11 @@ def record(losses, steps=STEPS, status="FINISHED", **params):
     metrics = {"train/loss": (steps, losses), "learning_rate": (steps, np.ones(len(steps)))}
     if status == "FINISHED":
         metrics["best/train_loss"] = (steps[-1:], losses.min(keepdims=True))
-    name = comparison.label({key: str(value) for key, value in params.items()})
-    return RunRecord(name, params, {}, "", metrics, status, 0, 1000, {}, None)
+    return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000, {}, None)
 
 
 def compared(records):
-    differs = comparison.differences([tracking.flat_params(r.params) for r in records])
-    return overview.outcomes(records, differs, [f"id {i}" for i in range(len(records))])
+    return overview.outcomes(records, [f"id {i}" for i in range(len(records))])
 
 
 # --- curves ------------------------------------------------------------------------------------
@@ -149,10 +147,9 @@ def logged(client):
         for seed in range(8)
     ]
     records += [record([9.0], [10], "FAILED", seed=9, optimizer={"learning_rate": 3.0})]
-    differs = comparison.differences([tracking.flat_params(r.params) for r in records])
     with tracking.start(client, "sweep", "parent", params={}) as parent:
         ids = bulk.write(client, "sweep", records, parent.run_id)
-        url = overview.log(parent, records, differs, ids, command="train -m")
+        url = overview.log(client, parent, records, ids, command="train -m")
     return client, parent, ids, url
 
 
@@ -198,3 +195,15 @@ def test_link_to_the_sorted_runs_shows_what_differs(logged):
     }
     found = client.search_runs([parent.experiment_id], view["searchFilter"])
     assert len(found) == 25
+
+
+def test_runs_that_were_recorded_before_take_part_like_the_others(logged):
+    client, _, ids, _ = logged
+    records = [overview.read(client, client.get_run(run_id)) for run_id in (ids[0], ids[-1])]
+    first, failed = overview.outcomes(records, ["a", "b"])
+    assert first.differs == {"seed": "0", "optimizer.learning_rate": "1.0"}
+    assert first.metrics["best/train_loss"] == 1.0
+    assert failed.status == "FAILED"
+    steps, values = overview.bundle(records, "train/loss")
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_array_equal(values, [[1, 1], [9, np.nan]])

@@ -68,6 +68,14 @@ def test_other_formats_and_metrics(uri, capsys):
     assert "2 lines of 4" in shown.err
 
 
+def test_runs_are_ranked_by_their_objective(client, capsys):
+    runs = [record(rate, 0)._replace(tags={"objective": "test/accuracy"}) for rate in (1.0, 2.0)]
+    bulk.write(client, "accuracy", runs)
+    lines = printed(capsys, "accuracy", "--uri", client.tracking_uri).out.splitlines()
+    assert lines[0] == "accuracy: 2 finished runs, best first by test/accuracy"
+    assert lines[2].startswith("2 ")
+
+
 def test_more_runs_than_a_page(uri, capsys, monkeypatch):
     monkeypatch.setattr(report, "_PAGE", 3)
     assert "7 finished runs" in printed(capsys, "xor", "--uri", uri).out

@@ -8,17 +8,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 
-import jax
 import numpy as np
 
 from experiments.speed.loops import Work, torch_loop
 from experiments.speed.timing import Paired, Row, in_turn, seconds
-from mlp_jax import data, training
+from mlp_jax import data
 from mlp_jax.cli import compose
 from mlp_jax.config import Experiment, with_values
+from mlp_jax.fitting import compile_programs, fit
 from mlp_jax.lockstep import Lockstep, spread_over_cores
 from mlp_jax.problem import prepare
 
@@ -85,17 +84,15 @@ def xor_by_size() -> Row:
 
 
 def digits_against_one_by_one() -> Row:
-    """64 networks for 10 epochs, against the single loop, called for one after the other."""
+    """64 networks for 10 epochs, against the single training's loop, one after the other."""
     num_networks = 64
     together = population_loop(DIGITS, num_networks, 10)
-    problem = prepare(compose(list(DIGITS)), data.load(compose(list(DIGITS)).data))
-    steps = partial(training.train_steps, problem.training, num_steps=problem.num_steps,
-                    aligned=True)  # fmt: skip
-    loop = jax.jit(steps)
-    state = training.init_state(problem.training, problem.params)
+    config = compose(list(DIGITS))
+    problem = prepare(config, data.load(config.data))
+    programs = compile_programs(problem)
 
     def one_by_one() -> object:
-        return [loop(state, problem.shuffle_key, problem.train) for _ in range(num_networks)]
+        return [fit(problem, programs).params for _ in range(num_networks)]
 
     paired = in_turn(one_by_one, together, repeats=5)
     total = num_networks * problem.num_steps

@@ -1,0 +1,242 @@
+"""What becomes of a run's record when the tracking store fails: a row for each fault."""
+
+import resource
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from experiments.reliability.server import FaultyServer
+from mlp_jax import recovery, store, sync, tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+NUM_STEPS = 60
+_Faults = Mapping[int, Callable[[], None]]
+"""What happens to the store just before the training logs a step."""
+
+
+class Recorded(NamedTuple):
+    """A run that was recorded, and how long its training waited for that."""
+
+    run: tracking.Run
+    begin: float
+    longest_call: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.begin + self.longest_call + self.end
+
+
+def record(
+    uri: str, experiment: str, directory: Path, faults: _Faults, warnings: list[str]
+) -> Recorded:
+    """Records a run as a training does; it has every kind of thing that a run can have."""
+    start = time.perf_counter()
+    run = tracking.start(
+        uri,
+        experiment,
+        "a run",
+        params={"seed": 3},
+        note="**a note**",
+        directory=directory,
+        warn=warnings.append,
+    )
+    begin = time.perf_counter() - start
+    longest, end = log(run, faults)
+    return Recorded(run, begin, longest, end)
+
+
+def log(run: tracking.Run, faults: _Faults) -> tuple[float, float]:
+    """What there is to record until the end; the seconds of the longest call and of the end."""
+    longest = 0.0
+    with run:
+        for step in range(NUM_STEPS):
+            faults.get(step, lambda: None)()
+            called = time.perf_counter()
+            run.log_metrics({"train/loss": 1 / (step + 1), "train/accuracy": step / 64}, step)
+            longest = max(longest, time.perf_counter() - called)
+        run.set_tag("params_sha256", "abc")
+        run.log_text("what was found", "notes/found.txt")
+        _log_model(run)
+        ending = time.perf_counter()
+    return longest, time.perf_counter() - ending
+
+
+def _log_model(run: tracking.Run) -> None:
+    import pandas as pd
+
+    def save(directory: Path) -> None:
+        (directory / "network.json").write_text("{}")
+
+    example, prediction = np.zeros((2, 3)), pd.DataFrame({"prediction": [0.0, 1.0]})
+    run.log_model("mlp_jax.pyfunc", save, example, prediction)
+
+
+def problems(run: tracking.Run, experiment: str) -> list[str]:
+    """What is missing, doubled or wrong of a run that `record` recorded, in words."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(run.uri)
+    id_ = store.experiment_id(client, experiment)
+    found = client.search_runs([id_], f"tags.`run.id` = '{run.id}'")
+    if len(found) != 1:
+        return [f"{len(found)} runs"]
+    (read,) = found
+    run_id = read.info.run_id
+    loss = _points(client, run_id, "train/loss")
+    accuracy = _points(client, run_id, "train/accuracy")
+    files = [file.path for file in client.list_artifacts(run_id, "notes")]
+    models = client.search_logged_models([id_], f"tags.`run.id` = '{run.id}'")
+    ready = [model.model_id for model in models if model.status == "READY"]
+    outputs = [output.model_id for output in read.outputs.model_outputs] if read.outputs else []
+    wrong = {
+        f"status {read.info.status}": read.info.status != "FINISHED",
+        f"loss {loss}": loss != Counter((s, 1 / (s + 1)) for s in range(NUM_STEPS)),
+        f"accuracy {accuracy}": accuracy != Counter((s, s / 64) for s in range(NUM_STEPS)),
+        f"params {read.data.params}": read.data.params != {"seed": "3"},
+        f"tags {read.data.tags}": (
+            read.data.tags.get("params_sha256") != "abc"
+            or read.data.tags["mlflow.note.content"] != "**a note**"
+        ),
+        f"files {files}": files != ["notes/found.txt"],
+        f"models {ready}, outputs {outputs}": ready != outputs or len(outputs) != 1,
+        "left behind": (run.directory / "journal.jsonl").exists()
+        or (run.directory / "outbox").exists(),
+    }
+    return [what for what, is_wrong in wrong.items() if is_wrong]
+
+
+def _points(client: "MlflowClient", run_id: str, key: str) -> Counter[tuple[int, float]]:
+    history = client.get_metric_history(run_id, key)
+    return Counter((point.step, point.value) for point in history)
+
+
+# --- the faults --------------------------------------------------------------------------------
+
+
+def dead_port(server: FaultyServer) -> _Faults:
+    server.close()
+    return {}
+
+
+def hangs(server: FaultyServer) -> _Faults:
+    server.set_mode("hang")
+    return {}
+
+
+def hangs_and_answers_late(server: FaultyServer) -> _Faults:
+    server.set_mode("late")
+    return {}
+
+
+def answers_500(server: FaultyServer) -> _Faults:
+    server.set_mode("error")
+    return {}
+
+
+def loses_answers(server: FaultyServer) -> _Faults:
+    server.set_mode("lost")
+    return {}
+
+
+def is_slow(server: FaultyServer) -> _Faults:
+    server.set_mode("slow")
+    return {}
+
+
+def dies_midway(server: FaultyServer) -> _Faults:
+    return {30: server.close}
+
+
+def hangs_midway(server: FaultyServer) -> _Faults:
+    return {30: lambda: server.set_mode("hang")}
+
+
+def comes_back(server: FaultyServer) -> _Faults:
+    server.close()
+    return {30: server.open}
+
+
+SERVER_FAULTS: dict[str, Callable[[FaultyServer], _Faults]] = {
+    "dead port": dead_port,
+    "hangs": hangs,
+    "hangs, then does what it was asked": hangs_and_answers_late,
+    "answers 500": answers_500,
+    "does its work and answers 500": loses_answers,
+    "is slow": is_slow,
+    "dies midway": dies_midway,
+    "hangs midway": hangs_midway,
+    "comes back midway": comes_back,
+}
+
+
+class Trial(NamedTuple):
+    """What came of one fault: what was wrong at last, what it cost, what the user was told."""
+
+    problems: list[str]
+    recorded: Recorded
+    warnings: list[str]
+
+
+def try_server(server: FaultyServer, fault: str, directory: Path) -> Trial:
+    """Records a run while the server has the fault, then mends the server and delivers."""
+    warnings: list[str] = []
+    try:
+        recorded = record(server.uri, "server", directory, SERVER_FAULTS[fault](server), warnings)
+    finally:
+        server.open()
+    wrong = _deliver_later(recorded.run)
+    return Trial(wrong + problems(recorded.run, "server"), recorded, warnings)
+
+
+def _deliver_later(run: tracking.Run) -> list[str]:
+    """As `python -m mlp_jax.sync` does, once the thread of the run has let go of it."""
+    run.wait()
+    is_told = run.is_delivered or not recovery.is_left(run.directory)
+    return [] if is_told or sync.sync([run.directory]) else ["not delivered"]
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another program writes to the SQLite file and does not end."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def full_disk(database: Path) -> Iterator[None]:
+    """No file can grow beyond the size that the database has."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (database.stat().st_size, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FILE_FAULTS = {"locked": locked, "disk full": full_disk}
+
+
+def try_file(store_uri: str, fault: str, step: int | None, directory: Path) -> Trial:
+    """The same with an SQLite file, which has the fault from a step on; None: from the start."""
+    database = Path(store_uri.removeprefix("sqlite:///"))
+    warnings: list[str] = []
+    with ExitStack() as stack:
+
+        def begin_fault() -> None:
+            stack.enter_context(FILE_FAULTS[fault](database))
+
+        if step is None:
+            begin_fault()
+        faults = {} if step is None else {step: begin_fault}
+        recorded = record(store_uri, "file", directory, faults, warnings)
+    wrong = _deliver_later(recorded.run)
+    return Trial(wrong + problems(recorded.run, "file"), recorded, warnings)

@@ -1,0 +1,64 @@
+"""A process is gone only where that is certain."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlp_jax import liveness
+
+NOW = time.time()
+OWN = liveness.this_process()
+
+
+def test_a_tag_says_which_process():
+    assert liveness.parse(OWN.host, str(OWN)) == OWN
+
+
+@pytest.mark.parametrize(
+    ("host", "text"), [("", str(OWN)), ("a", ""), ("a", "x/1/b/n"), ("a", "1/2")]
+)
+def test_a_tag_that_says_no_process(host, text):
+    assert liveness.parse(host, text) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "heartbeat", "is_gone"),
+    [
+        ({}, 0, False),
+        ({"started": "1"}, NOW, True),  # another process has its number now
+        ({"pid": 2**22 + 1}, NOW, True),
+        ({"host": "elsewhere", "started": "1"}, 0, False),
+        ({"namespace": "pid:[1]", "started": "1"}, 0, False),
+        ({"boot": "another"}, NOW, False),  # maybe a machine of the same name
+        ({"boot": "another"}, NOW - 3600, True),
+        ({"boot": "", "started": "1"}, 0, False),
+    ],
+)
+def test_gone_or_not(change, heartbeat, is_gone):
+    assert liveness.is_gone(OWN._replace(**change), float(heartbeat)) is is_gone
+
+
+def test_a_process_that_ended_is_gone_before_its_parent_asks_for_it():
+    program = "from mlp_jax import liveness; print(liveness.this_process(), flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process = liveness.parse(OWN.host, child.stdout.readline().strip())
+    assert not liveness.is_gone(process, NOW)
+    child.kill()
+    child.stdout.read()  # ends with the process, which is a zombie then
+    deadline = time.monotonic() + 30
+    while not liveness.is_gone(process, NOW) and time.monotonic() < deadline:
+        pass
+    assert liveness.is_gone(process, NOW)
+    child.communicate()
+
+
+def test_processes_that_are_not_shown_may_be_alive(monkeypatch):
+    def hidden(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(liveness.os, "kill", hidden)
+    assert not liveness.is_gone(OWN._replace(pid=2**22 + 1), 0.0)
