@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 
-from mlp_jax.jobs import Composer, Job, Numbers, Template
+from mlp_jax.config import flat_values
+from mlp_jax.jobs import Composer, Job, Template
 from mlp_jax.store import redacted
 
 _NUM = "${hydra.job.num}"
@@ -29,16 +30,16 @@ class Directories:
 
     def make(self, job: Job) -> Path:
         """The job's directory, absolute."""
-        template, numbers = self._composer.template(job)
+        template, values = self._composer.template(job)
         form = self._forms.get(id(template))
         if form is None:
-            form = self._forms[id(template)] = _form(template, numbers)
+            form = self._forms[id(template)] = _form(template, values)
         directory = self._path(job, form)
         directory.mkdir(parents=True, exist_ok=True)
         if self._subdir is not None:
             folder = directory / self._subdir
             folder.mkdir(parents=True, exist_ok=True)
-            for name, text in self._files(job, form, numbers, directory).items():
+            for name, text in self._files(job, form, values, directory).items():
                 (folder / name).write_text(text, encoding="utf-8")
         return directory
 
@@ -48,7 +49,9 @@ class Directories:
         sweep = self._composer.composed(job).composed.hydra.sweep
         return Path(str(sweep.dir), str(sweep.subdir)).absolute()
 
-    def _files(self, job: Job, form: "_Form", numbers: Numbers, directory: Path) -> dict[str, str]:
+    def _files(
+        self, job: Job, form: "_Form", paths: Iterable[str], directory: Path
+    ) -> dict[str, str]:
         overrides = [_scalar(redacted(text)) for text in job.overrides]
         of_job = {
             "job.id": f"'{job.index}'",
@@ -57,9 +60,9 @@ class Directories:
             "runtime.output_dir": _scalar(str(directory)),
             "overrides.task": "".join(f"\n    - {text}" for text in overrides) or " []",
         }
-        values = {path: _yaml_of_number(value) for path, value in numbers.items()}
+        flat = flat_values(job.config)
         return {
-            "config.yaml": _filled(form.config, values),
+            "config.yaml": _filled(form.config, {path: _yaml(flat[path]) for path in paths}),
             "hydra.yaml": _filled(form.hydra, of_job),
             "overrides.yaml": "".join(f"- {text}\n" for text in overrides) or "[]\n",
         }
@@ -123,7 +126,11 @@ def _scalar(text: str) -> str:
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
-def _yaml_of_number(value: float) -> str:
-    """YAML reads a number with an exponent only where it has a point: 1.0e-05."""
-    text = repr(value)
-    return text.replace("e", ".0e", 1) if "e" in text and "." not in text else text
+def _yaml(value: Any) -> str:
+    """A value in YAML, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    text = json.dumps(redacted(value) if isinstance(value, str) else value, ensure_ascii=False)
+    # YAML reads a number with an exponent only where it has a point.
+    has_exponent = isinstance(value, float) and "e" in text and "." not in text
+    return text.replace("e", ".0e", 1) if has_exponent else text

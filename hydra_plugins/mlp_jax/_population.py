@@ -71,7 +71,7 @@ def launch(
         returns[index].end(outcome)
 
     env: dict[str, str] = dict(hydra.job.env_set)
-    with launcher.sweep() as sweep, env_override(env), _callbacks(launcher, jobs, returns):
+    with launcher.sweep(jobs) as sweep, env_override(env), _callbacks(launcher, jobs, returns):
         sweep.train(jobs, on_done)
     return list(returns.values())
 
