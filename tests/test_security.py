@@ -15,9 +15,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import mlp_jax
-from mlp_jax import experiment, train
+from mlp_jax import experiment, tracking, train
 from mlp_jax.cli import compose
-from mlp_jax.data import mnist
+from mlp_jax.data import files, load, mnist
 from mlp_jax.errors import UserError
 
 PACKAGE = Path(mlp_jax.__file__).parent
@@ -106,7 +106,9 @@ def test_there_are_fifty():
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 def test_fifty_hostile_overrides(attack, multirun):
-    problems = [problem for each in HOSTILE if (problem := attack(*multirun, each))]
+    # What a sweep checks job by job is the same.
+    hostile = [text for text in HOSTILE if "hydra" in text] if multirun else HOSTILE
+    problems = [problem for each in hostile if (problem := attack(*multirun, each))]
     assert not problems, "\n".join(problems)
 
 
@@ -241,6 +243,58 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path):
         mnist.read_idx(path, 3)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def npy(shape, descr="<f8", content=b""):
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+    header += b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (npy((10**12,)), "declares 8,000,000,000,1.. bytes and holds 128"),
+        (npy((2,), content=b"\0" * 800), "declares 144 bytes and holds"),
+        (npy((-1,), content=b"\0" * 8), "declares"),
+        (npy((1,), "|O", pickle.dumps([1])), "holds pickled objects, which are not read"),
+        (b"no array at all", "cannot be read"),
+    ],
+)
+def test_an_archive_that_lies_is_refused_before_it_is_read(tmp_path, monkeypatch, member, reason):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("y.npy", member)
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("was read"))
+    with pytest.raises(UserError, match=reason):
+        load(compose(["data=table", f"data.path={path}", "data.target=y"]).data)
+
+
+def test_an_archive_that_is_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, y=np.zeros(10**6))
+    monkeypatch.setattr(files.os, "sysconf", lambda name: 1024)
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("was read"))
+    with pytest.raises(UserError, match=r"unpacks to 8,000,128 bytes; at most 524,288"):
+        load(compose(["data=table", f"data.path={path}", "data.target=y"]).data)
+
+
+def test_a_link_that_leads_out_of_the_root_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_bytes(idx((1, 1, 1), b"0"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "train-images-idx3-ubyte").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"give data.root={tmp_path}"):
+        load(compose(["data=mnist", f"data.root={tmp_path / 'root'}"]).data)
+
+
+@pytest.mark.parametrize("name", ["../a", "/tmp/a", "x/../../a"])
+def test_an_artifact_stays_in_its_run(tmp_path, monkeypatch, name, make_store):
+    monkeypatch.chdir(tmp_path)
+    uri = make_store(tmp_path)
+    run = tracking.start(uri, "paths", "a run", params={})
+    with run, pytest.raises(ValueError, match="is not below"):
+        run.log_text("text", name)
+    assert run.is_delivered
 
 
 # --- secrets -----------------------------------------------------------------------------------
