@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from mlp_jax import config, trust
+from mlp_jax import compiled, config, trust
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.mistakes import check_overrides, explain
@@ -86,10 +86,12 @@ def run_command(
             print(_HELP.format(**values, groups=groups, of_runs=_help_of(of_runs or {})))
             return
         if of_run := _of_run(arguments, of_runs or {}):
+            compiled.keep()
             of_run()
             return
         config.register_schema()
         _check(arguments)
+        compiled.keep()
         _run_in_hydra(run, module, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:

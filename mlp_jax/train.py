@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax import environment, recorded, rundir
+from mlp_jax import compiled, environment, recorded, rundir
 from mlp_jax.cli import OfRun, run_command
 from mlp_jax.config import Experiment
 from mlp_jax.errors import UserError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def train(config: Experiment) -> float:
     """Returns what a search minimises."""
     if config.deterministic:
-        environment.pin(int(os.environ.get("NPROC") or 1))
+        _pin(int(os.environ.get("NPROC") or 1))
     from mlp_jax import experiment, summary
 
     result = experiment.run(config, command=_command(sys.argv[1:]))
@@ -96,7 +96,12 @@ def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
 def _pin_as_recorded(then: Mapping[str, Any]) -> None:
     """As many threads as the run was begun with: their number may change the last bits."""
     if then.get("num_cores") not in (None, environment.num_cores()):
-        environment.pin(then["num_cores"])
+        _pin(then["num_cores"])
+
+
+def _pin(cores: int) -> None:
+    environment.pin(cores)
+    compiled.keep()  # elsewhere than the programs for all cores
 
 
 def main() -> None:
