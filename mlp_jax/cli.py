@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from mlp_jax import config
+from mlp_jax import config, trust
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.mistakes import check_overrides, explain
@@ -194,6 +194,7 @@ def _check(arguments: argparse.Namespace) -> None:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             check_overrides(given)
+            trust.check_search_path(given)
             if arguments.multirun:
                 _check_secrets(given)
                 _check_sweep(name, given + search_path)
@@ -207,9 +208,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _check_job(name: str, overrides: list[str], is_run: bool) -> None:
     import hydra
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, flag_override
 
-    composed = hydra.compose(name, overrides)
+    composed = hydra.compose(name, overrides, return_hydra_config=True)
+    trust.check_hydra(composed.hydra)
+    with flag_override(composed, ["struct", "readonly"], False):
+        del composed["hydra"]
     # A value that Hydra gives at run time is checked then.
     if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
         config.to_experiment(composed)
@@ -226,6 +230,7 @@ def _check_sweep(name: str, overrides: list[str]) -> None:
 
     loader = GlobalHydra.instance().config_loader()
     common = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+    trust.check_hydra(common.hydra)
     if common.hydra.sweeper._target_ == BasicSweeperConf._target_:
         composer = Composer.of(loader, common)
         parsed = OverridesParser.create(loader).parse_overrides([*common.hydra.overrides.task])

@@ -31,7 +31,11 @@ def describe(device: "jax.Device", data_digest: str) -> dict[str, Any]:
 def num_cores() -> int:
     """The threads that XLA computes with on the CPU: those of this process, or $NPROC."""
     given = os.environ.get("NPROC", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def pin(cores: int) -> None:

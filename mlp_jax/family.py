@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import yaml
 
-from mlp_jax import bulk, packaging, pyfunc, store, summary, tracking
+from mlp_jax import bulk, comparison, overview, packaging, pyfunc, store, summary, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
@@ -107,7 +107,7 @@ class Family:
     def __init__(
         self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
     ) -> None:
-        self.client, self.experiment = client, experiment
+        self.client, self.experiment, self.command = client, experiment, command
         names = ", ".join(differences(jobs))
         self.parent = tracking.start(
             client,
@@ -117,7 +117,11 @@ class Family:
             note=f"Networks that differ in {names or 'nothing'}.\n\n```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
         )
+        self._stops_early = jobs[0].config.early_stopping.patience is not None
         self._best: list[tuple[float, str, Result]] = []
+        self._runs: dict[str, RunRecord] = {}
+        """All children, by their ids."""
+        self._best_first: str | None = None
 
     def __enter__(self) -> "Family":
         return self
@@ -128,11 +132,22 @@ class Family:
                 raise error
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
+            if self._runs:
+                self._best_first = self._log_overview()
+
+    def _log_overview(self) -> str:
+        """Returns the link to the list of the runs, best first."""
+        records = list(self._runs.values())
+        metric = comparison.kept(records[0].tags["objective"], self._stops_early)
+        return overview.log(
+            self.client, self.parent, records, list(self._runs), metric, self.command
+        )
 
     def write(self, trained: Sequence[Trained]) -> list[str]:
         """The runs' ids."""
         records = [record(each, _run_name(each)) for each in trained]
         run_ids = bulk.write(self.client, self.experiment, records, self._parent_id)
+        self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
             if each.error is None:
                 self._keep_best(each, run_id)
@@ -185,6 +200,7 @@ class Family:
         for run in runs:
             if run.data.tags.get(_PARENT) == parent_id:
                 self.client.set_tag(run.info.run_id, _PARENT, self._parent_id)
+                self._runs[run.info.run_id] = overview.read(self.client, run)
         unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
         experiment = self.client.get_run(self._parent_id).info.experiment_id
         for run in _search(self.client, experiment, unfinished):
@@ -195,6 +211,8 @@ class Family:
         """Where to look at it."""
         command = store.ui_command(self.client.tracking_uri)
         facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
+        if self._best_first is not None:
+            facts["best first"] = self._best_first
         return facts | ({"open it with": command} if command else {})
 
 

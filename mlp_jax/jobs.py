@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from mlp_jax import config
+from mlp_jax import config, trust
 from mlp_jax.config import Experiment
 from mlp_jax.errors import UserError
 from mlp_jax.mistakes import check_overrides, explain
@@ -136,6 +136,7 @@ class Composer:
             composed = self._load(list(overrides))
         except Exception as error:  # of a file, anything may be raised
             raise explain(error, list(overrides)) from error
+        trust.check_hydra(composed.hydra)
         task = copy.deepcopy(composed)
         with flag_override(task, ["struct", "readonly"], False):
             del task["hydra"]

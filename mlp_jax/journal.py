@@ -76,7 +76,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         digest = record.pop("sha256")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise RunError(f"{file}: cannot be read ({error}).") from error
@@ -165,18 +165,22 @@ class Journal:
     def secure(self) -> None:
         """Makes the entries survive a power cut, too. Raises `OSError` where they don't."""
         with self._mutex:
+            if self._file.closed:
+                return
             self._write()
             if self._is_durable:
                 return
             self._is_durable = True
+            file, folder = os.dup(self._file.fileno()), os.open(self.directory, os.O_RDONLY)
         try:
-            os.fsync(self._file.fileno())
-            folder = os.open(self.directory, os.O_RDONLY)
+            os.fsync(file)
             os.fsync(folder)
-            os.close(folder)
-        except BaseException:
+        except OSError:
             self._is_durable = False
             raise
+        finally:
+            os.close(file)
+            os.close(folder)
 
     def note(self, **facts: Any) -> None:
         """Adds facts to `run.json`; where the disk is full, with the next facts."""
@@ -193,12 +197,14 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the journal; a second time it does nothing."""
-        self._file.close()
+        with self._mutex:
+            self._file.close()
         self._hold.release()
 
     def remove(self) -> None:
         """After all was delivered; `run.json` stays unless the directory was only lent."""
-        self._file.close()
+        with self._mutex:
+            self._file.close()
         with suppress(OSError):
             (self.directory / JOURNAL).unlink(missing_ok=True)
             shutil.rmtree(self.outbox, ignore_errors=True)

@@ -9,6 +9,7 @@ stopped early, and in successive halving the worse half.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray
 
-from mlp_jax import training
+from mlp_jax import environment, training
 from mlp_jax.config import Experiment, with_values
 from mlp_jax.course import Course, Member, Progress
 from mlp_jax.data import Dataset
@@ -45,6 +46,16 @@ CHUNK_BYTES = 2**30
 """Of the states, the gradients, one batch's activations and the data of each network's own."""
 
 OnProgress = Callable[[Progress], None]
+
+
+def spread_over_cores() -> None:
+    """Lets JAX take each core of a CPU for a device, over which networks can be split.
+
+    It does nothing where JAX has begun to compute in this process, or where the user has chosen.
+    """
+    if jax.config.jax_num_cpu_devices == -1:  # type: ignore[attr-defined]
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", environment.num_cores())
 
 
 class Networks(NamedTuple):
@@ -123,7 +134,7 @@ class Lockstep:
         self.ended: dict[int, tuple[Params, int, dict[str, dict[str, float]]]] = {}
         self.start = self._over_networks(self._start)
         self.result = self._over_networks(self._result)
-        self.rounds: dict[tuple[int, int], Callable[..., Any]] = {}
+        self.programs: dict[tuple[int, int], Callable[..., Any]] = {}
 
     # --- what is compiled ----------------------------------------------------------------------
 
@@ -170,13 +181,13 @@ class Lockstep:
             logged["num_worse"] = state.best.num_worse
         return network._replace(state=state), logged
 
-    def _rounds(self, size: int, length: int) -> Callable[..., Any]:
+    def rounds(self, size: int, length: int) -> Callable[..., Any]:
         """The program of up to `size` log intervals of `length` steps.
 
         How many is an argument, so that rounds of different lengths are one program.
         """
-        if (size, length) in self.rounds:
-            return self.rounds[size, length]
+        if (size, length) in self.programs:
+            return self.programs[size, length]
 
         def some(network: Networks, shared: Parts | None, count: Array) -> Any:
             def step(point: Array, carry: tuple[Networks, Metrics]) -> tuple[Networks, Metrics]:
@@ -187,8 +198,8 @@ class Lockstep:
             empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, (network, empty))
 
-        self.rounds[size, length] = self._over_networks(some, donate_argnums=0)
-        return self.rounds[size, length]
+        self.programs[size, length] = self._over_networks(some, donate_argnums=0)
+        return self.programs[size, length]
 
     def _result(self, network: Networks, shared: Parts | None) -> tuple[Params, Array, Any]:
         """The parameters that are kept, their step, and every part's metrics."""
@@ -210,7 +221,7 @@ class Lockstep:
         chunks = self._split()
         # In successive halving all chunks compete; else one is done with before the next begins.
         for together in [chunks] if halvings else [[chunk] for chunk in chunks]:
-            begun = [self._begin(indices) for indices in together]
+            begun = [self.begin(indices) for indices in together]
             for end in ends:
                 for chunk in begun:
                     self._advance(chunk, end, on_progress)
@@ -231,7 +242,7 @@ class Lockstep:
     def _split(self) -> list[np.ndarray]:
         """The networks in chunks that fit the memory."""
         itemsize = np.dtype(self.base.config.dtype).itemsize
-        start = jax.eval_shape(self._start, jax.tree.map(lambda a: a[0], self._inputs([0])))
+        start = jax.eval_shape(self._start, jax.tree.map(lambda a: a[0], self.inputs([0])))
         own = sum(leaf.size * itemsize for leaf in jax.tree.leaves((start.state, start.own)))
         batch = self.base.training.batch_size * sum(self.base.sizes)
         each = 2 * own + itemsize * (num_params(self.base.params) + 4 * batch)
@@ -239,7 +250,7 @@ class Lockstep:
         indices = np.arange(len(self.configs))
         return [indices[at : at + size] for at in range(0, len(indices), size)]
 
-    def _inputs(self, indices: Sequence[int] | np.ndarray) -> Any:
+    def inputs(self, indices: Sequence[int] | np.ndarray) -> Any:
         """What `_start` takes of some networks."""
         own = None
         if self.shared is None:
@@ -252,10 +263,10 @@ class Lockstep:
         """Filled up with copies of the last one, to a multiple of the devices."""
         return np.pad(indices, (0, -len(indices) % self.mesh.size), mode="edge")
 
-    def _begin(self, indices: np.ndarray) -> _Chunk:
+    def begin(self, indices: np.ndarray) -> _Chunk:
         """The initial networks, their gradients checked."""
         sharding = NamedSharding(self.mesh, PartitionSpec("networks"))
-        inputs = jax.device_put(self._inputs(self._padded(indices)), sharding)
+        inputs = jax.device_put(self.inputs(self._padded(indices)), sharding)
         networks = self.start(inputs)
         params = jax.device_get(networks.state.params)
         count = len(indices)
@@ -279,7 +290,7 @@ class Lockstep:
         while chunk.num_points < end and len(chunk.indices):
             left = num_full - chunk.num_points
             count = min(size, end - chunk.num_points, left) if left else 1
-            program = self._rounds(size, base.log_every) if left else self._rounds(1, rest)
+            program = self.rounds(size, base.log_every) if left else self.rounds(1, rest)
             chunk.networks, logged = program(chunk.networks, self.shared, count)
             logged = {
                 name: values[: len(chunk.indices), :count]

@@ -1,5 +1,6 @@
 """What earlier processes left: journals that are not delivered, runs that are still RUNNING."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -33,11 +34,18 @@ def process_facts(directory: Path) -> dict[str, str]:
 
 
 def resume_command(directory: Path) -> str:
-    return f"python -m mlp_jax.train resume={directory}"
+    return f"python -m mlp_jax.train resume={_shown(directory)}"
 
 
 def sync_command(directory: Path) -> str:
-    return f"python -m mlp_jax.sync {directory}"
+    return f"python -m mlp_jax.sync {_shown(directory)}"
+
+
+def _shown(directory: Path) -> str:
+    """As one writes it in the current directory."""
+    here = Path.cwd()
+    short = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    return shlex.quote(str(short))
 
 
 def run_directories(root: Path) -> list[Path]:

@@ -107,16 +107,16 @@ class Sender:
             self._is_closing = self._is_urgent = True
             self._retry_at = 0.0
             self._changed.notify_all()
-            is_done = self._wait_until_delivered(patience)
-            if is_done:
+            if self._wait_until_delivered(patience):
                 self._changed.wait_for(lambda: self._earlier_runs is None, _EARLIER_RUNS_SECONDS)
+        if self._pending:
+            self._leave_behind()
+        with self._changed:
             self._is_abandoned = True
             self._changed.notify_all()
-        if is_done:
+        if not self._pending:
             self._thread.join(_EARLIER_RUNS_SECONDS)
-        else:
-            self._leave_behind()
-        return is_done
+        return not self._pending
 
     def join(self) -> None:
         """Waits for the call that is under way, and lets go of the journal then."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlp_jax import summary
+from mlp_jax import comparison, summary
 from mlp_jax.console import Console, measured
 from mlp_jax.errors import RunError
 from mlp_jax.family import Trained
@@ -70,7 +70,7 @@ def _text(lines: Sequence[str]) -> str:
 def before(job: Job, run: "mlflow.entities.Run") -> Outcome:
     """What became of a job in an earlier sweep."""
     metrics, name = run.data.metrics, run.data.tags.get("objective", "train/loss")
-    kept = name if job.config.early_stopping.patience is None else f"best/{name.replace('/', '_')}"
+    kept = comparison.kept(name, job.config.early_stopping.patience is not None)
     log = f"run {run.info.run_id} has FINISHED before\n"
     return Outcome(job, name, metrics.get(kept, math.nan), None, log, run.info.run_id)
 

@@ -1,17 +1,18 @@
 """Where runs are kept: an MLflow store, opened or created, and the addresses to look at it."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -232,9 +233,12 @@ def failure(error: Exception, uri: str) -> str:
     cause = redacted(str(error).partition("\n")[0])
     if not isinstance(error, (MlflowException, SQLAlchemyError, ImportError)):
         cause = f"{type(error).__name__}: {cause}"
+    if "HTTPConnection" in cause:  # the last of several errors, each around the next
+        cause = cause.rpartition("): ")[2].rstrip("\"')")
     user_info = re.search(r"://(\S*)@", uri)
     for secret in user_info[1].split(":", 1) if user_info else ():
-        cause = cause.replace(secret, "***") if secret else cause
+        if secret:
+            cause = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", cause)
     return f"tracking.uri={redacted(uri)}: the store cannot be used.\n{cause[:300]}"
 
 
@@ -302,6 +306,43 @@ def run_url(base: str, experiment_id: str, run_id: str) -> str:
 def experiment_url(base: str, experiment_id: str) -> str:
     """The list of an experiment's runs."""
     return f"{base}/#/experiments/{experiment_id}/runs?{_VIEW}"
+
+
+def view_url(base: str, experiment_id: str, view: str) -> str:
+    """The list of an experiment's runs as the view of that name has it, see `save_view`."""
+    return f"{experiment_url(base, experiment_id)}&viewStateShareKey={view}"
+
+
+def save_view(
+    client: "mlflow.MlflowClient",
+    experiment_id: str,
+    view: str,
+    *,
+    condition: str,
+    order_by: str,
+    ascending: bool,
+    columns: Sequence[str],
+) -> None:
+    """Keeps a view of an experiment's runs, as "Share" in MLflow's UI does it.
+
+    `order_by` and `columns` are as in ``metrics.`train/loss` `` and ``params.`seed` ``. The UI has
+    no other way to a list with columns of one's choice.
+    """
+    state = {
+        "searchFilter": condition,
+        "orderByKey": order_by,
+        "orderByAsc": ascending,
+        "selectedColumns": list(columns),
+    }
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{view}", json.dumps(state))
+
+
+def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The page that shows runs beside each other."""
+    runs, experiments = (
+        json.dumps(ids, separators=(",", ":")) for ids in (run_ids, [experiment_id])
+    )
+    return f"{base}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}&{_VIEW}"
 
 
 _VIEW = "workflowType=machine_learning"  # else the pages open in their view for language models

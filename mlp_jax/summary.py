@@ -80,12 +80,11 @@ def experiment_name(config: Experiment) -> str:
 
 
 def run_name(problem: Problem) -> str:
-    """What tells a run from others of its experiment."""
-    config = problem.config
-    rate = f"{config.optimizer.learning_rate:g}"
+    """What tells a run from others; what differs most often comes first, since lists cut names."""
+    config, optimizer = problem.config, problem.config.optimizer
     return (
-        f"{_sizes(problem)} {_activation(problem)}, {config.optimizer.name} {rate}, "
-        f"seed {config.seed}"
+        f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
+        f"{_sizes(problem)} {_activation(problem)}"
     )
 
 

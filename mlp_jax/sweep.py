@@ -13,6 +13,7 @@ from mlp_jax.course import Progress
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.family import Family, Trained
 from mlp_jax.jobs import Job, groups
+from mlp_jax.lockstep import spread_over_cores
 from mlp_jax.problem import numeric_settings
 from mlp_jax.standings import Outcome
 
@@ -60,6 +61,7 @@ class Sweep:
             store.check(uri)
         if tracked:
             Thread(target=store.preload, daemon=True).start()
+        spread_over_cores()
         with store.recording_errors(), self.console.sweep_progress(len(jobs)) as show:
             before = self._finished([job for job in tracked if job.config.sweep.resume])
             done = self._done(before, on_done)

@@ -158,6 +158,8 @@ class Run:
         """Where to put an artifact that goes out; each has a folder of its own."""
         folder = self._new_folder()
         path = self._journal.outbox / folder / file
+        if not path.resolve().is_relative_to((self._journal.outbox / folder).resolve()):
+            raise ValueError(f"{file}: is not below the run's artifacts")
         path.parent.mkdir(parents=True)
         yield path
         self._record("artifact", {"folder": folder, "file": file})

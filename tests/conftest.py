@@ -19,15 +19,31 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="session")
-def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
-    """Puts an empty store into a directory, which takes MLflow seconds; returns its URI."""
+def empty_database(tmp_path_factory):
+    """An SQLite store as MLflow creates it, which takes seconds; to be copied."""
     from mlp_jax import store
 
-    made = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.open_store(f"sqlite:///{made}")
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    store.open_store(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def make_store(empty_database: Path) -> Callable[[Path], str]:
+    """Puts an empty store into a directory and returns its URI."""
 
     def make(directory: Path) -> str:
-        shutil.copyfile(made, directory / "mlflow.db")
+        shutil.copyfile(empty_database, directory / "mlflow.db")
         return f"sqlite:///{directory}/mlflow.db"
 
     return make
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, empty_database):
+    """A client of a store that the tests of a module share."""
+    from mlp_jax import store
+
+    folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
+    shutil.copy(empty_database, folder)
+    return store.open_store(f"sqlite:///{folder}/mlflow.db")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from mlp_jax import bulk, store, tracking
+from mlp_jax import bulk, tracking
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import Boolean
 from mlp_jax.data import load
@@ -18,12 +18,6 @@ from mlp_jax.errors import RunError
 
 XOR = load(Boolean("xor", 0, 0.0, False, 0.0, 2, "xor"))
 START, END = 1_700_000_000_000, 1_700_000_060_000
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
-    return store.open_store(f"sqlite:///{folder}/mlflow.db")
 
 
 def record(seed=0, **changes):

@@ -113,7 +113,7 @@ def test_the_run_holds_what_is_needed_to_know_it_again(xor):
     assert tags["command"] == "the command"
     assert tags["version.jax"] and tags["device"] == "cpu (cpu)"
     assert "the command" in tags["mlflow.note.content"]
-    assert recorded.info.run_name == "2-8-1 sigmoid, gradient_descent 1, seed 0"
+    assert recorded.info.run_name == "seed 0, η=1 gradient_descent, 2-8-1 sigmoid"
     (dataset,) = recorded.inputs.dataset_inputs
     assert dataset.dataset.name == "xor" and len(dataset.dataset.digest) == 16
     files = {file.path for file in client.list_artifacts(recorded.info.run_id)}

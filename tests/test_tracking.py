@@ -111,6 +111,15 @@ def test_unreachable_store_says_so_and_keeps_the_secret(uri):
     assert len(str(raised.value).splitlines()) == 2
 
 
+def test_a_cause_is_told_in_short_and_only_the_secret_hidden():
+    with pytest.raises(store.UnreachableError) as raised:
+        store.open_store("http://e:secret@127.0.0.1:1")
+    assert str(raised.value) == (
+        "tracking.uri=http://***@127.0.0.1:1: the store cannot be used.\n"
+        "Failed to establish a new connection: [Errno 111] Connection refused"
+    )
+
+
 def test_users_own_mlflow_settings_win(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", raising=False)

@@ -49,7 +49,14 @@ def record(
         directory=directory,
         warn=warnings.append,
     )
-    begin, longest = time.perf_counter() - start, 0.0
+    begin = time.perf_counter() - start
+    longest, end = log(run, faults)
+    return Recorded(run, begin, longest, end)
+
+
+def log(run: tracking.Run, faults: _Faults) -> tuple[float, float]:
+    """What there is to record until the end; the seconds of the longest call and of the end."""
+    longest = 0.0
     with run:
         for step in range(NUM_STEPS):
             faults.get(step, lambda: None)()
@@ -60,7 +67,7 @@ def record(
         run.log_text("what was found", "notes/found.txt")
         _log_model(run)
         ending = time.perf_counter()
-    return Recorded(run, begin, longest, time.perf_counter() - ending)
+    return longest, time.perf_counter() - ending
 
 
 def _log_model(run: tracking.Run) -> None:

@@ -9,17 +9,14 @@ import gzip
 import json
 import os
 import re
-import statistics
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,153 +24,18 @@ import numpy as np
 from rich.console import Console as RichConsole
 from rich.markdown import Markdown
 
+from experiments.speed.loops import Work, examples, our_loop, torch_loop
+from experiments.speed.recording import bulk_against_client
+from experiments.speed.timing import REPEATS, Paired, Row, in_turn, percent, seconds
 from experiments.study import machine
-from mlp_jax import config, network, training
+from mlp_jax import network, training
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import backprop, batch_loss
+from mlp_jax.environment import num_cores
 from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
-from mlp_jax.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.training import Part, Training
 
 HERE = Path(__file__).parent
-REPEATS = 9
-
-
-class Row(NamedTuple):
-    """One line of the table: a ratio, what it must be, and both timings behind it."""
-
-    work: str
-    ratio: str
-    must: str
-    details: str
-
-
-class Paired(NamedTuple):
-    """Seconds of A and of B, and A/B pair by pair."""
-
-    a: list[float]
-    b: list[float]
-
-    def median(self, values: list[float] | None = None) -> float:
-        return statistics.median(self.ratios if values is None else values)
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.a, self.b, strict=True)]
-
-    @property
-    def text(self) -> str:
-        return f"{self.median():.3g}× ({min(self.ratios):.3g} to {max(self.ratios):.3g})"
-
-
-def percent(shares: list[float]) -> str:
-    low, middle, high = (
-        f"{100 * share:.0f}" for share in (min(shares), statistics.median(shares), max(shares))
-    )
-    return f"{middle} % ({low} to {high})"
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
-def in_turn(a: Callable[[], object], b: Callable[[], object], repeats: int = REPEATS) -> Paired:
-    """Times A and B alternately, after one call of each that is not counted."""
-    a(), b()
-    pairs = [(seconds(a), seconds(b)) for _ in range(repeats)]
-    return Paired([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-
-
-# --- the same training twice -------------------------------------------------------------------
-
-
-class Work(NamedTuple):
-    """A network, its data and how many steps are timed."""
-
-    sizes: tuple[int, ...]
-    num_examples: int
-    batch_size: int
-    num_steps: int
-
-    @property
-    def name(self) -> str:
-        batch = "full batch" if self.batch_size == self.num_examples else f"batch {self.batch_size}"
-        return f"{'-'.join(map(str, self.sizes))}, {batch}"
-
-
-def examples(work: Work) -> Part:
-    rng = np.random.default_rng(0)
-    x = rng.random((work.num_examples, work.sizes[0]), np.float32)
-    y = np.eye(max(work.sizes[-1], 2))[rng.integers(0, max(work.sizes[-1], 2), work.num_examples)]
-    return Part(jnp.asarray(x), jnp.asarray(y[:, -work.sizes[-1] :], jnp.float32))
-
-
-def our_loop(work: Work) -> Callable[[], object]:
-    """`num_steps` of gradient descent as one scan; each call goes on from the last one's state."""
-    chosen = config.GradientDescent(learning_rate=0.1, clip_norm=None)
-    eta = make_learning_rate(config.Constant(), chosen.learning_rate, work.num_steps)
-    pair = (
-        ("sigmoid", "binary_cross_entropy") if work.sizes[-1] == 1 else ("softmax", "cross_entropy")
-    )
-    fixed = Training(
-        activation=ACTIVATIONS["sigmoid"],
-        loss=LOSSES[pair],
-        penalty=None,
-        optimizer=make_optimizer(chosen, eta),
-        learning_rate=eta,
-        batch_size=work.batch_size,
-    )
-    params = network.init_params(jax.random.key(0), work.sizes, INITIALIZERS["glorot_normal"])
-    steps = partial(training.train_steps, fixed, num_steps=work.num_steps, aligned=True)
-    loop = jax.jit(steps, donate_argnums=0)
-    part, shuffle_key = examples(work), jax.random.key(1)
-    state = training.init_state(fixed, params)
-
-    def run() -> object:
-        nonlocal state
-        state, losses = loop(state, shuffle_key, part)
-        return losses
-
-    return run
-
-
-def torch_loop(work: Work, num_steps: int, num_threads: int) -> Callable[[], object]:
-    """The same training in PyTorch, eager, as its tutorials write it."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    layers: list[Any] = []
-    for n_in, n_out in zip(work.sizes[:-1], work.sizes[1:], strict=True):
-        layers += [nn.Linear(n_in, n_out), nn.Sigmoid()]
-    model = nn.Sequential(*layers[:-1])
-    part = examples(work)
-    x, y = (torch.from_numpy(np.array(array)) for array in part)
-    loss: Any = nn.BCEWithLogitsLoss()
-    if work.sizes[-1] > 1:
-        y, loss = y.argmax(dim=1), nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    steps_per_epoch = work.num_examples // work.batch_size
-
-    def run() -> None:
-        torch.set_num_threads(num_threads)
-        for step in range(num_steps):
-            if work.batch_size == work.num_examples:
-                batch_x, batch_y = x, y
-            else:
-                if step % steps_per_epoch == 0:
-                    order = torch.randperm(work.num_examples)
-                at = step % steps_per_epoch * work.batch_size
-                rows = order[at : at + work.batch_size]
-                batch_x, batch_y = x[rows], y[rows]
-            optimizer.zero_grad()
-            loss(model(batch_x), batch_y).backward()
-            optimizer.step()
-
-    return run
 
 
 def against_torch(work: Work, num_torch_steps: int, must: str) -> Row:
@@ -209,10 +71,6 @@ def on_one_thread() -> Row:
     )
     row = Row(*json.loads(result.stdout))
     return row._replace(details=f"NPROC=1, {row.details}")
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- the other rows ----------------------------------------------------------------------------
@@ -344,6 +202,13 @@ def end_to_end_against_imports() -> Row:
     )
 
 
+def of_populations() -> list[Row]:
+    """In a process of its own, where every core is a device."""
+    line = [sys.executable, "-m", "experiments.speed.populations"]
+    result = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+    return [Row(*json.loads(row)) for row in result.stdout.splitlines()]
+
+
 def measure() -> list[Row]:
     rows = []
     try:
@@ -360,6 +225,8 @@ def measure() -> list[Row]:
     rows += backprop_against_autodiff()
     rows.append(tracked_against_bare())
     rows.append(end_to_end_against_imports())
+    rows += of_populations()
+    rows.append(Row(*bulk_against_client()))
     return rows
 
 

@@ -1,0 +1,102 @@
+"""The same training twice: as our compiled loop, and in PyTorch as its tutorials write it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlp_jax import config, network, training
+from mlp_jax.activations import ACTIVATIONS
+from mlp_jax.initializers import INITIALIZERS
+from mlp_jax.losses import LOSSES
+from mlp_jax.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.training import Part, Training
+
+
+class Work(NamedTuple):
+    """A network, its data and how many steps are timed."""
+
+    sizes: tuple[int, ...]
+    num_examples: int
+    batch_size: int
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        batch = "full batch" if self.batch_size == self.num_examples else f"batch {self.batch_size}"
+        return f"{'-'.join(map(str, self.sizes))}, {batch}"
+
+
+def examples(work: Work) -> Part:
+    rng = np.random.default_rng(0)
+    x = rng.random((work.num_examples, work.sizes[0]), np.float32)
+    y = np.eye(max(work.sizes[-1], 2))[rng.integers(0, max(work.sizes[-1], 2), work.num_examples)]
+    return Part(jnp.asarray(x), jnp.asarray(y[:, -work.sizes[-1] :], jnp.float32))
+
+
+def our_loop(work: Work) -> Callable[[], object]:
+    """`num_steps` of gradient descent as one scan; each call goes on from the last one's state."""
+    chosen = config.GradientDescent(learning_rate=0.1, clip_norm=None)
+    eta = make_learning_rate(config.Constant(), chosen.learning_rate, work.num_steps)
+    pair = (
+        ("sigmoid", "binary_cross_entropy") if work.sizes[-1] == 1 else ("softmax", "cross_entropy")
+    )
+    fixed = Training(
+        activation=ACTIVATIONS["sigmoid"],
+        loss=LOSSES[pair],
+        penalty=None,
+        optimizer=make_optimizer(chosen, eta),
+        learning_rate=eta,
+        batch_size=work.batch_size,
+    )
+    params = network.init_params(jax.random.key(0), work.sizes, INITIALIZERS["glorot_normal"])
+    steps = partial(training.train_steps, fixed, num_steps=work.num_steps, aligned=True)
+    loop = jax.jit(steps, donate_argnums=0)
+    part, shuffle_key = examples(work), jax.random.key(1)
+    state = training.init_state(fixed, params)
+
+    def run() -> object:
+        nonlocal state
+        state, losses = loop(state, shuffle_key, part)
+        return losses
+
+    return run
+
+
+def torch_loop(work: Work, num_steps: int, num_threads: int) -> Callable[[], object]:
+    """The same training in PyTorch, eager, as its tutorials write it."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers: list[Any] = []
+    for n_in, n_out in zip(work.sizes[:-1], work.sizes[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.Sigmoid()]
+    model = nn.Sequential(*layers[:-1])
+    part = examples(work)
+    x, y = (torch.from_numpy(np.array(array)) for array in part)
+    loss: Any = nn.BCEWithLogitsLoss()
+    if work.sizes[-1] > 1:
+        y, loss = y.argmax(dim=1), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps_per_epoch = work.num_examples // work.batch_size
+
+    def run() -> None:
+        torch.set_num_threads(num_threads)
+        for step in range(num_steps):
+            if work.batch_size == work.num_examples:
+                batch_x, batch_y = x, y
+            else:
+                if step % steps_per_epoch == 0:
+                    order = torch.randperm(work.num_examples)
+                at = step % steps_per_epoch * work.batch_size
+                rows = order[at : at + work.batch_size]
+                batch_x, batch_y = x[rows], y[rows]
+            optimizer.zero_grad()
+            loss(model(batch_x), batch_y).backward()
+            optimizer.step()
+
+    return run
