@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
@@ -295,6 +295,15 @@ def resume(store: Store, directory: Path, *, warn: Callable[[str], None] = _prin
     ]
     journal.note(uri=redacted(uri), status="RUNNING", **process)
     return _begin(Sender(uri, client, journal, warn, in_doubt=True), journal, uri, entries)
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether there is a run to `resume`; else what a process that died left of one is removed."""
+    with closing(Journal(directory)) as held:
+        begun = "run_id" in held.record or bool(held.entries)
+        if not begun:
+            held.discard()
+    return begun
 
 
 def _uri_and_client(store: Store) -> tuple[str, "mlflow.MlflowClient | None"]:
