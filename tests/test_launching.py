@@ -79,7 +79,7 @@ def multirun(
         task.open_sweep = lambda jobs: recorder  # type: ignore[attr-defined]
         try:
             hydra = Hydra.create_main_hydra2("the_job", path)
-            given = [*overrides, "hydra.mode=MULTIRUN", "hydra.sweep.dir=out"]
+            given = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=out", *overrides]
             return [job for batch in hydra.multirun("config", task, given) for job in batch]
         finally:
             GlobalHydra.instance().clear()
@@ -118,6 +118,12 @@ def test_a_job_has_its_log(multirun: Multirun, tmp_path: Path) -> None:
     multirun("seed=3,4")
     assert (tmp_path / "out/1/the_job.log").read_text() == "log of 1\n"
     assert yaml.safe_load((tmp_path / "out/multirun.yaml").read_text())["seed"] == 0
+
+
+def test_a_sweep_has_one_directory(multirun: Multirun, tmp_path: Path) -> None:
+    multirun("seed=3,4", "hydra.sweep.dir=sweeps/${now:%H-%M-%S-%f}")
+    (directory,) = (tmp_path / "sweeps").iterdir()
+    assert {file.name for file in directory.iterdir()} == {"multirun.yaml", "0", "1"}
 
 
 def test_a_directory_may_be_named_by_the_overrides(multirun: Multirun, tmp_path: Path) -> None:

@@ -22,10 +22,13 @@ _NONCE = uuid4().hex
 
 
 class Directories:
-    """Makes the directories of jobs; their configs go to `subdir`, nowhere where it is None."""
+    """Makes the directories of jobs below `root`, the sweep's.
 
-    def __init__(self, composer: Composer, subdir: str | None) -> None:
-        self._composer, self._subdir = composer, subdir
+    Their configs go to `subdir`, nowhere where it is None.
+    """
+
+    def __init__(self, composer: Composer, root: str, subdir: str | None) -> None:
+        self._composer, self._root, self._subdir = composer, root, subdir
         self._forms: dict[int, _Form] = {}
 
     def make(self, job: Job) -> Path:
@@ -33,7 +36,7 @@ class Directories:
         template, values = self._composer.template(job)
         form = self._forms.get(id(template))
         if form is None:
-            form = self._forms[id(template)] = _form(template, values)
+            form = self._forms[id(template)] = _form(template, values, self._root)
         directory = self._path(job, form)
         directory.mkdir(parents=True, exist_ok=True)
         if self._subdir is not None:
@@ -80,7 +83,7 @@ class _Form(NamedTuple):
 _OF_THE_JOB = ("job.id", "job.num", "job.override_dirname", "runtime.output_dir", "overrides.task")
 
 
-def _form(template: Template, paths: Iterable[str]) -> _Form:
+def _form(template: Template, paths: Iterable[str], root: str) -> _Form:
     config = OmegaConf.to_container(template.task)
     hydra = OmegaConf.to_container(template.composed.hydra, enum_to_str=True)
     for values, marked in ((config, paths), (hydra, _OF_THE_JOB)):
@@ -95,7 +98,7 @@ def _form(template: Template, paths: Iterable[str]) -> _Form:
         redacted(OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra}))).replace(
             f" {_mark('overrides.task')}", _mark("overrides.task")
         ),
-        _directory(template),
+        _directory(template, root),
     )
 
 
@@ -109,15 +112,18 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def _directory(template: Template) -> str | None:
-    """The directory of a kind of job where it depends on nothing but the job's number."""
+def _directory(template: Template, root: str) -> str | None:
+    """The directory of a kind of job where it depends on nothing but the job's number.
+
+    Each composition has a time of its own, so that of the sweep counts.
+    """
     sweep = template.composed.hydra.sweep
     raw = OmegaConf.to_container(sweep)
     assert isinstance(raw, dict)
     of_sweep = re.sub(r"\$\{now:[^${}]*\}", "", str(raw["dir"]))
     if "${" in of_sweep or "${" in str(raw["subdir"]).replace(_NUM, ""):
         return None
-    return str(Path(str(sweep.dir), str(raw["subdir"])))
+    return str(Path(root, str(raw["subdir"])))
 
 
 def _scalar(text: str) -> str:
