@@ -44,9 +44,8 @@ def run(
         with rundir.locked(place), deferred() as interrupt:
             session = Session(prepared, place, console, interrupt)
             try:
-                if directory:
-                    return session.resume()
-                return session.start(command, {"config_hash": config_hash(config), **(tags or {})})
+                begin_or_go_on = session.start if directory is None else session.resume
+                return begin_or_go_on(command, {"config_hash": config_hash(config), **(tags or {})})
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     f"stopped. Continue with: {rundir.resume_command(place)}"

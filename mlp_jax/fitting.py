@@ -177,12 +177,13 @@ def _diverged(problem: Problem, programs: Programs, before: Pause, num_steps: in
         return _advance(problem, programs, programs.copy(before.carry), count)[1] < count
 
     num_good = bisect_left(range(num_steps + 1), True, key=is_lost) - 1
-    state = _advance(problem, programs, programs.copy(before.carry), num_good)[0].state
+    carry, _ = _advance(problem, programs, programs.copy(before.carry), num_good)
+    last_finite = before._replace(step=before.step + num_good, carry=carry)
     return DivergedError(
-        before.step + num_good + 1,
-        first_non_finite(problem.training, state, _batch(problem, state.step)),
+        last_finite.step + 1,
+        first_non_finite(problem.training, carry.state, _batch(problem, carry.state.step)),
         problem.config.optimizer.learning_rate,
-        before,
+        last_finite,
     )
 
 

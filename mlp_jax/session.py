@@ -57,12 +57,34 @@ class Session:
 
     def start(self, command: str, tags: Mapping[str, str]) -> Result:
         """Begins the run."""
-        rundir.write(self.directory, rundir.CONFIG, self.record)
         rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
+        rundir.write(self.directory, rundir.CONFIG, self.record)
+        return self._finish(self._start_record(command, tags), None)
+
+    def resume(self, command: str, tags: Mapping[str, str]) -> Result:
+        """Goes on from the last checkpoint that is whole, or from the first step without one."""
+        self._compare_environment()
+        self.checkpoints.remove_unfinished()
+        checkpoint = self.checkpoints.restore(template(self.problem), self.console.line)
+        step = int(checkpoint.state.state.step) if checkpoint else 0
+        self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
+        (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
+        rundir.write(self.directory, rundir.CONFIG, self.record)
+        if not (self._is_tracked and tracking.has_begun(self.directory)):
+            return self._finish(self._start_record(command, tags), checkpoint)
+        uri = self.problem.config.tracking.uri
+        run = tracking.resume(uri, self.directory, warn=self.console.line)
+        return self._finish(run, checkpoint)
+
+    @property
+    def _is_tracked(self) -> bool:
+        return self.problem.config.tracking.name != "none"
+
+    def _start_record(self, command: str, tags: Mapping[str, str]) -> tracking.Run | None:
         problem, device = self.problem, self.prepared.device
         if not self._is_tracked:
-            return self._finish(None, None)
-        run = tracking.start(
+            return None
+        return tracking.start(
             problem.config.tracking.uri,
             summary.experiment_name(problem.config),
             problem.config.tracking.run_name or summary.run_name(problem),
@@ -73,26 +95,6 @@ class Session:
             directory=self.directory,
             warn=self.console.line,
         )
-        return self._finish(run, None)
-
-    @property
-    def _is_tracked(self) -> bool:
-        return self.problem.config.tracking.name != "none"
-
-    def resume(self) -> Result:
-        """Goes on from the last checkpoint that is whole, or from the first step without one."""
-        self._compare_environment()
-        self.checkpoints.remove_unfinished()
-        checkpoint = self.checkpoints.restore(template(self.problem), self.console.line)
-        step = int(checkpoint.state.state.step) if checkpoint else 0
-        self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
-        (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
-        rundir.write(self.directory, rundir.CONFIG, self.record)
-        if not self._is_tracked:
-            return self._finish(None, checkpoint)
-        uri = self.problem.config.tracking.uri
-        run = tracking.resume(uri, self.directory, warn=self.console.line)
-        return self._finish(run, checkpoint)
 
     def _compare_environment(self) -> None:
         then = rundir.read(self.directory, rundir.ENVIRONMENT)

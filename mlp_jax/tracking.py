@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
@@ -158,6 +158,8 @@ class Run:
         """Where to put an artifact that goes out; each has a folder of its own."""
         folder = self._new_folder()
         path = self._journal.outbox / folder / file
+        if not path.resolve().is_relative_to((self._journal.outbox / folder).resolve()):
+            raise ValueError(f"{file}: is not below the run's artifacts")
         path.parent.mkdir(parents=True)
         yield path
         self._record("artifact", {"folder": folder, "file": file})
@@ -293,6 +295,15 @@ def resume(store: Store, directory: Path, *, warn: Callable[[str], None] = _prin
     ]
     journal.note(uri=redacted(uri), status="RUNNING", **process)
     return _begin(Sender(uri, client, journal, warn, in_doubt=True), journal, uri, entries)
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether there is a run to `resume`; else what a process that died left of one is removed."""
+    with closing(Journal(directory)) as held:
+        begun = "run_id" in held.record or bool(held.entries)
+        if not begun:
+            held.discard()
+    return begun
 
 
 def _uri_and_client(store: Store) -> tuple[str, "mlflow.MlflowClient | None"]:

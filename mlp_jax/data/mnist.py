@@ -45,6 +45,12 @@ def _find(root: Path, name: str) -> Path:
     with reading("data.root", root):
         for path in (root / name, root / f"{name}.gz"):
             if path.expanduser().exists():
+                target = path.expanduser().resolve()
+                if not target.is_relative_to(root.expanduser().resolve()):
+                    raise UserError(
+                        f"data.root={root}: {path.name} is a link to {target}, outside of it; "
+                        f"give data.root={target.parent}."
+                    )
                 return path
     raise UserError(
         f"data.root={root}: neither {name} nor {name}.gz is there; MNIST is four files, "

@@ -1,5 +1,6 @@
 """The user's own table: CSV, Parquet or NPZ, its target a column."""
 
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_jax.config import Table, nearest
-from mlp_jax.data.files import reading
+from mlp_jax.data.files import check_npz, reading
 from mlp_jax.data.preprocessing import Column, Raw, as_floats, as_texts, finite_numbers
 from mlp_jax.errors import UserError
 
@@ -40,6 +41,9 @@ def _read_parquet(file: IO[bytes]) -> list[tuple[str, Any]]:
 
 
 def _read_npz(file: IO[bytes]) -> list[tuple[str, Any]]:
+    if zipfile.is_zipfile(file):
+        check_npz(file)
+    file.seek(0)
     arrays = np.load(file, allow_pickle=False)
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError("it holds one array, not several with names as numpy.savez writes them")
