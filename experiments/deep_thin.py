@@ -7,7 +7,6 @@ by σ'(z) w, at most ¼|w|: the ¼^l law. With 32 neurons a layer the factor is 
 Glorot's weights are LeCun's where layers are equally wide.
 """
 
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -18,15 +17,15 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import populations
+from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import deltas_of
-from mlp_jax.config import Constant, GradientDescent
 from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
 from mlp_jax.network import forward, init_params
-from mlp_jax.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.training import Part, Training, TrainState, init_state, train_steps
+from mlp_jax.training import Part
 from mlp_jax.types import Layer, Params
 
 DEPTH = 50
@@ -50,16 +49,10 @@ INNER = slice(10, 40)  # layers far from both ends
 
 TRAINED_DEPTH, TRAINED_WIDTH, TRAINED_SEEDS = 30, 10, 8
 TRAINED = {"sigmoid": "lecun_normal", "tanh": "lecun_normal", "relu": "he_normal"}
-LOG_EVERY, NUM_POINTS = 10, 50
+LOG_EVERY, NUM_POINTS = 10, 100
+NUM_STEPS = LOG_EVERY * NUM_POINTS
 
 LOSS = LOSSES["identity", "half_squared_error"]
-
-
-class Trained(NamedTuple):
-    """The course of a training: one row a log point, then layers."""
-
-    losses: Array
-    delta_norms: Array
 
 
 def delta_norms(params: Params, x: Array, y: Array, activation: str) -> Array:
@@ -124,30 +117,28 @@ def quarter_law() -> float:
     return float(norms[0] / norms[-1])
 
 
-@partial(jax.jit, static_argnames=("activation", "initializer"))
-def train(activation: str, initializer: str) -> Trained:
-    """x² learned on [−1, 1] by gradient descent: median over seeds of loss and of rms δ."""
-    eta = make_learning_rate(Constant(), 0.03, NUM_POINTS * LOG_EVERY)
-    optimizer = make_optimizer(GradientDescent(clip_norm=None), eta)
+class Course(NamedTuple):
+    """A training: the losses of each log point and seed, the median norms of each and layer."""
+
+    losses: np.ndarray
+    delta_norms: np.ndarray
+
+
+def train(activation: str, initializer: str) -> Course:
+    """x² learned on [−1, 1] by gradient descent, and the rms of δ over the examples."""
     x = jnp.linspace(-1, 1, 64, dtype=jnp.float32)[:, None]
-    part, key = Part(x, x**2), jax.random.key(0)  # the full batch has no order to draw
-    training = Training(ACTIVATIONS[activation], LOSS, None, optimizer, eta, len(x))
+    part = Part(x, x**2)
 
     def rms(params: Params) -> Array:
         norms = jax.vmap(lambda x, y: delta_norms(params, x, y, activation))(*part)
         return jnp.sqrt(jnp.mean(norms**2, axis=0))
 
-    def interval(state: TrainState, _: None) -> tuple[TrainState, Trained]:
-        norms = jax.vmap(rms)(state.params)
-        state, losses = jax.vmap(lambda s: train_steps(training, s, key, part, LOG_EVERY))(state)
-        return state, Trained(losses[:, -1], jnp.median(norms, axis=0))
-
     sizes = (1, *(TRAINED_WIDTH,) * (TRAINED_DEPTH - 1), 1)
-    draw = INITIALIZERS[initializer]
-    keys = jax.vmap(jax.random.key)(jnp.arange(TRAINED_SEEDS))
-    params = jax.vmap(lambda key: init_params(key, sizes, draw))(keys)
-    start = jax.vmap(partial(init_state, training))(params)
-    return jax.lax.scan(interval, start, length=NUM_POINTS)[1]
+    training = descent(activation, ("identity", "half_squared_error"), 0.02, len(x))
+    params = networks(sizes, initializer, TRAINED_SEEDS)
+    _, losses, norms = populations.train(training, params, part, NUM_POINTS, LOG_EVERY, rms)
+    at_log_points = losses[:, LOG_EVERY - 1 :: LOG_EVERY].T
+    return Course(np.asarray(at_log_points), np.median(norms, axis=1))
 
 
 def bands(norms: Array) -> np.ndarray:
@@ -191,13 +182,13 @@ def measure() -> Results:
             rows.append(Row("max ‖δˡ‖/(¼‖W‖₂‖δˡ⁺¹‖), wide", share, 1.0, "σ' ≤ ¼", "≤"))
 
     mean_only = np.var(np.linspace(-1, 1, 64) ** 2) / 2
-    courses = {case: jax.tree.map(np.asarray, train(*case)) for case in TRAINED.items()}
+    courses = {case: train(*case) for case in TRAINED.items()}
     for (activation, initializer), course in courses.items():
         final = course.losses[-1]
         rows.append(
-            Row(f"loss after 500 steps, {activation}, {LABELS[initializer]}", np.median(final),
-                mean_only, "predicting the mean of y", "≈" if activation == "sigmoid" else "≤",
-                (final.min(), final.max()), digits=4)
+            Row(f"loss after {NUM_STEPS:,} steps, {activation}, {LABELS[initializer]}",
+                np.median(final), mean_only, "predicting the mean of y",
+                "≈" if activation == "sigmoid" else "≤", (final.min(), final.max()), digits=4)
         )  # fmt: skip
         metrics = {"loss": np.median(course.losses, axis=1)}
         children.append(
@@ -227,9 +218,8 @@ def draw(results: Results) -> Figure:
     axes[1, 0].legend(fontsize="x-small")
     for ax, (case, course) in zip(axes[2], results.arrays["courses"].items(), strict=True):
         levels = np.log10(np.maximum(course.delta_norms, 1e-30)).T
-        steps = LOG_EVERY * NUM_POINTS
         image = ax.imshow(levels, aspect="auto", origin="lower", vmin=-12, vmax=0,
-                          extent=(0, steps, 0.5, TRAINED_DEPTH + 0.5))  # fmt: skip
+                          extent=(0, NUM_STEPS, 0.5, TRAINED_DEPTH + 0.5))  # fmt: skip
         activation, initializer = case
         ax.set(title=f"{activation}, {LABELS[initializer]}, training")
         ax.set(xlabel="training step", ylabel="layer $l$")

@@ -9,20 +9,18 @@ many steps that costs follows from one output alone, its inputs held at ½.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
+from experiments import populations
+from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import backprop
-from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
-from mlp_jax.network import init_params
-from mlp_jax.optimizers import gradient_descent
-from mlp_jax.training import Part, Training, evaluate, init_state, train_steps
+from mlp_jax.training import Part, evaluate, init_state, train_steps
 from mlp_jax.types import Layer, Params
 
 LOSS_NAMES = {"squared error": "half_squared_error", "cross-entropy": "binary_cross_entropy"}
@@ -37,27 +35,12 @@ OUTPUT_BIASES = {"fair": 0.0, "bad": 6.0}
 """b^L at the start: with 6, every output is near .998 though nine of ten targets are 0."""
 
 
-def make_training(loss_name: str, learning_rate: float, batch_size: int) -> Training:
-    def eta(step: Array) -> Array:
-        return jnp.asarray(learning_rate)
-
-    return Training(
-        activation=ACTIVATIONS["sigmoid"],
-        loss=LOSSES["sigmoid", LOSS_NAMES[loss_name]],
-        penalty=None,
-        optimizer=optax.with_extra_args_support(gradient_descent(eta)),
-        learning_rate=eta,
-        batch_size=batch_size,
-        threshold=0.5,
-    )
-
-
 def train_neuron(loss_name: str, start: tuple[float, float]) -> tuple[Array, float]:
     """The loss before each epoch and ŷ after the last: one neuron, x = 1, y = 0."""
     w, b = start
     params = (Layer(jnp.array([[w]]), jnp.array([b])),)
     example = Part(jnp.ones((1, 1)), jnp.zeros((1, 1)))
-    training = make_training(loss_name, NEURON_ETA, batch_size=1)
+    training = descent("sigmoid", ("sigmoid", LOSS_NAMES[loss_name]), NEURON_ETA, batch_size=1)
     state, losses = train_steps(
         training, init_state(training, params), jax.random.key(0), example, NUM_EPOCHS
     )
@@ -82,43 +65,37 @@ def digits() -> Part:
     return Part(jnp.asarray(data.data / 16, "float32"), jnp.eye(10, dtype="float32")[data.target])
 
 
-def start_network(key: Array, output_bias: float) -> Params:
+def start_networks(output_bias: float, num_seeds: int) -> Params:
     """The same for every loss."""
-    params = init_params(key, SIZES, INITIALIZERS["glorot_normal"])
-    return *params[:-1], params[-1]._replace(b=jnp.full_like(params[-1].b, output_bias))
+    *hidden, output = networks(SIZES, "glorot_normal", num_seeds)
+    return *hidden, output._replace(b=jnp.full_like(output.b, output_bias))
 
 
 def train_networks(
     loss_name: str, output_bias: float, train: Part, num_seeds: int, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The batch's loss at each step, (num_seeds, num_steps), and the error rate after the last.
+    """The batch's loss at each step, (num_seeds, num_steps), and the error rate after the last."""
+    training = descent("sigmoid", ("sigmoid", LOSS_NAMES[loss_name]), NETWORK_ETA, BATCH_SIZE)
 
-    All seeds train as one population.
-    """
-    training = make_training(loss_name, NETWORK_ETA, BATCH_SIZE)
+    def error_rate(params: Params) -> Array:
+        return 1 - evaluate(training, params, train)["accuracy"]
 
-    def train_one(key: Array) -> tuple[Array, Array]:
-        state = init_state(training, start_network(key, output_bias))
-        state, losses = train_steps(training, state, key, train, num_steps)
-        return losses, 1 - evaluate(training, state.params, train)["accuracy"]
-
-    keys = jax.random.split(jax.random.key(0), num_seeds)
-    return jax.device_get(jax.jit(jax.vmap(train_one))(keys))
+    params = start_networks(output_bias, num_seeds)
+    _, losses, error_rates = populations.train(training, params, train, 1, num_steps, error_rate)
+    return np.asarray(losses), np.asarray(error_rates[0])
 
 
 def gradient_ratios(output_bias: float, train: Part, num_seeds: int) -> np.ndarray:
     """∂L/∂b of cross-entropy over that of squared error at the start: each seed's median output."""
 
-    def ratio(key: Array) -> Array:
-        params = start_network(key, output_bias)
+    def ratio(params: Params) -> Array:
         squared, entropy = (
             backprop(params, *train, ACTIVATIONS["sigmoid"], LOSSES["sigmoid", name])[1][-1].b
             for name in LOSS_NAMES.values()
         )
         return jnp.median(entropy / squared)
 
-    keys = jax.random.split(jax.random.key(0), num_seeds)
-    return np.asarray(jax.jit(jax.vmap(ratio))(keys))
+    return np.asarray(jax.jit(jax.vmap(ratio))(start_networks(output_bias, num_seeds)))
 
 
 def predicted_losses(loss_name: str, output_bias: float, num_steps: int) -> np.ndarray:

@@ -9,7 +9,6 @@ frequencies come first (Rahaman et al. 2019). A construction has that term from 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,15 +18,16 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import populations
+from experiments.populations import networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.config import Adam, Cosine
-from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
-from mlp_jax.network import apply, init_params
+from mlp_jax.network import apply
 from mlp_jax.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.representation import approximate, staircase
-from mlp_jax.training import Part, Training, init_state, train_steps
+from mlp_jax.training import Part, Training
 from mlp_jax.types import Params
 
 LIPSCHITZ = 7.0
@@ -56,11 +56,9 @@ def f(x: np.ndarray) -> np.ndarray:
     return 0.2 + 0.4 * x**2 + 0.3 * x * np.sin(15 * x) + 0.05 * np.cos(50 * x)
 
 
-@jax.jit
 def outputs(params: Params) -> Array:
-    """Every network of a population on `X`."""
-    x = jnp.asarray(X)[:, None]
-    return jax.vmap(lambda params: jax.vmap(lambda x: apply(params, x, SIGMOID)[0])(x))(params)
+    """One network on `X`."""
+    return jax.vmap(lambda x: apply(params, x, SIGMOID)[0])(jnp.asarray(X)[:, None])
 
 
 def sup_error(y_hat: np.ndarray) -> np.ndarray:
@@ -77,46 +75,33 @@ def barron_bound(num_units: int) -> float:
     return float((variation / 2) ** 2 / num_units)
 
 
-@partial(jax.jit, static_argnames="num_steps")
-def train(params: Params, learning_rates: Array, num_steps: int) -> tuple[Params, Array]:
-    """A population after `num_steps` of Adam on f, and its losses, (network, step)."""
-    x = jnp.asarray(X_TRAIN)[:, None]
-    part, key = Part(x, jnp.asarray(f(X_TRAIN))[:, None]), jax.random.key(0)  # no order to draw
+def train(
+    params: Params, learning_rate: float, num_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A population on `X` before and after `num_steps` of Adam on f, and its losses."""
+    eta = make_learning_rate(Cosine(final_factor=0.0), learning_rate, num_steps)
+    optimizer = make_optimizer(Adam(b1=0.9, b2=0.999, eps=1e-8, clip_norm=None), eta)
     loss = LOSSES["identity", "half_squared_error"]
-
-    def train_one(params: Params, learning_rate: Array) -> tuple[Params, Array]:
-        eta = make_learning_rate(Cosine(final_factor=0.0), learning_rate, num_steps)
-        optimizer = make_optimizer(Adam(b1=0.9, b2=0.999, eps=1e-8, clip_norm=None), eta)
-        training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN))
-        state = init_state(training, params)
-        state, losses = train_steps(training, state, key, part, num_steps)
-        return state.params, losses
-
-    return jax.vmap(train_one)(params, learning_rates)
-
-
-def starts(constructed: Params, num_towers: int, num_seeds: int) -> Params:
-    """The construction, the gentle one and random starts of the same width, stacked."""
-    gentle = staircase(f, (0, 1), num_towers, GENTLE * num_towers)
-    keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
-    sizes, draw = (1, num_towers - 1, 1), INITIALIZERS["lecun_normal"]
-    random = jax.vmap(lambda key: init_params(key, sizes, draw))(keys)
-
-    def stack(*leaves: Array) -> Array:
-        return jnp.concatenate([*(leaf[None].astype(jnp.float32) for leaf in leaves[:-1]),
-                                leaves[-1]])  # fmt: skip
-
-    return jax.tree.map(stack, constructed, gentle, random)
+    training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN))
+    part = Part(jnp.asarray(X_TRAIN)[:, None], jnp.asarray(f(X_TRAIN))[:, None])
+    _, losses, (after,) = populations.train(training, params, part, 1, num_steps, outputs)
+    return np.asarray(jax.vmap(outputs)(params)), np.asarray(after), np.asarray(losses)
 
 
 def compare(eps: float, num_seeds: int = NUM_SEEDS, num_steps: int = NUM_STEPS) -> Comparison:
     approximation = approximate(f, (0, 1), eps, LIPSCHITZ)
-    params = starts(approximation.params, approximation.num_towers, num_seeds)
-    learning_rates = jnp.array([FINE_LEARNING_RATE] * 2 + [LEARNING_RATE] * num_seeds, jnp.float32)
-    trained, losses = train(params, learning_rates, num_steps)
-    before, after = (np.asarray(outputs(p)) for p in (params, trained))
-    num_units = approximation.num_towers - 1
-    return Comparison(num_units, approximation.bound, before, after, np.asarray(losses))
+    num_towers = approximation.num_towers
+    gentle = staircase(f, (0, 1), num_towers, GENTLE * num_towers)
+    constructed = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves).astype(jnp.float32), approximation.params, gentle
+    )
+    random = networks((1, num_towers - 1, 1), "lecun_normal", num_seeds)
+    courses = (
+        train(constructed, FINE_LEARNING_RATE, num_steps),
+        train(random, LEARNING_RATE, num_steps),
+    )
+    before, after, losses = (np.concatenate(both) for both in zip(*courses, strict=True))
+    return Comparison(num_towers - 1, approximation.bound, before, after, losses)
 
 
 def rows_of(comparison: Comparison) -> list[Row]:

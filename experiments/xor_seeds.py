@@ -13,7 +13,8 @@ hidden units are saturated for the two inputs at ½, which look the same to the 
 gradient falls as 1/t, the weights drift to infinity, and more steps free hardly any.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -28,15 +29,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
+from experiments import populations
+from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.activations import ACTIVATIONS
 from mlp_jax.backprop import backprop
-from mlp_jax.config import Constant, GradientDescent
-from mlp_jax.initializers import INITIALIZERS
 from mlp_jax.losses import LOSSES
-from mlp_jax.network import forward, init_params, predict
-from mlp_jax.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.training import Part, Training, TrainState, init_state, train_steps
+from mlp_jax.network import forward, predict
+from mlp_jax.training import Part
 from mlp_jax.types import Params
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -86,36 +86,26 @@ class Inside(NamedTuple):
     slope: Array
 
 
-def population(width: int, initializer: str, num_seeds: int) -> Params:
-    """The 2-`width`-1 networks of the seeds 0 … `num_seeds` − 1, stacked."""
-    draw = INITIALIZERS[initializer]
-    keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
-    return jax.vmap(lambda key: init_params(key, (2, width, 1), draw))(keys)
-
-
 def outputs(params: Params, x: Array, activation: str = "sigmoid") -> Array:
     """ŷ of one network at many inputs; both losses stand behind a sigmoid output."""
     g, loss = ACTIVATIONS[activation], LOSSES["sigmoid", LOSS_NAMES[0]]
     return jax.vmap(lambda x: predict(params, x, g, loss)[0])(x)
 
 
-@partial(jax.jit, static_argnames=("activation", "loss_name", "num_points"))
+@cache
+def answers(activation: str) -> Callable[[Params], Array]:
+    """ŷ of the four inputs."""
+    return lambda params: outputs(params, jnp.asarray(X), activation)
+
+
 def train(params: Params, activation: str, loss_name: str, num_points: int = NUM_POINTS) -> Trained:
     """`num_points` × `LOG_EVERY` steps of gradient descent on a population."""
-    g, loss = ACTIVATIONS[activation], LOSSES["sigmoid", loss_name]
-    eta = make_learning_rate(Constant(), 1.0, num_points * LOG_EVERY)
-    optimizer = make_optimizer(GradientDescent(clip_norm=None), eta)
-    training = Training(g, loss, None, optimizer, eta, batch_size=len(X))
-    xor, key = Part(jnp.asarray(X), jnp.asarray(Y)), jax.random.key(0)  # no order to draw
-
-    def interval(state: TrainState, _: None) -> tuple[TrainState, tuple[Array, Array]]:
-        state, losses = jax.vmap(lambda s: train_steps(training, s, key, xor, LOG_EVERY))(state)
-        y_hat = jax.vmap(lambda params: outputs(params, xor.x, activation))(state.params)
-        return state, (y_hat, losses[:, -1])
-
-    start = jax.vmap(partial(init_state, training))(params)
-    state, (y_hat, losses) = jax.lax.scan(interval, start, length=num_points)
-    return Trained(state.params, y_hat, losses)
+    training = descent(activation, ("sigmoid", loss_name), learning_rate=1.0, batch_size=len(X))
+    xor = Part(jnp.asarray(X), jnp.asarray(Y))
+    end, losses, y_hat = populations.train(
+        training, params, xor, num_points, LOG_EVERY, answers(activation)
+    )
+    return Trained(end, y_hat, losses[:, LOG_EVERY - 1 :: LOG_EVERY].T)
 
 
 @jax.jit
@@ -178,7 +168,7 @@ def train_grid() -> dict[tuple[int, str, str], Trained]:
     for activation, loss in product(HIDDEN, LOSS_NAMES):
         num_seeds = NUM_LECTURE_SEEDS if (activation, loss) == LECTURE_PAIR else NUM_SEEDS
         for width in WIDTHS:
-            params = population(width, INITIALIZER, num_seeds)
+            params = networks((2, width, 1), INITIALIZER, num_seeds)
             grid[width, activation, loss] = train(params, activation, loss)
     return grid
 
@@ -221,7 +211,7 @@ def measure() -> Results:
         for (width, steps), rate in LECTURE_RATES.items()
     ]
     for name, steps in product(OTHERS, (1000, NUM_STEPS)):
-        other = train(population(2, name, NUM_LECTURE_SEEDS), *LECTURE_PAIR)
+        other = train(networks((2, 2, 1), name, NUM_LECTURE_SEEDS), *LECTURE_PAIR)
         quantity = f"2-2-1 from {name} solved in {steps:,} steps, in %"
         rows.append(rate_row(quantity, other.solved(steps), LECTURE_RATES[2, steps], "beside"))
     rows += other_rows(grid)

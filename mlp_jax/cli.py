@@ -7,13 +7,14 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from mlp_jax import config, trust
+from mlp_jax import compiled, config, trust
 from mlp_jax.config import Experiment
 from mlp_jax.errors import RunError, UserError
+from mlp_jax.jobs import Composer, Job
 from mlp_jax.mistakes import check_overrides, explain
 from mlp_jax.store import redacted
 
@@ -60,13 +61,13 @@ def run_command(
     summary: str,
     examples: list[tuple[str, str]],
     of_runs: Mapping[str, OfRun] | None = None,
-    open_sweep: Callable[[], Any] | None = None,
+    open_sweep: Callable[[Sequence[Job]], Any] | None = None,
 ) -> None:
     """Composes the config that the command line asks for and runs it; the exit status says how.
 
     `NAME=RUN` calls the function of that name in `of_runs` instead. What `run` returns, of a
     sweep's job, is the number that a search minimises. `open_sweep` gives a command that can train
-    the jobs of a sweep together its `Sweep`.
+    the jobs of a sweep together its `Sweep`, from the first of them.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -86,10 +87,12 @@ def run_command(
             print(_HELP.format(**values, groups=groups, of_runs=_help_of(of_runs or {})))
             return
         if of_run := _of_run(arguments, of_runs or {}):
+            compiled.keep()
             of_run()
             return
         config.register_schema()
         _check(arguments)
+        compiled.keep()
         _run_in_hydra(run, module, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
@@ -226,8 +229,6 @@ def _check_sweep(name: str, overrides: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
-    from mlp_jax.jobs import Composer
-
     loader = GlobalHydra.instance().config_loader()
     common = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
     trust.check_hydra(common.hydra)
@@ -249,7 +250,7 @@ def _check_secrets(overrides: list[str]) -> None:
 
 
 def _run_in_hydra(
-    run: Callable[[Experiment], Any], module: str, open_sweep: Callable[[], Any] | None
+    run: Callable[[Experiment], Any], module: str, open_sweep: Callable[[Sequence[Job]], Any] | None
 ) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -269,11 +270,11 @@ def _run_in_hydra(
                 raise  # of a sweep, Hydra names the overrides of the job
             _exit(error)
 
-    def sweep() -> Any:
+    def sweep(jobs: Sequence[Job]) -> Any:
         nonlocal has_started
         has_started = True
         assert open_sweep is not None
-        return open_sweep()
+        return open_sweep(jobs)
 
     job.__module__ = module  # from which Hydra takes the job's name
     if open_sweep is not None:

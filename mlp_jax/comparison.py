@@ -121,6 +121,17 @@ def keys_of(differs: Iterable[Mapping[str, str]]) -> list[str]:
     return sorted(keys, key=is_seed)
 
 
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each key's last part, where no other key ends in the same.
+
+    >>> short_names(["optimizer.learning_rate", "seed", "data.seed"])
+    {'optimizer.learning_rate': 'learning_rate', 'seed': 'seed', 'data.seed': 'data.seed'}
+    """
+    keys = list(keys)
+    ends = [key.rpartition(".")[2] for key in keys]
+    return {k: e if ends.count(e) == 1 or k == e else k for k, e in zip(keys, ends, strict=True)}
+
+
 def as_number(value: str) -> float | None:
     try:
         number = json.loads(value)

@@ -1,16 +1,28 @@
 """A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import yaml
 
-from mlp_jax import bulk, comparison, overview, packaging, pyfunc, store, summary, tracking
+from mlp_jax import (
+    bulk,
+    comparison,
+    environment,
+    overview,
+    packaging,
+    pyfunc,
+    recorded,
+    store,
+    summary,
+    tracking,
+)
 from mlp_jax.bulk import RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
@@ -62,9 +74,14 @@ def record(trained: Trained, name: str) -> RunRecord:
     if error is not None:
         tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
     else:
+        tags |= {"params_sha256": summary.params_sha256(member.fitted.params)}
         points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
     if member.halved_at is not None:
         tags["halved_at"] = str(member.halved_at)
+    texts = {
+        "config.yaml": recorded.to_record(problem.config, problem.log_every),
+        "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
+    }
     return RunRecord(
         name=name,
         params=summary.parameters(problem),
@@ -74,7 +91,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
         end_time=trained.end_time,
-        texts={"config.yaml": _yaml(summary.recorded_config(problem))},
+        texts={file: _yaml(values) for file, values in texts.items()},
         dataset=problem.dataset,
     )
 
@@ -95,14 +112,34 @@ def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarra
     return {name: (np.array(s), np.array(v)) for name, (s, v) in by_name.items()}
 
 
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The C library's where PyYAML has it: ten times as fast as `OmegaConf.to_yaml`."""
+
+
+def _quoted_if_number(dumper: Any, text: str) -> Any:
+    """OmegaConf reads `1e3` as a number, YAML as a text."""
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted_if_number)
+
+
 def _yaml(values: Mapping[str, Any]) -> str:
-    """As MLflow's `log_dict` writes it, by the C library where PyYAML has it."""
-    dumper = getattr(yaml, "CDumper", yaml.Dumper)
-    return yaml.dump(values, Dumper=dumper, indent=2, default_flow_style=False)
+    text = yaml.dump(
+        values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+    return store.redacted(str(text))
 
 
 class Family:
-    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does."""
+    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does.
+
+    A parent that comes to its end is given what its children have in common.
+    """
 
     def __init__(
         self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
@@ -114,7 +151,7 @@ class Family:
             experiment,
             f"sweep of {names or 'one'}",
             params=_in_common(jobs),
-            note=f"Networks that differ in {names or 'nothing'}.\n\n```\n{command}\n```\n",
+            note=f"```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
         )
         self._stops_early = jobs[0].config.early_stopping.patience is not None
@@ -126,10 +163,16 @@ class Family:
     def __enter__(self) -> "Family":
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.parent.__exit__(kind, error, traceback)
+            return
         with self.parent:
-            if error is not None:
-                raise error
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
             if self._runs:
@@ -143,15 +186,22 @@ class Family:
             self.client, self.parent, records, list(self._runs), metric, self.command
         )
 
-    def write(self, trained: Sequence[Trained]) -> list[str]:
-        """The runs' ids."""
+    def write(
+        self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
+    ) -> list[str]:
+        """The runs' ids. `on_progress` hears how many are written."""
         records = [record(each, _run_name(each)) for each in trained]
-        run_ids = bulk.write(self.client, self.experiment, records, self._parent_id)
+        parent_id = self._parent_id
+        run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
         self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
             if each.error is None:
                 self._keep_best(each, run_id)
         return run_ids
+
+    def include(self, runs: Sequence["mlflow.entities.Run"]) -> None:
+        """Compares runs of earlier sweeps with the children, as if they were some."""
+        self._runs |= {run.info.run_id: overview.read(self.client, run) for run in runs}
 
     def _keep_best(self, trained: Trained, run_id: str) -> None:
         """Remembers a run if it is one of those whose figures and models are kept."""
@@ -200,7 +250,6 @@ class Family:
         for run in runs:
             if run.data.tags.get(_PARENT) == parent_id:
                 self.client.set_tag(run.info.run_id, _PARENT, self._parent_id)
-                self._runs[run.info.run_id] = overview.read(self.client, run)
         unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
         experiment = self.client.get_run(self._parent_id).info.experiment_id
         for run in _search(self.client, experiment, unfinished):

@@ -1,9 +1,10 @@
 """The jobs of a sweep: composed quickly, and grouped into populations.
 
-Hydra composes a config from its files in about 90 ms. Jobs that override the same other keys with
-the same values differ only in the numbers of traced keys, so Hydra composes the first of them and
-the others take their numbers in its place. That is the same config: Hydra, too, sets the values of
-overrides last, in the finished config.
+Hydra composes a config from its files in about 90 ms. Jobs that make the same choices and override
+the same keys differ only in the values of these, so Hydra composes the first of them and the
+others put their values in its place. That is the same config: Hydra, too, sets the values of
+overrides last, in the finished config. Numbers of traced keys, of which there may be thousands,
+are put straight into the checked dataclasses.
 """
 
 import copy
@@ -12,7 +13,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
 
-Numbers = dict[str, int | float]
-"""Values of traced keys, by their dotted path."""
+Values = dict[str, Any]
+"""Values of keys, by their dotted path."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,17 @@ class Job:
 
 @dataclass
 class Template:
-    """A composed config, into which each job of its kind puts its numbers."""
+    """A composed config, into which each job of its kind puts its values."""
 
     composed: DictConfig
     """With the node `hydra`."""
     task: DictConfig
     """Without it."""
-    config: Experiment
     has_interpolations: bool
     dirname_options: dict[str, Any]
     """How `hydra.job.override_dirname` is written."""
+    checked: dict[str, Experiment]
+    """By the values of keys that are not traced; the traced ones have those of some job."""
 
 
 class Composer:
@@ -82,54 +84,55 @@ class Composer:
                 self._jobs[known] = Job(*known, self._experiment(*known))
         return self._jobs[known]
 
-    def template(self, job: Job) -> tuple[Template, Numbers]:
-        """What a job has in common with others of its kind, and its own numbers."""
+    def template(self, job: Job) -> tuple[Template, Values]:
+        """What a job has in common with others of its kind, and its own values."""
         return self._template(job.index, job.overrides)
 
     def composed(self, job: Job) -> Template:
-        """The template with a job's numbers in it, until the next call of a method."""
-        template, numbers = self.template(job)
-        self._put(template, job.index, job.overrides, numbers)
+        """The template with a job's values in it, until the next call of a method."""
+        template, values = self.template(job)
+        self._put(template, job.index, job.overrides, values)
         return template
 
     def dirname(self, job: Job) -> str:
         """`hydra.job.override_dirname` of a job."""
         return self._dirname(self.template(job)[0], job.overrides)
 
-    def split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], Numbers]:
-        """The overrides that Hydra must compose, and the numbers that take a traced key's place."""
+    def _experiment(self, index: int, overrides: Sequence[str]) -> Experiment:
+        template, values = self._template(index, overrides)
+        numbers = {path: v for path, v in values.items() if _is_number_of_traced_key(path, v)}
+        rest = json.dumps({path: v for path, v in values.items() if path not in numbers})
+        if template.has_interpolations or rest not in template.checked:
+            self._put(template, index, overrides, values)
+            with _hydra_config(template.composed):
+                template.checked[rest] = config.to_experiment(template.task)
+        return config.with_numbers(template.checked[rest], numbers)
+
+    def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Values]:
+        rest, values = self._split(overrides)
+        kind = (rest, frozenset(values))
+        if kind not in self._templates:
+            self._templates[kind] = self._compose(index, overrides)
+        return self._templates[kind], values
+
+    def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], Values]:
+        """The overrides that Hydra must compose, and the values that others give to keys."""
         rest: list[Override] = []
-        numbers: Numbers = {}
+        values: Values = {}
         for override in map(self._parse, overrides):
-            value: Any = override.value()
-            if _is_number_of_traced_key(override, value):
-                numbers[override.key_or_group] = value
+            if _is_value_of_key(override):
+                values[override.key_or_group] = override.value()
             else:
                 rest.append(override)
-        if any(_also_sets(override, path) for override in rest for path in numbers):
+        if any(_also_sets(override, path) for override in rest for path in values):
             return tuple(overrides), {}  # the order counts, which Hydra keeps
-        return tuple(override.input_line or "" for override in rest), numbers
-
-    def _experiment(self, index: int, overrides: Sequence[str]) -> Experiment:
-        template, numbers = self._template(index, overrides)
-        if not template.has_interpolations:
-            return config.with_numbers(template.config, numbers)
-        self._put(template, index, overrides, numbers)
-        with _hydra_config(template.composed):
-            return config.to_experiment(template.task)
+        return tuple(override.input_line or "" for override in rest), values
 
     def _parse(self, text: str) -> "Override":
         if text not in self._parsed:
             check_overrides([text])
             [self._parsed[text]] = self._parser.parse_overrides([text])
         return self._parsed[text]
-
-    def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Numbers]:
-        rest, numbers = self.split(overrides)
-        kind = (rest, frozenset(numbers))
-        if kind not in self._templates:
-            self._templates[kind] = self._compose(index, overrides)
-        return self._templates[kind], numbers
 
     def _compose(self, index: int, overrides: Sequence[str]) -> Template:
         try:
@@ -140,12 +143,21 @@ class Composer:
         task = copy.deepcopy(composed)
         with flag_override(task, ["struct", "readonly"], False):
             del task["hydra"]
-        _set_job(composed, index)
-        with _hydra_config(composed):
-            experiment = config.to_experiment(task)
         values = json.dumps(OmegaConf.to_container(task), default=str)
-        options = OmegaConf.to_container(composed.hydra.job.config.override_dirname)
-        return Template(composed, task, experiment, "${" in values, options)  # type: ignore[arg-type]
+        options: Any = OmegaConf.to_container(composed.hydra.job.config.override_dirname)
+        return Template(composed, task, "${" in values, options, {})
+
+    def _put(
+        self, template: Template, index: int, overrides: Sequence[str], values: Values
+    ) -> None:
+        for path, value in values.items():
+            OmegaConf.update(template.composed, path, value)
+            OmegaConf.update(template.task, path, value)
+        with flag_override(template.composed.hydra, ["struct", "readonly"], False):
+            job = template.composed.hydra.job
+            job.id, job.num = str(index), index
+            job.override_dirname = self._dirname(template, overrides)
+            template.composed.hydra.overrides.task = list(overrides)
 
     def _dirname(self, template: Template, overrides: Sequence[str]) -> str:
         from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -153,34 +165,29 @@ class Composer:
         parsed = [self._parse(text) for text in overrides]
         return get_overrides_dirname(parsed, **template.dirname_options)
 
-    def _put(
-        self, template: Template, index: int, overrides: Sequence[str], numbers: Numbers
-    ) -> None:
-        for path, value in numbers.items():
-            OmegaConf.update(template.composed, path, value)
-            OmegaConf.update(template.task, path, value)
-        _set_job(template.composed, index)
-        with flag_override(template.composed.hydra, ["struct", "readonly"], False):
-            template.composed.hydra.overrides.task = list(overrides)
-            template.composed.hydra.job.override_dirname = self._dirname(template, overrides)
 
-
-def _set_job(composed: DictConfig, index: int) -> None:
-    with flag_override(composed.hydra, ["struct", "readonly"], False):
-        composed.hydra.job.id = str(index)
-        composed.hydra.job.num = index
-
-
-def _is_number_of_traced_key(override: "Override", value: Any) -> bool:
-    """Whether it reads KEY=NUMBER, with a number of the key's type."""
+def _is_value_of_key(override: "Override") -> bool:
+    """Whether it reads KEY=VALUE, of a key of the schema and with a value that replaces another."""
     from hydra.core.override_parser.types import OverrideType
 
-    item = config.find_field(override.key_or_group)
+    path, value = override.key_or_group, override.value()
+    item = config.find_field(path)
     return (
-        override.key_or_group in config.TRACED_KEYS
+        item is not None
+        and not is_dataclass(item.type)
+        and "[" not in path
         and override.package is None
         and override.type == OverrideType.CHANGE
-        and type(value) in ((int,) if item and item.type is int else (int, float))
+        and not override.is_sweep_override()
+        and not isinstance(value, dict)
+        and "${" not in str(value)
+    )
+
+
+def _is_number_of_traced_key(path: str, value: Any) -> bool:
+    item = config.find_field(path)
+    return path in config.TRACED_KEYS and type(value) in (
+        (int,) if item and item.type is int else (int, float)
     )
 
 

@@ -302,8 +302,10 @@ class Lockstep:
             self._drop_done(chunk)
 
     def _halve(self, chunks: list[_Chunk]) -> None:
-        self.course.halve(np.concatenate([chunk.indices for chunk in chunks]))
+        worse = self.course.halve(np.concatenate([chunk.indices for chunk in chunks]))
         for chunk in chunks:
+            # At once: a network that stays in its chunk is carried on.
+            self._finish(chunk, np.flatnonzero(np.isin(chunk.indices, worse)))
             self._drop_done(chunk)
 
     def _drop_done(self, chunk: _Chunk) -> None:
@@ -319,7 +321,10 @@ class Lockstep:
         chunk.indices = chunk.indices[left]
 
     def _finish(self, chunk: _Chunk, places: np.ndarray) -> None:
-        """Fetches what is kept of the networks at some places of a chunk."""
+        """Fetches what is kept of the networks at some places of a chunk, if it is not yet."""
+        places = np.array([at for at in places if chunk.indices[at] not in self.ended], int)
+        if not len(places):
+            return
         params, steps, metrics = jax.device_get(self.result(chunk.networks, self.shared))
         for at in places.tolist():
             measured = {

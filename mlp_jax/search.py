@@ -45,7 +45,7 @@ class Interval(NamedTuple):
     is_log: bool
     is_whole: bool
 
-    def at(self, fraction: float) -> float:
+    def at(self, fraction: float) -> int | float:
         """Four digits are enough for a number that nobody chose."""
         low, high = self.low, self.high + self.is_whole
         linear = low + (high - low) * fraction

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from mlp_jax import comparison, summary
 from mlp_jax.console import Console, measured
 from mlp_jax.errors import RunError
@@ -17,9 +15,6 @@ if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
 
 NUM_SHOWN = 5
-
-_SEEDS = ("seed", "data.seed")
-"""Over which a setting has a mean."""
 
 
 class Outcome(NamedTuple):
@@ -53,7 +48,8 @@ def outcome(trained: Trained, run_id: str | None) -> Outcome:
     except RunError as wrong:
         error = wrong
     if error is not None:
-        return Outcome(trained.job, error=error, log=_text([*lines, f"error: {error}"]))
+        lines.append(f"error: {error}")
+        return Outcome(trained.job, error=error, log=_text(lines), run_id=run_id)
     lines += [f"{part:10}  {measured(values)}" for part, values in trained.member.metrics.items()]
     if trained.member.halved_at is not None:
         lines.append(f"ended by successive halving at step {trained.member.halved_at:,}")
@@ -94,40 +90,31 @@ def show(
     """The best jobs, the best settings over their seeds, and the command of the very best."""
     keys = differences([each.job for each in outcomes])
     for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
-        ranked = sorted(
-            (each for each in outcomes if each.objective == objective and each.error is None),
-            key=lambda each: math.inf if math.isnan(each.loss) else each.loss,
-        )
+        found = [_compared(each, keys) for each in outcomes if each.objective == objective]
+        best = comparison.best_first(found, objective)
         console.table(
-            [f"best of {len(ranked):,}", objective],
-            [[_setting(each.job, keys), each.value] for each in ranked[:NUM_SHOWN]],
+            [*keys, objective],
+            [
+                [*(each.differs.get(key, "") for key in keys), each.metrics[objective]]
+                for each in best[:NUM_SHOWN]
+            ],
         )
-        _show_settings(ranked, objective, keys, console)
-        console.facts({"best": alone(ranked[0].job.overrides)})
+        groups = comparison.groups(found, objective)
+        if any(len(group.values) > 1 for group in groups):
+            console.table(*comparison.group_table(groups[:NUM_SHOWN], objective))
+        console.facts({"best": alone(best[0].name.split("\n"))})
     num_failed = sum(each.error is not None for each in outcomes)
     if num_failed:
         console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
 
 
-def _show_settings(
-    ranked: Sequence[Outcome], objective: str, keys: Sequence[str], console: Console
-) -> None:
-    """Mean and standard deviation of each setting over the jobs that differ in seeds only."""
-    settings = [key for key in keys if key not in _SEEDS]
-    values: dict[str, list[float]] = {}
-    for each in ranked:
-        values.setdefault(_setting(each.job, settings), []).append(each.value)
-    if max(map(len, values.values())) == 1:
-        return
-    means = [
-        (float(np.mean(of_setting)), name or "all", len(of_setting), float(np.std(of_setting)))
-        for name, of_setting in values.items()
-    ]
-    means.sort(key=lambda mean: summary.search_loss(objective, mean[0]))
-    rows = [[name, count, mean, std] for mean, name, count, std in means]
-    console.table(["over seeds", "jobs", f"mean {objective}", "std"], rows[:NUM_SHOWN])
-
-
-def _setting(job: Job, keys: Sequence[str]) -> str:
-    given = assignments(job)
-    return " ".join(f"{key}={given[key]}" for key in keys if key in given)
+def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
+    """As runs are compared; its name is the job's overrides, a line each."""
+    given = assignments(outcome.job)
+    return comparison.Outcome(
+        name="\n".join(outcome.job.overrides),
+        differs={key: given[key] for key in keys if key in given},
+        metrics={outcome.objective: outcome.value},
+        status="FAILED" if math.isnan(outcome.value) else "FINISHED",
+        run_id=outcome.run_id or "",
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,6 @@ from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
 from mlp_jax.problem import Problem, objective
 from mlp_jax.proof import GradientCheck
-from mlp_jax.store import redacted
 from mlp_jax.types import Params
 
 if TYPE_CHECKING:
@@ -185,13 +184,6 @@ def ending(result: Result) -> dict[str, object]:
         "stopped_early": last < result.problem.num_steps,
         "params_sha256": params_sha256(result.fitted.params),
     }
-
-
-def recorded_config(problem: Problem) -> dict[str, Any]:
-    """The resolved config, without secrets."""
-    config = problem.config
-    uri = redacted(config.tracking.uri or "") or None
-    return asdict(replace(config, tracking=replace(config.tracking, uri=uri)))
 
 
 def standing(result: Result) -> tuple[str, float]:

@@ -45,6 +45,9 @@ class Sweep:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         with store.recording_errors():
             self._stack.__exit__(kind, error, trace)
+        if isinstance(error, KeyboardInterrupt):
+            resume = "" if "sweep.resume=true" in self.command else " sweep.resume=true"
+            raise KeyboardInterrupt(f"stopped. Continue with: {self.command}{resume}") from None
         if error is None:
             standings.show(self.outcomes, self.alone, self.console)
             for each in self._families.values():
@@ -97,7 +100,8 @@ class Sweep:
             for job, member in zip(group, members, strict=True)
         ]
         self.console.line(standings.describe(trained))
-        run_ids = self._record([each for each in trained if each.member.gradient.passed])
+        proved = [each for each in trained if each.member.gradient.passed]
+        run_ids = self._record(proved)
         return [standings.outcome(each, run_ids.get(each.job.index)) for each in trained]
 
     def _failed(self, group: list[Job], error: Exception) -> list[Outcome]:
@@ -116,9 +120,19 @@ class Sweep:
                 by_family.setdefault(_family_key(each.job), []).append(each)
         run_ids: dict[int, str] = {}
         for key, members in by_family.items():
-            ids = self._family(key, [each.job for each in members]).write(members)
+            of_family = self._family(key, [each.job for each in members])
+            ids = of_family.write(members, self._progress_of_writing(len(members), key[0]))
             run_ids |= zip((each.job.index for each in members), ids, strict=True)
         return run_ids
+
+    def _progress_of_writing(self, num_runs: int, uri: str) -> Callable[[int], None]:
+        """Says each tenth where a run takes a while: anywhere but in a local file."""
+
+        def on_progress(num_written: int) -> None:
+            if not uri.startswith("sqlite:") and num_written % -(-num_runs // 10) == 0:
+                self.console.line(f"recorded {num_written:,} of {num_runs:,} runs")
+
+        return on_progress
 
     def _family(self, key: tuple[str, str], jobs: list[Job]) -> Family:
         """The runs of an experiment, whose parent begins with the first of them."""
@@ -138,7 +152,10 @@ class Sweep:
             client = store.open_store(of_family[0].config.tracking.uri)
             found = family.find_finished(client, key[1], of_family)
             runs = list(found.values())
-            for parent_id in family.interrupted_parents(client, runs):
+            interrupted = family.interrupted_parents(client, runs)
+            if interrupted or len(runs) < len(of_family):
+                self._family(key, of_family).include(runs)
+            for parent_id in interrupted:
                 self._family(key, of_family).adopt(runs, parent_id)
             outcomes += [
                 standings.before(job, found[job.index]) for job in of_family if job.index in found

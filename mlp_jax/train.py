@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax import environment, recorded, rundir
+from mlp_jax import compiled, environment, recorded, rundir
 from mlp_jax.cli import OfRun, run_command
 from mlp_jax.config import Experiment
 from mlp_jax.errors import UserError
+from mlp_jax.jobs import Job
 
 if TYPE_CHECKING:
     from mlp_jax.sweep import Sweep
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 
 def train(config: Experiment) -> float:
     """Returns what a search minimises."""
-    if config.deterministic:
-        environment.pin(int(os.environ.get("NPROC") or 1))
+    _pin_if_deterministic([config])
     from mlp_jax import experiment, summary
 
     result = experiment.run(config, command=_command(sys.argv[1:]))
     return summary.search_loss(*summary.standing(result))
 
 
-def open_sweep() -> "Sweep":
+def open_sweep(jobs: Sequence[Job]) -> "Sweep":
+    _pin_if_deterministic([job.config for job in jobs])
     from mlp_jax.sweep import Sweep
 
     return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
@@ -96,7 +97,17 @@ def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
 def _pin_as_recorded(then: Mapping[str, Any]) -> None:
     """As many threads as the run was begun with: their number may change the last bits."""
     if then.get("num_cores") not in (None, environment.num_cores()):
-        environment.pin(then["num_cores"])
+        _pin(then["num_cores"])
+
+
+def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
+    if any(config.deterministic for config in configs):
+        _pin(int(os.environ.get("NPROC") or 1))
+
+
+def _pin(cores: int) -> None:
+    environment.pin(cores)
+    compiled.keep()  # elsewhere than the programs for all cores
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`python -m mlp_jax.ui` opens MLflow's UI on a store: one worker, on this machine only."""
+"""`python -m mlp_jax.ui` opens MLflow's UI at the last run: one worker, on this machine only."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from mlp_jax import store
@@ -23,7 +24,8 @@ _HOST = "127.0.0.1"
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlp_jax.ui",
-        description="Opens the MLflow UI on the recorded runs. Ctrl-C stops it.",
+        description="Serves the MLflow UI on this machine and prints the link to the last run or "
+        "sweep. Ctrl-C stops it.",
     )
     parser.add_argument(
         "uri",
@@ -63,7 +65,7 @@ def serve(uri: str, port: int) -> None:
             base = store.base_url(uri, port)
             _wait_until_up(server, base)
             if server.poll() is None:
-                print(f"{_last_experiment(base)}\nCtrl-C stops it.", flush=True)
+                print(f"{_last_run(base)}\nCtrl-C stops it.", flush=True)
             server.wait()
             log.seek(0)
             raise UserError(f"The MLflow UI ended by itself:\n{log.read()[-2000:]}")
@@ -92,23 +94,34 @@ def _check(uri: str, port: int) -> None:
             ) from None
 
 
-def _last_experiment(base: str) -> str:
-    """The page of the experiment with the latest run."""
+def _last_run(base: str) -> str:
+    """What ran last and its page: a sweep rather than one of its runs."""
+    experiments = _ask(base, "experiments/search", max_results=1000).get("experiments", [])
+    ids = [experiment["experiment_id"] for experiment in experiments]
+    query = {"experiment_ids": ids, "order_by": ["start_time DESC"], "max_results": 1}
+    latest = _ask(base, "runs/search", **query).get("runs")
+    if not latest:
+        return base
+    run, kind = latest[0], "run"
+    parent_id = [tag["value"] for tag in run["data"]["tags"] if tag["key"] == "mlflow.parentRunId"]
+    if parent_id:
+        run, kind = _ask(base, "runs/get", run_id=parent_id[0])["run"], "sweep"
+    info = run["info"]
+    page = store.run_url(base, info["experiment_id"], info["run_id"])
+    return f"the last {kind}, {info['run_name']}:\n{page}"
 
-    def search(kind: str, **query: Any) -> list[Any]:
-        """Asks the server itself: importing MLflow here would take seconds."""
-        request = Request(
-            f"{base}/api/2.0/mlflow/{kind}/search",
-            json.dumps(query).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urlopen(request, timeout=30) as response:
-            found: list[Any] = json.load(response).get(kind, [])
-            return found
 
-    ids = [experiment["experiment_id"] for experiment in search("experiments", max_results=1000)]
-    latest = search("runs", experiment_ids=ids, order_by=["start_time DESC"], max_results=1)
-    return store.experiment_url(base, latest[0]["info"]["experiment_id"]) if latest else base
+def _ask(base: str, what: str, **query: Any) -> dict[str, Any]:
+    """Asks the server itself: importing MLflow here would take seconds."""
+    url = f"{base}/api/2.0/mlflow/{what}"
+    if what.endswith("/get"):
+        request = Request(f"{url}?{urlencode(query)}")
+    else:
+        headers = {"Content-Type": "application/json"}
+        request = Request(url, json.dumps(query).encode(), headers)
+    with urlopen(request, timeout=30) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], base: str) -> None:

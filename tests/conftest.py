@@ -1,6 +1,7 @@
 """float64 is available, 8 CPU devices stand ready, and an accidental broadcast is an error."""
 
 import os
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -12,10 +13,16 @@ import jax
 import matplotlib
 import pytest
 
+from mlp_jax import compiled
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
+
+# The processes that tests start share what they compile; this one has imported JAX without it.
+_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
+os.environ.update({compiled.DIRECTORY: _programs.name, **compiled.SETTINGS})
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
                 on_done(SimpleNamespace(job=job, error=None, loss=0.0, log=""))
 
     monkeypatch.setattr(train, "train", configs.append)
-    monkeypatch.setattr(train, "open_sweep", Sweep)
+    monkeypatch.setattr(train, "open_sweep", lambda jobs: Sweep())
     return configs
 
 

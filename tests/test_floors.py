@@ -23,7 +23,7 @@ FLOORS = (
     {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
      "environment", "interrupt", "rundir", "mistakes", "comparison", "journal", "liveness",
      "trust"},
-    {"network", "optimizers", "recorded", "saving", "jobs", "search", "delivery"},
+    {"network", "optimizers", "recorded", "saving", "jobs", "search", "delivery", "compiled"},
     {"backprop", "representation", "recovery"},
     {"proof", "explain", "training", "sender", "packaging"},
     {"divergence", "problem", "tracking", "figures", "pyfunc", "console"},

@@ -79,8 +79,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Swe
         ("seed={seed} optimizer.clip_norm=null model.hidden_sizes=[4,4] model.l2={rate}", 1),
         ("+exp=linked seed={seed} optimizer.learning_rate={rate}", 1),
         ("data.seed={seed} seed=5 data.seed=2 model.l2={rate}", 1),
-        ("model.hidden_sizes=[{seed}1,4] model.l2={rate}", 2),
-        ("seed='{seed}' model.l1={rate}", 2),
+        ("model.hidden_sizes=[{seed}1,4] model.l2={rate} name=x{seed} batch_size={seed}1", 1),
+        ("seed='{seed}' model.l1={rate} model.class_weights=[1,{rate}]", 1),
+        ("model.activation=relu num_epochs=null num_steps={seed}1", 1),
+        ("optimizer.name=gradient_descent name=${{seed}}{seed} seed={seed}", 2),
         ("seed=7 ++seed={seed} model.l1={rate}", 2),  # the order counts
         ("model.l2=3 model={{l2:{rate}}} seed={seed}", 2),
     ],

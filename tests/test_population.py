@@ -43,10 +43,17 @@ def composed(*overrides):
     return compose(list(overrides))
 
 
-def alone(config):
+def alone(config, programs=None):
     with numeric_settings(config):
         problem = prepare(config, data.load(config.data))
-        return problem, fitting.fit(problem, fitting.compile_programs(problem))
+        return problem, fitting.fit(problem, programs or fitting.compile_programs(problem))
+
+
+def each_alone(configs):
+    """`alone` of configs that differ in seed and data, by one compilation."""
+    with numeric_settings(configs[0]):
+        programs = fitting.compile_programs(prepare(configs[0], data.load(configs[0].data)))
+    return [alone(config, programs) for config in configs]
 
 
 def same_bits(a, b):
@@ -72,20 +79,19 @@ def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, val
          "num_epochs=null", "num_steps=1000", *["batch_size=32"] * (optimizer != "lbfgs")],
         **{"optimizer.learning_rate": (0.01, 0.02), **values},
     )  # fmt: skip
-    side_by_side = population.train(configs)
-    one_by_one = population.train(configs, exact=True)
-    for config, member, exact in zip(configs, side_by_side, one_by_one, strict=True):
+    for config, member in zip(configs, population.train(configs), strict=True):
         problem, fitted = alone(config)
-        assert same_bits(problem.params, exact.problem.params)
-        assert same_bits(fitted.params, exact.fitted.params)
-        assert exact.fitted.history == fitted.history
+        assert same_bits(problem.params, member.problem.params)
         assert deviation(fitted.params, member.fitted.params) < 1e-5
         for point, ours in zip(fitted.history, member.fitted.history, strict=True):
             assert point.step == ours.step
             assert point.metrics == pytest.approx(ours.metrics, rel=1e-4, abs=1e-6)
-        assert exact.metrics == fitting.evaluate_parts(problem, fitted.params)
+        measured = fitting.evaluate_parts(problem, fitted.params)
+        assert member.metrics["train"] == pytest.approx(measured["train"], rel=1e-4)
         assert member.gradient.passed
         assert member.problem.config == problem.config
+        if optimizer == "lbfgs":
+            assert same_bits(fitted.params, member.fitted.params)
 
 
 def test_the_size_of_the_population_changes_no_bit_of_an_exact_one():
@@ -119,11 +125,13 @@ def test_data_of_their_own():
     configs = configs_of(
         overrides, 3, **{"data.seed": (5, 6, 6), "data.noise": (0.1, 0.2, 0.2), "seed": (0, 0, 1)}
     )
-    for config, member in zip(configs, population.train(configs, exact=True), strict=True):
-        problem, fitted = alone(config)
+    members = population.train(configs, exact=True)
+    for (problem, fitted), member in zip(each_alone(configs), members, strict=True):
         assert same_bits(problem.validation, member.problem.validation)
         assert same_bits(fitted.params, member.fitted.params)
         assert member.metrics == fitting.evaluate_parts(problem, fitted.params)
+    for exact, member in zip(members, population.train(configs), strict=True):
+        assert deviation(exact.fitted.params, member.fitted.params) < 1e-5
 
 
 def test_each_network_stops_early_where_it_would_alone():
@@ -133,11 +141,11 @@ def test_each_network_stops_early_where_it_would_alone():
     ]  # fmt: skip
     configs = configs_of(overrides, 6)
     ends = set()
-    for config, member in zip(configs, population.train(configs, exact=True), strict=True):
-        _, fitted = alone(config)
+    members = population.train(configs)
+    for (_, fitted), member in zip(each_alone(configs), members, strict=True):
         assert member.fitted.step == fitted.step
-        assert member.fitted.history == fitted.history
-        assert same_bits(member.fitted.params, fitted.params)
+        assert [p.step for p in member.fitted.history] == [p.step for p in fitted.history]
+        assert deviation(fitted.params, member.fitted.params) < 1e-5
         ends.add(fitted.history[-1].step)
     assert len(ends) > 2
 
@@ -145,11 +153,11 @@ def test_each_network_stops_early_where_it_would_alone():
 def test_a_network_that_diverges_does_not_touch_the_others():
     overrides = ["num_epochs=40", "batch_size=24", "model.output=identity", "log_every=4"]
     rates = {"optimizer.learning_rate": (0.01, 1e6, 0.02, 1e30)}
-    members = population.train(configs_of(overrides, 4, **rates), exact=True)
-    for member in (members[0], members[2]):
+    members = population.train(configs_of(overrides, 4, **rates))
+    for member in members[::2]:
         assert member.diverged_at is None
-        assert same_bits(alone(member.problem.config)[1].params, member.fitted.params)
-    for member in (members[1], members[3]):
+        assert deviation(alone(member.problem.config)[1].params, member.fitted.params) < 1e-5
+    for member in members[1::2]:
         with pytest.raises(fitting.DivergedError) as error:
             alone(member.problem.config)
         assert member.diverged_at == error.value.step
@@ -177,6 +185,20 @@ def test_successive_halving_lets_the_better_half_go_on():
         )
         assert losses == pytest.approx(full_losses, rel=1e-4)
     assert members[0].metrics["train"]["loss"] > whole[0].metrics["train"]["loss"]
+
+
+def test_a_network_that_is_halved_keeps_what_it_was_then():
+    overrides = ["num_epochs=null", "num_steps=40", "log_every=10", "batch_size=32"]
+    members = population.train(configs_of(overrides, 5), halvings=1)
+    halved = [member for member in members if member.halved_at is not None]
+    assert [member.halved_at for member in halved] == [20, 20]
+    short = population.train([
+        with_values(member.problem.config, {"num_steps": 20}) for member in halved
+    ])  # fmt: skip
+    for member, then in zip(halved, short, strict=True):
+        assert member.fitted.step == 20
+        assert deviation(then.fitted.params, member.fitted.params) < 1e-5
+        assert member.metrics["train"] == pytest.approx(then.metrics["train"], rel=1e-4)
 
 
 def test_more_halvings_than_log_points_are_refused():
@@ -236,4 +258,4 @@ def test_the_course_of_networks_that_end_in_different_ways():
         {"validation/accuracy": 0.1},
         {"validation/accuracy": 0.2},
     ]
-    assert course.progress() == (4, 4, 12 + 5 + 10 + 10, 1.0)
+    assert course.progress() == (1.0, 4, 4, 12 + 5 + 10 + 10, 1.0)

@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
+from experiments.reliability.tracking_faults import eight_processes
 from mlp_jax import sender, store, tracking
 from mlp_jax.config import Boolean
 from mlp_jax.data import load
@@ -128,38 +128,17 @@ def test_users_own_mlflow_settings_win(client, monkeypatch):
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-# Forked after the imports, so that all eight arrive at the same instant.
-EIGHT_AT_ONCE = """
-import multiprocessing, sys
-from mlp_jax import sender, store, tracking
-import mlflow.store.tracking.sqlalchemy_store
-
-def work(barrier, number):
-    barrier.wait()
-    client = store.open_store(sys.argv[1])
-    with tracking.start(client, "race", f"run {number}", params={"number": number}) as run:
-        run.log_metrics({"train/loss": number}, step=0)
-
-context = multiprocessing.get_context("fork")
-barrier = context.Barrier(8)
-workers = [context.Process(target=work, args=(barrier, number)) for number in range(8)]
-for worker in workers: worker.start()
-for worker in workers: worker.join()
-sys.exit(any(worker.exitcode for worker in workers))
-"""
-
-
 def test_eight_processes_at_once_on_no_database(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT_AT_ONCE, uri], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("race")
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.metrics["train/loss"] for run in runs) == list(range(8))
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert not eight_processes(tmp_path, runs_each=1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("round_", range(20))
+def test_eight_processes_at_once_on_no_database_and_then_on_one(tmp_path, round_):
+    assert not eight_processes(tmp_path, runs_each=1)
+    (tmp_path / "mlflow.db").rename(tmp_path / "first.db")
+    store.open_store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not eight_processes(tmp_path, runs_each=5)
 
 
 def test_ready_store_is_opened_while_another_process_holds_the_lock(client, monkeypatch):

@@ -1,3 +1,4 @@
+import re
 import socket
 import subprocess
 import sys
@@ -6,7 +7,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from mlp_jax import store, tracking, ui
+from mlp_jax import bulk, ui
+from mlp_jax.bulk import RunRecord
 from mlp_jax.errors import UserError
 
 # What MLflow 3.17 does itself.
@@ -18,12 +20,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def store_with_a_run(folder):
-    client = store.open_store(f"sqlite:///{folder}/mlflow.db")
-    for name in ("first", "last"):
-        with tracking.start(client, name, "r", params={}) as run:
-            pass
-    return client.tracking_uri, run.experiment_id
+def child(name, start_time):
+    return RunRecord(name, {}, {}, "", {}, "FINISHED", start_time, start_time + 1, {}, None)
 
 
 def test_help(capsys):
@@ -48,20 +46,25 @@ def test_tracking_server_has_its_own_ui():
         ui.serve("https://me:secret@host/x", 5000)
 
 
-def test_serves_the_last_experiment_until_ctrl_c(tmp_path):
-    uri, experiment_id = store_with_a_run(tmp_path)
-    port = free_port()
+def test_serves_the_last_run_or_sweep_until_ctrl_c(client):
+    uri, port = client.tracking_uri, free_port()
+    bulk.write(client, "test", [child("first", 1000), child("last", 2000)])
     command = [sys.executable, "-m", "mlp_jax.ui", uri, "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        first, link = server.stdout.readline(), server.stdout.readline().strip()
+        first, what, link = (server.stdout.readline().strip() for _ in range(3))
         assert uri in first
+        assert what == "the last run, last:"
         base = f"http://127.0.0.1:{port}"
-        assert link == store.experiment_url(base, experiment_id)
+        assert re.fullmatch(f"{base}/#/experiments/1/runs/[0-9a-f]{{32}}\\?.*", link)
         with urlopen(link) as page:
             assert b"MLflow" in page.read()
         with pytest.raises(UserError, match=f"--port {port}: .*running already"):
             ui.serve(uri, port)
+        (parent_id,) = bulk.write(client, "test", [child("a sweep", 3000)])
+        bulk.write(client, "test", [child("one of them", 4000)], parent_id)
+        assert ui._last_run(base).startswith("the last sweep, a sweep:\n")
+        assert parent_id in ui._last_run(base)
         server.send_signal(SIGINT)
         assert "Stopped." in server.stdout.read()
     assert server.returncode == 0

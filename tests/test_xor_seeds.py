@@ -11,7 +11,7 @@ from experiments.xor_seeds import (
     at_half,
     inspect,
     left_at_half,
-    population,
+    networks,
     relu_bound,
     train,
     wilson,
@@ -20,7 +20,7 @@ from experiments.xor_seeds import (
 
 @pytest.fixture(scope="module")
 def two_units():
-    return train(population(2, "lecun_normal", 256), *LECTURE_PAIR)
+    return train(networks((2, 2, 1), "lecun_normal", 256), *LECTURE_PAIR)
 
 
 def test_wilson_by_hand():
@@ -39,10 +39,10 @@ def test_the_lectures_rates_lie_near_ours(two_units):
 
 
 def test_eight_units_solve_xor_from_every_start_and_one_from_none():
-    wide = train(population(8, "lecun_normal", 256), *LECTURE_PAIR, num_points=10)
+    wide = train(networks((2, 8, 1), "lecun_normal", 256), *LECTURE_PAIR, num_points=10)
     assert wide.solved(1000).all()
     for pair in (LECTURE_PAIR, ("relu", "half_squared_error")):
-        assert not train(population(1, "lecun_normal", 64), *pair).solved(5000).any()
+        assert not train(networks((2, 1, 1), "lecun_normal", 64), *pair).solved(5000).any()
 
 
 @pytest.mark.parametrize("width", [2, 3])
@@ -53,7 +53,7 @@ def test_the_share_of_starts_with_two_live_relus(width):
 
 
 def test_no_start_with_fewer_than_two_live_relus_is_solved():
-    params = population(2, "lecun_normal", 256)
+    params = networks((2, 2, 1), "lecun_normal", 256)
     num_live = (np.asarray(params[0].W) > 0).any(axis=2).sum(axis=1)
     solved = train(params, "relu", "binary_cross_entropy", num_points=20).solved(2000)
     assert solved.mean() > 0.1

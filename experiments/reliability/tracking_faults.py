@@ -1,7 +1,10 @@
 """What becomes of a run's record when the tracking store fails: a row for each fault."""
 
+import json
 import resource
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -240,3 +243,84 @@ def try_file(store_uri: str, fault: str, step: int | None, directory: Path) -> T
         recorded = record(store_uri, "file", directory, faults, warnings)
     wrong = _deliver_later(recorded.run)
     return Trial(wrong + problems(recorded.run, "file"), recorded, warnings)
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A line of the table: the fault, how often it was tried, how often it went wrong, the cost."""
+
+    fault: str
+    trials: int
+    failures: int
+    measured: str
+
+
+def tracking_rows(folder: Path) -> list[Row]:
+    """Each fault of a server and of an SQLite file, tried once in an empty directory."""
+    server = FaultyServer(folder)
+    trials = {
+        **{f"server {fault}": try_server(server, fault, folder / "runs" / fault)
+           for fault in SERVER_FAULTS},
+        **{f"SQLite {fault}, from {'the start' if step is None else f'step {step}'}":
+           try_file(server.store_uri, fault, step, folder / "runs" / f"{fault}{step}")
+           for fault in FILE_FAULTS for step in (None, 30)},
+    }  # fmt: skip
+    server.close()
+    return [
+        Row(fault, 1, len(trial.problems), f"+{trial.recorded.seconds:.1f} s, longest call while "
+            f"training {trial.recorded.longest_call * 1000:.1f} ms, {len(trial.warnings)} warning")
+        for fault, trial in trials.items()
+    ]  # fmt: skip
+
+
+def kill_row(folder: Path) -> Row:
+    """Kill -9 after each thing that was delivered, and the run resumed."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    store.open_store(uri)
+    command = [sys.executable, "-m", "experiments.reliability.kills", uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    outcomes = json.loads(done.stdout)
+    failures = sum(map(bool, outcomes.values()))
+    return Row("kill -9 in a delivery, then resume", len(outcomes), failures, "exactly once")
+
+
+# Forked after the imports, so that all eight arrive at the same instant.
+EIGHT_AT_ONCE = """
+import multiprocessing, sys
+from mlp_jax import store, tracking
+store.preload()
+
+def work(barrier, number):
+    barrier.wait()
+    for turn in range(int(sys.argv[2])):
+        with tracking.start(sys.argv[1], "race", f"{number}", params={"number": number}) as run:
+            run.log_metrics({"train/loss": number}, step=0)
+        assert run.is_delivered
+
+context = multiprocessing.get_context("fork")
+barrier = context.Barrier(8)
+workers = [context.Process(target=work, args=(barrier, number)) for number in range(8)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+sys.exit(any(worker.exitcode for worker in workers))
+"""
+
+
+def eight_processes(folder: Path, runs_each: int) -> list[str]:
+    """What is wrong after eight processes at once recorded so many runs on the store there."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    command = [sys.executable, "-c", EIGHT_AT_ONCE, uri, str(runs_each)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    client = MlflowClient(uri)
+    runs = client.search_runs([store.experiment_id(client, "race")])
+    values = Counter(run.data.metrics.get("train/loss") for run in runs)
+    wrong = {
+        done.stderr[-1000:]: done.returncode != 0,
+        f"{values}": values != Counter(list(range(8)) * runs_each),
+        "status": {run.info.status for run in runs} != {"FINISHED"},
+    }
+    return [what for what, is_wrong in wrong.items() if is_wrong]

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 
-from mlp_jax.jobs import Composer, Job, Numbers, Template
+from mlp_jax.config import flat_values
+from mlp_jax.jobs import Composer, Job, Template
 from mlp_jax.store import redacted
 
 _NUM = "${hydra.job.num}"
@@ -21,24 +22,27 @@ _NONCE = uuid4().hex
 
 
 class Directories:
-    """Makes the directories of jobs; their configs go to `subdir`, nowhere where it is None."""
+    """Makes the directories of jobs below `root`, the sweep's.
 
-    def __init__(self, composer: Composer, subdir: str | None) -> None:
-        self._composer, self._subdir = composer, subdir
+    Their configs go to `subdir`, nowhere where it is None.
+    """
+
+    def __init__(self, composer: Composer, root: str, subdir: str | None) -> None:
+        self._composer, self._root, self._subdir = composer, root, subdir
         self._forms: dict[int, _Form] = {}
 
     def make(self, job: Job) -> Path:
         """The job's directory, absolute."""
-        template, numbers = self._composer.template(job)
+        template, values = self._composer.template(job)
         form = self._forms.get(id(template))
         if form is None:
-            form = self._forms[id(template)] = _form(template, numbers)
+            form = self._forms[id(template)] = _form(template, values, self._root)
         directory = self._path(job, form)
         directory.mkdir(parents=True, exist_ok=True)
         if self._subdir is not None:
             folder = directory / self._subdir
             folder.mkdir(parents=True, exist_ok=True)
-            for name, text in self._files(job, form, numbers, directory).items():
+            for name, text in self._files(job, form, values, directory).items():
                 (folder / name).write_text(text, encoding="utf-8")
         return directory
 
@@ -48,7 +52,9 @@ class Directories:
         sweep = self._composer.composed(job).composed.hydra.sweep
         return Path(str(sweep.dir), str(sweep.subdir)).absolute()
 
-    def _files(self, job: Job, form: "_Form", numbers: Numbers, directory: Path) -> dict[str, str]:
+    def _files(
+        self, job: Job, form: "_Form", paths: Iterable[str], directory: Path
+    ) -> dict[str, str]:
         overrides = [_scalar(redacted(text)) for text in job.overrides]
         of_job = {
             "job.id": f"'{job.index}'",
@@ -57,9 +63,9 @@ class Directories:
             "runtime.output_dir": _scalar(str(directory)),
             "overrides.task": "".join(f"\n    - {text}" for text in overrides) or " []",
         }
-        values = {path: _yaml_of_number(value) for path, value in numbers.items()}
+        flat = flat_values(job.config)
         return {
-            "config.yaml": _filled(form.config, values),
+            "config.yaml": _filled(form.config, {path: _yaml(flat[path]) for path in paths}),
             "hydra.yaml": _filled(form.hydra, of_job),
             "overrides.yaml": "".join(f"- {text}\n" for text in overrides) or "[]\n",
         }
@@ -77,7 +83,7 @@ class _Form(NamedTuple):
 _OF_THE_JOB = ("job.id", "job.num", "job.override_dirname", "runtime.output_dir", "overrides.task")
 
 
-def _form(template: Template, paths: Iterable[str]) -> _Form:
+def _form(template: Template, paths: Iterable[str], root: str) -> _Form:
     config = OmegaConf.to_container(template.task)
     hydra = OmegaConf.to_container(template.composed.hydra, enum_to_str=True)
     for values, marked in ((config, paths), (hydra, _OF_THE_JOB)):
@@ -92,7 +98,7 @@ def _form(template: Template, paths: Iterable[str]) -> _Form:
         redacted(OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra}))).replace(
             f" {_mark('overrides.task')}", _mark("overrides.task")
         ),
-        _directory(template),
+        _directory(template, root),
     )
 
 
@@ -106,15 +112,18 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def _directory(template: Template) -> str | None:
-    """The directory of a kind of job where it depends on nothing but the job's number."""
+def _directory(template: Template, root: str) -> str | None:
+    """The directory of a kind of job where it depends on nothing but the job's number.
+
+    Each composition has a time of its own, so that of the sweep counts.
+    """
     sweep = template.composed.hydra.sweep
     raw = OmegaConf.to_container(sweep)
     assert isinstance(raw, dict)
     of_sweep = re.sub(r"\$\{now:[^${}]*\}", "", str(raw["dir"]))
     if "${" in of_sweep or "${" in str(raw["subdir"]).replace(_NUM, ""):
         return None
-    return str(Path(str(sweep.dir), str(raw["subdir"])))
+    return str(Path(root, str(raw["subdir"])))
 
 
 def _scalar(text: str) -> str:
@@ -123,7 +132,11 @@ def _scalar(text: str) -> str:
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
-def _yaml_of_number(value: float) -> str:
-    """YAML reads a number with an exponent only where it has a point: 1.0e-05."""
-    text = repr(value)
-    return text.replace("e", ".0e", 1) if "e" in text and "." not in text else text
+def _yaml(value: Any) -> str:
+    """A value in YAML, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    text = json.dumps(redacted(value) if isinstance(value, str) else value, ensure_ascii=False)
+    # YAML reads a number with an exponent only where it has a point.
+    has_exponent = isinstance(value, float) and "e" in text and "." not in text
+    return text.replace("e", ".0e", 1) if has_exponent else text

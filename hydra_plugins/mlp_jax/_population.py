@@ -60,7 +60,8 @@ def launch(
             "add hydra/launcher=basic."
         )
     jobs = [composer.job(first_index + i, texts) for i, texts in enumerate(job_overrides)]
-    directories = Directories(composer, hydra.output_subdir or launcher.output_subdir)
+    subdir = hydra.output_subdir or launcher.output_subdir
+    directories = Directories(composer, hydra.sweep.dir, subdir)
     folders = {job.index: directories.make(job) for job in jobs}
     returns = {job.index: PopulationReturn(composer, job) for job in jobs}
 
@@ -71,7 +72,7 @@ def launch(
         returns[index].end(outcome)
 
     env: dict[str, str] = dict(hydra.job.env_set)
-    with launcher.sweep() as sweep, env_override(env), _callbacks(launcher, jobs, returns):
+    with launcher.sweep(jobs) as sweep, env_override(env), _callbacks(launcher, jobs, returns):
         sweep.train(jobs, on_done)
     return list(returns.values())
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]]:
     """Runs all batches of a sweep; every job of a batch is checked before its first one starts."""
+    for name in ("num_trials", "batch_size"):
+        if (value := getattr(sweeper, name, 1)) < 1:
+            raise UserError(f"hydra.sweeper.{name}={value}: must be a whole number > 0.")
     loader, launcher = sweeper.context.config_loader, sweeper.launcher
     parser = OverridesParser.create(loader)
     batches = sweeper.search(search.dimensions(parser.parse_overrides(overrides)))
@@ -32,12 +35,11 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
         batch = next(batches)
         while batch is not None:
             first = sum(map(len, returns))
-            for i, job in enumerate(batch):
-                composer.job(first + i, job)
+            jobs = [composer.job(first + i, job) for i, job in enumerate(batch)]
             if not returns:
                 _save(sweeper.config)
                 if together and together.trains_together:
-                    stack.enter_context(together.sweep())
+                    stack.enter_context(together.sweep(jobs))
             returns.append(launcher.launch(batch, initial_job_idx=first))
             batch = _next(batches, returns[-1])
     _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)

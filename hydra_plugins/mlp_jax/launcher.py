@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 
 if TYPE_CHECKING:
-    from mlp_jax.jobs import Composer
+    from mlp_jax.jobs import Composer, Job
 
 
 @dataclass
@@ -29,9 +29,9 @@ ConfigStore.instance().store(
 class PopulationLauncher(BasicLauncher):
     """Hands all jobs to the command at once, if it can train populations.
 
-    A command says so by the attribute `open_sweep` of its task function, a function that returns a
-    context with `train(jobs, on_done)`. The jobs of other commands run one by one, as with
-    `hydra/launcher=basic`.
+    A command says so by the attribute `open_sweep` of its task function, a function of the first
+    jobs that returns a context with `train(jobs, on_done)`. The jobs of other commands run one by
+    one, as with `hydra/launcher=basic`.
     """
 
     def __init__(self, output_subdir: str | None = ".hydra") -> None:
@@ -52,12 +52,12 @@ class PopulationLauncher(BasicLauncher):
         return Composer.of(self.hydra_context.config_loader, self.config)
 
     @contextmanager
-    def sweep(self) -> Iterator[Any]:
+    def sweep(self, jobs: "Sequence[Job]") -> Iterator[Any]:
         """The sweep that `launch` adds to: one for each launch, or one around several of them."""
         if self._sweep is not None:
             yield self._sweep
             return
-        with self.task_function.open_sweep() as self._sweep:  # type: ignore[union-attr]
+        with self.task_function.open_sweep(jobs) as self._sweep:  # type: ignore[union-attr]
             try:
                 yield self._sweep
             finally:
