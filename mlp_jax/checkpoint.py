@@ -24,6 +24,7 @@ import numpy as np
 from mlp_jax.errors import RunError
 
 STATE, HISTORY, MANIFEST = "state.npz", "history.npz", "manifest.json"
+FILES = (STATE, HISTORY)
 
 _UNFINISHED = ".unfinished-"
 
@@ -171,7 +172,7 @@ def _manifest(sums: Mapping[str, str]) -> bytes:
 def _verify(path: Path) -> dict[str, bytes]:
     """The files of a checkpoint. Raises `DamagedError` unless the manifest is theirs, exactly."""
     try:
-        files = {name: (path / name).read_bytes() for name in (STATE, HISTORY)}
+        files = {name: (path / name).read_bytes() for name in FILES}
         manifest = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise DamagedError(f"{Path(error.filename).name}: {error.strerror}") from None

@@ -11,6 +11,7 @@ import jax
 from mlp_jax import data, rundir, store, summary
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
+from mlp_jax.errors import RunError
 from mlp_jax.fitting import Programs, compile_programs
 from mlp_jax.interrupt import deferred
 from mlp_jax.jobs import config_hash
@@ -47,9 +48,11 @@ def run(
                 begin_or_go_on = session.start if directory is None else session.resume
                 return begin_or_go_on(command, {"config_hash": config_hash(config), **(tags or {})})
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"stopped. Continue with: {rundir.resume_command(place)}"
-                ) from None
+                raise KeyboardInterrupt(f"stopped. {rundir.how_to_resume(place)}") from None
+            except OSError as error:  # the disk is full or gone, as a rule
+                raise RunError(
+                    f"{error.filename or place}: {error.strerror}.\n{rundir.how_to_resume(place)}"
+                ) from error
 
 
 def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepared:

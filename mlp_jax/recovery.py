@@ -1,6 +1,5 @@
 """What earlier processes left: journals that are not delivered, runs that are still RUNNING."""
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from mlp_jax import journal, liveness, store
 from mlp_jax.delivery import MAX_METRICS, Delivery
 from mlp_jax.errors import RunError
 from mlp_jax.journal import Entry, Journal
+from mlp_jax.rundir import resume_command, shown
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -33,19 +33,8 @@ def process_facts(directory: Path) -> dict[str, str]:
     }
 
 
-def resume_command(directory: Path) -> str:
-    return f"python -m mlp_jax.train resume={_shown(directory)}"
-
-
 def sync_command(directory: Path) -> str:
-    return f"python -m mlp_jax.sync {_shown(directory)}"
-
-
-def _shown(directory: Path) -> str:
-    """As one writes it in the current directory."""
-    here = Path.cwd()
-    short = directory.relative_to(here) if directory.is_relative_to(here) else directory
-    return shlex.quote(str(short))
+    return f"python -m mlp_jax.sync {shown(directory)}"
 
 
 def run_directories(root: Path) -> list[Path]:

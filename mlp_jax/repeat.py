@@ -38,7 +38,7 @@ def from_directory(directory: Path) -> Original:
     if result is None:
         raise UserError(
             f"rerun={directory}: the run has not finished, so there is nothing to compare with. "
-            f"Continue it with: {rundir.resume_command(directory)}"
+            f"{rundir.how_to_resume(directory)}"
         )
 
     def params(problem: Problem) -> Params | None:

@@ -57,8 +57,19 @@ def locked(directory: Path) -> Iterator[None]:
         raise RunError(f"{directory}: another process is training this run.") from None
 
 
+def shown(directory: Path) -> str:
+    """As one writes it on a command line in the current directory."""
+    here = Path.cwd()
+    short = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    return shlex.quote(str(short))
+
+
 def resume_command(directory: Path) -> str:
-    return shlex.join(["python", "-m", "mlp_jax.train", f"resume={directory}"])
+    return f"python -m mlp_jax.train resume={shown(directory)}"
+
+
+def how_to_resume(directory: Path) -> str:
+    return f"Continue with: {resume_command(directory)}"
 
 
 def write(directory: Path, name: str, values: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ class Saver:
     """Saves a training that goes on meanwhile; one checkpoint at a time.
 
     One that is due while the last is still being written is taken as soon as that is done. What
-    cannot be written is told to `warn`, and training goes on.
+    cannot be written is told to `warn`, and the training goes on.
     """
 
     def __init__(
@@ -32,6 +32,8 @@ class Saver:
         self.warn = warn
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
+        self.failure: str | None = None
+        """Why the last checkpoint could not be written, if it could not."""
         self._is_due = False
         self._saved_at = time.monotonic()
 
@@ -48,7 +50,13 @@ class Saver:
         """Saves the state in any case; it is on the disk when the `with` of the saver ends."""
         self._begin(step, state, history)
 
+    def wait(self) -> None:
+        """Until what is being written is on the disk."""
+        if self._writing is not None:
+            self._writing.result()
+
     def _begin(self, step: int, state: Any, history: Points) -> None:
+        self.wait()
         on_host = jax.tree.map(np.array, state)
         self._writing = self._thread.submit(self._write, step, on_host, list(history))
         self._is_due, self._saved_at = False, time.monotonic()
@@ -56,11 +64,10 @@ class Saver:
     def _write(self, step: int, state: Any, history: Points) -> None:
         try:
             self.checkpoints.save(step, state, history)
+            self.failure = None
         except OSError as error:
-            self.warn(
-                f"the checkpoint of step {step:,} could not be written: {error.strerror}; "
-                "training goes on"
-            )
+            self.failure = f"the checkpoint of step {step:,} could not be written: {error.strerror}"
+            self.warn(self.failure)
 
     def __enter__(self) -> "Saver":
         return self
@@ -72,3 +79,5 @@ class Saver:
         traceback: TracebackType | None,
     ) -> None:
         self._thread.shutdown()
+        if error is None:
+            self.wait()

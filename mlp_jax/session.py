@@ -12,7 +12,7 @@ import jax
 from mlp_jax import environment, pyfunc, recorded, rundir, summary, tracking
 from mlp_jax.checkpoint import Checkpoint, Checkpoints
 from mlp_jax.console import Console
-from mlp_jax.errors import UserError
+from mlp_jax.errors import RunError, UserError
 from mlp_jax.fitting import (
     DivergedError,
     Fitted,
@@ -119,6 +119,8 @@ class Session:
             summary.print_result(result, self.console)
             if run is not None:
                 self._record(result, run, first_step)
+        if saver.failure is not None:
+            raise RunError(f"{saver.failure}.\n{rundir.how_to_resume(self.directory)}")
         rundir.write(self.directory, rundir.RESULT, summary.ending(result))
         if run is not None:
             self.console.facts(run.where())

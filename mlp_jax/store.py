@@ -175,17 +175,28 @@ def _create(file: Path, uri: str) -> None:
     with suppress(UnreachableError):  # it may be locked because another process creates it
         if is_ready(file, 0.0):
             return
-    from mlflow import MlflowClient
-
     try:
         with FileLock(f"{file}.lock", timeout=120):
             if not is_ready(file):
-                MlflowClient(tracking_uri=uri)
+                _create_tables(file, uri)
     except Timeout:
         raise UserError(
             f"tracking.uri={uri}: another process has been creating this store for two minutes; "
             f"end it, or remove {file}.lock."
         ) from None
+
+
+def _create_tables(file: Path, uri: str) -> None:
+    """Under another name first: half of MLflow's tables is a store that can never be opened."""
+    from mlflow import MlflowClient
+
+    if file.exists():  # another program has begun it; MLflow goes on, where that can be
+        MlflowClient(tracking_uri=uri)
+        return
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{unfinished}")
+    unfinished.rename(file)
 
 
 def _check_unlocked(file: Path) -> None:

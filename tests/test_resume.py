@@ -159,16 +159,16 @@ def test_a_signal_ends_a_run_as_killed_and_resume_ends_it_as_if_it_had_not(
 ):
     message = interrupted(100, *CIRCLES, number=number)
     directory = directories()[0]
-    command = f"python -m mlp_jax.train resume={directory.absolute()}"
-    assert message == f"stopped. Continue with: {command}"
+    assert message == f"stopped. Continue with: python -m mlp_jax.train resume={directory}"
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
     run_id = rundir.read(directory, "run.json")["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
     assert [step for step, _ in points_of(run_id)["train/loss"]] == [25, 50, 75, 100]
 
     with monkeypatch.context() as patch:
+        place = str(directory.absolute())
         patch.chdir("/")  # a directory says all that is needed
-        train.resume(message.rpartition("=")[2], [])
+        train.resume(place, [])
     assert "resumed at step 100 of 180" in capsys.readouterr().out
     resumed = client.get_run(run_id)
     assert resumed.info.status == "FINISHED"

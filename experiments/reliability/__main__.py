@@ -1,8 +1,128 @@
-"""`python -m experiments.reliability` measures what becomes of a run under every fault."""
+"""What becomes of a run under every fault, measured: `python -m experiments.reliability`.
 
+    python -m experiments.reliability                    all faults; writes faults.md
+    python -m experiments.reliability FAULT [TRIALS [SEED]]    one of them, as JSON
+
+Each fault has a process of its own; its exit status is 1 where something was not as it must be.
+"""
+
+import json
+import platform
+import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from experiments.reliability import processes
+from experiments.reliability.rows import Row
 
-with processes.bench() as at:
-    print(processes.kills(at, int(sys.argv[1]), 0))
+TABLE = Path(__file__).parent / "faults.md"
+
+Measure = Callable[[Path, int, int], list[Row]]
+"""From a folder, a number of trials and a seed."""
+
+
+def _kills(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import processes
+
+    return [processes.kills(processes.Bench(folder), trials, seed)]
+
+
+def _signals(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import processes
+
+    return [processes.signals(processes.Bench(folder), trials, seed)]
+
+
+def _full_disk(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import processes
+
+    return [processes.full_disk(processes.Bench(folder), trials, seed)]
+
+
+def _failing(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import disk
+
+    at = disk.Bench(folder)
+    return [disk.failing_operations(at, stays_full) for stays_full in (False, True)]
+
+
+def _damage(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import disk
+
+    return [disk.damaged_files(disk.Bench(folder), trials, seed)]
+
+
+def _cost(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import disk
+
+    return [disk.cost(folder, trials)]
+
+
+FAULTS: dict[str, tuple[Measure, int]] = {
+    "kills": (_kills, 60),
+    "signals": (_signals, 2),
+    "failing": (_failing, 1),
+    "damage": (_damage, 240),
+    "full-disk": (_full_disk, 2),
+    "cost": (_cost, 7),
+}
+"""By name, with the number of trials for the table: kills, rounds over all phases, files, runs."""
+
+
+def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:
+    """Measures in a process of its own, and for a small disk in a mount namespace of its own."""
+    command = [sys.executable, "-m", "experiments.reliability", fault]
+    command += [str(trials or FAULTS[fault][1]), str(seed)]
+    if fault == "full-disk":
+        command = ["unshare", "--map-root-user", "--mount", *command]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return [Row(*row[:-1], tuple(row[-1])) for row in json.loads(done.stdout or "[]")]
+
+
+def can_mount() -> bool:
+    """Whether this machine lets anyone mount a small disk in a namespace."""
+    command = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        fault, *numbers = sys.argv[1:]
+        function, usual = FAULTS[fault]
+        trials, seed = (*map(int, numbers), *(usual, 0)[len(numbers) :])
+        with TemporaryDirectory() as folder:
+            rows = function(Path(folder), trials, seed)
+        print(json.dumps(rows))
+        sys.exit(any(row.problems for row in rows))
+    rows = [
+        row for fault in FAULTS if fault != "full-disk" or can_mount() for row in measure(fault)
+    ]
+    TABLE.write_text(_markdown(rows), encoding="utf-8")
+    print(_markdown(rows))
+    sys.exit(any(row.problems for row in rows))
+
+
+def _markdown(rows: list[Row]) -> str:
+    lines = [
+        "# Faults, and what became of the runs",
+        "",
+        f"Made by `python -m experiments.reliability` with jax {version('jax')}, mlflow "
+        f"{version('mlflow')}, Python {platform.python_version()}. A problem names its seed;",
+        "`python -m experiments.reliability FAULT TRIALS SEED` repeats it.",
+        "",
+        "| fault | trials | must | measured |",
+        "|---|---|---|---|",
+        *(f"| {row.fault} | {row.num_trials} | {row.must} | {row.outcome} |" for row in rows),
+        "",
+        *(f"- {problem.splitlines()[0]}" for row in rows for problem in row.problems),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -102,15 +102,19 @@ def live(directory: Path, arguments: Sequence[str], instant: Instant | None = No
     with os.fdopen(reads) as pipe:
         text = pipe.read()
     began = float(text or end)
-    output = (directory / "output.txt").read_text(encoding="utf-8", errors="replace")
+    output = _output(directory).read_text(encoding="utf-8", errors="replace")
     return Life(os.waitstatus_to_exitcode(status), output, end - began)
+
+
+def _output(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.txt")
 
 
 def _child(directory: Path, arguments: Sequence[str], instant: Instant | None, pipe: int) -> None:
     status = 70
     try:
         os.chdir(directory)
-        output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(_output(directory), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         if instant is not None:

@@ -1,13 +1,14 @@
 """Faults of the process: kill -9 at random instants, signals in each phase, a full disk."""
 
 import os
+import shutil
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 from experiments.reliability import lives
 from experiments.reliability.lives import Instant, Life, Outcome
@@ -36,12 +37,6 @@ class Bench:
             return [*lives.differences(self.wanted, lives.outcome(directory))]
         except (AssertionError, LookupError, OSError) as error:
             return [repr(error)]
-
-
-@contextmanager
-def bench() -> Iterator[Bench]:
-    with TemporaryDirectory() as folder:
-        yield Bench(Path(folder))
 
 
 def _make_store(file: Path) -> None:
@@ -133,8 +128,53 @@ def _after_signal(directory: Path, life: Life, is_double: bool) -> list[str]:
     if life.seconds > STOP_SECONDS:
         wrong.append(f"took {life.seconds:.1f} s")
     if life.status == 130 and lives.run_directory(directory):
-        if f"resume={lives.run_directory(directory)}" not in life.output:
+        place = lives.run_directory(directory)
+        if place is None or f"resume=runs/{place.name}" not in life.output:
             wrong.append("does not say how to resume")
         if (status := lives.status_of_run(directory)) != "KILLED":
             wrong.append(f"status {status} in the store")
     return wrong
+
+
+def full_disk(at: Bench, num_rounds: int, seed: int) -> Row:
+    """The disk is full from an instant of each phase on; then there is room again."""
+    phases = [phase for _ in range(num_rounds) for phase in lives.PHASES]
+    endings, problems = Counter[int](), list[str]()
+    for number, phase in enumerate(phases):
+        instant = lives.choose(Random(f"{seed}-{number}"), phase)._replace(
+            signals=(), fills_disk=True
+        )
+        with small_disk(at.root / f"disk-{number}") as directory:
+            shutil.copy(at.store, directory)
+            first = (instant, lives.live(directory, lives.EXPERIMENT, instant))
+            (directory / lives.BALLAST).unlink(missing_ok=True)
+            wrong = _unexpected([first], {0, 1, 2})
+            lived = lives.until_done(directory, lambda: None)
+            wrong += at.problems(directory) + _unexpected(lived, {0})
+        endings[first[1].status] += 1
+        problems += [f"seed {seed}, case {number}, {instant}: {problem}" for problem in wrong]
+    return Row(
+        f"full disk ({SMALL_DISK} MB tmpfs), from each phase on",
+        len(phases),
+        "clear error, earlier work intact",
+        f"{endings[0]} finished, {len(phases) - endings[0]} ended with a clear error; "
+        f"{len(problems)} problems after resuming",
+        tuple(problems),
+    )
+
+
+SMALL_DISK = 24
+"""In MB: a store, a run and its model, and not much more."""
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    """A disk of its own, in memory; where this may not be mounted, `OSError`."""
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}m", "tmpfs", str(directory)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        raise PermissionError(f"{directory}: no tmpfs may be mounted here")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
