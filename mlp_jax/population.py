@@ -1,20 +1,22 @@
 """A population: many networks that differ only in numbers, trained by one call."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from mlp_jax import data
-from mlp_jax.config import LBFGS, Experiment, flat_values, with_values
+from mlp_jax.config import LBFGS, Data, Experiment, flat_values, with_values
 from mlp_jax.course import Member, Progress
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.fitting import DivergedError, Fitted, compile_programs, evaluate_parts, fit
 from mlp_jax.lockstep import Lockstep, OnProgress, check_members, problem_of
 from mlp_jax.problem import Problem, initial_params, keys_of, numeric_settings, objective, prepare
+
+LoadData = Callable[[Data], Dataset]
 
 _TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
 """Where the numbers stand that may be arguments of the program; the rest is data and record."""
@@ -26,6 +28,7 @@ def train(
     exact: bool = False,
     halvings: int = 0,
     on_progress: OnProgress = lambda progress: None,
+    load_data: LoadData = data.load,
 ) -> list[Member]:
     """Trains the networks of `configs`, which differ only in traced numbers, in their order.
 
@@ -46,7 +49,7 @@ def train(
     members: dict[int, Member] = {}
     num_steps = 0
     with numeric_settings(configs[0]):
-        datasets = _load(configs)
+        datasets = _load(configs, load_data)
         for indices in _groups(configs, datasets, exact):
             num_before, steps_before = len(members), num_steps
 
@@ -76,12 +79,12 @@ def train(
     return [members[index] for index in range(len(configs))]
 
 
-def _load(configs: Sequence[Experiment]) -> list[Dataset]:
+def _load(configs: Sequence[Experiment], load_data: LoadData) -> list[Dataset]:
     """The dataset of each config; equal ones are one."""
     loaded: dict[str, Dataset] = {}
     for config in configs:
         if repr(config.data) not in loaded:
-            loaded[repr(config.data)] = data.load(config.data)
+            loaded[repr(config.data)] = load_data(config.data)
     return [loaded[repr(config.data)] for config in configs]
 
 

@@ -17,7 +17,9 @@ def test_a_tag_says_which_process():
 
 
 @pytest.mark.parametrize(
-    ("host", "text"), [("", str(OWN)), ("a", ""), ("a", "x/1/b/n"), ("a", "1/2")]
+    ("host", "text"),
+    [("", str(OWN)), ("a", ""), ("a", "x/1/b/n"), ("a", "1/2")],
+    ids=["no host", "nothing", "no number", "half of it"],  # the same in each process of pytest
 )
 def test_a_tag_that_says_no_process(host, text):
     assert liveness.parse(host, text) is None
@@ -35,7 +37,9 @@ def test_a_tag_that_says_no_process(host, text):
         ({"boot": "another"}, NOW - 3600, True),
         ({"boot": "", "started": "1"}, 0, False),
     ],
-)
+    ids=["itself", "number reused", "number unused", "other host", "other namespace",
+         "other boot, just now", "other boot, long ago", "boot unknown"],
+)  # fmt: skip
 def test_gone_or_not(change, heartbeat, is_gone):
     assert liveness.is_gone(OWN._replace(**change), float(heartbeat)) is is_gone
 

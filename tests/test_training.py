@@ -73,17 +73,20 @@ def python_loop(fixed, params, part, num_steps):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
-def test_scan_is_the_python_loop_to_the_last_bits(batch_size, dtype):
-    """XLA may fuse a step alone otherwise than in a scan, which shows in the last bits."""
-    fixed, part = make_training(batch_size=batch_size), make_part(dtype=dtype)
-    wanted, wanted_losses = python_loop(fixed, make_params(dtype), part, 11)
+def test_scan_is_the_python_loop_bit_for_bit(batch_size, dtype):
+    """But for single examples in float64 with newer XLA, which rounds a step alone otherwise."""
+    fixed, part, num_steps = make_training(batch_size=batch_size), make_part(dtype=dtype), 11
+    wanted = python_loop(fixed, make_params(dtype), part, num_steps)
     state = training.init_state(fixed, make_params(dtype))
-    scan = jax.jit(partial(training.train_steps, fixed, num_steps=11))
-    state, losses = scan(state, SHUFFLE_KEY, part)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_max_ulp(np.asarray(a, dtype), np.asarray(b, dtype), maxulp=64)
-    np.testing.assert_array_max_ulp(np.asarray(losses), np.asarray(wanted_losses), maxulp=64)
-    assert state.params[0].W.dtype == dtype
+    scan = jax.jit(partial(training.train_steps, fixed, num_steps=num_steps))
+    found = scan(state, SHUFFLE_KEY, part)
+    assert found[0].params[0].W.dtype == dtype
+    if (batch_size, dtype) != (1, "float64") or jax.__version_info__ < (0, 11):
+        assert_trees_equal(found, wanted)
+        return
+    one_rounding = np.finfo(dtype).eps  # of the largest number of each array, at each step
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=num_steps * one_rounding * np.abs(b).max())
 
 
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [1] * 12, [5, 7], [8, 4], [3, 3, 3, 3]])
@@ -266,7 +269,7 @@ def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("batch_size", [BATCH_SIZE, NUM_EXAMPLES])
+@pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
 def test_where_the_host_looks_changes_no_bit(batch_size, dtype):
     fixed, part = make_training(batch_size=batch_size), make_part(dtype=dtype)
     advance = jax.jit(partial(training.advance, fixed))
