@@ -175,7 +175,7 @@ class Family:
         with self.parent:
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
-            if self._runs:
+            if any(each.metrics for each in self._runs.values()):
                 self._best_first = self._log_overview()
 
     def _log_overview(self) -> str:
@@ -302,7 +302,7 @@ def interrupted_parents(
     return [
         parent.info.run_id
         for parent in parents
-        if parent.info.status != "FINISHED" and _IS_SWEEP in parent.data.tags
+        if parent.info.status in ("KILLED", "FAILED") and _IS_SWEEP in parent.data.tags
     ]
 
 

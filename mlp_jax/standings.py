@@ -8,7 +8,7 @@ from mlp_jax import comparison, summary
 from mlp_jax.console import Console, measured
 from mlp_jax.errors import RunError
 from mlp_jax.family import Trained
-from mlp_jax.jobs import Job, assignments, differences
+from mlp_jax.jobs import Job, assignments, differences, own_overrides
 from mlp_jax.proof import insist_on
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -112,7 +112,7 @@ def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
     """As runs are compared; its name is the job's overrides, a line each."""
     given = assignments(outcome.job)
     return comparison.Outcome(
-        name="\n".join(outcome.job.overrides),
+        name="\n".join(own_overrides(outcome.job)),
         differs={key: given[key] for key in keys if key in given},
         metrics={outcome.objective: outcome.value},
         status="FAILED" if math.isnan(outcome.value) else "FINISHED",
