@@ -92,8 +92,9 @@ def show(
     for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
         found = [_compared(each, keys) for each in outcomes if each.objective == objective]
         best = comparison.best_first(found, objective)
+        short = _short_names(keys)
         console.table(
-            [*keys, objective],
+            [*short.values(), objective],
             [
                 [*(each.differs.get(key, "") for key in keys), each.metrics[objective]]
                 for each in best[:NUM_SHOWN]
@@ -101,11 +102,18 @@ def show(
         )
         groups = comparison.groups(found, objective)
         if any(len(group.values) > 1 for group in groups):
-            console.table(*comparison.group_table(groups[:NUM_SHOWN], objective))
+            columns, rows = comparison.group_table(groups[:NUM_SHOWN], objective)
+            console.table([short.get(column, column) for column in columns], rows)
         console.facts({"best": alone(best[0].name.split("\n"))})
     num_failed = sum(each.error is not None for each in outcomes)
     if num_failed:
         console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, where no other one has the same: a terminal is narrow."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
 
 
 def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
