@@ -195,7 +195,7 @@ class Family:
         run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
         self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
-            if each.error is None:
+            if each.error is None and each.member.halved_at is None:
                 self._keep_best(each, run_id)
         return run_ids
 

@@ -29,6 +29,8 @@ class Outcome(NamedTuple):
     error: Exception | None = None
     log: str = ""
     run_id: str | None = None
+    is_halved: bool = False
+    """Whether successive halving ended it, so that its value is not that of the job alone."""
 
     @property
     def loss(self) -> float:
@@ -56,7 +58,8 @@ def outcome(trained: Trained, run_id: str | None) -> Outcome:
     if run_id is not None:
         lines.append(f"run       {run_id}")
     name, value = summary.standing(trained.result)
-    return Outcome(trained.job, name, value, None, _text(lines), run_id)
+    is_halved = trained.member.halved_at is not None
+    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved)
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -68,7 +71,8 @@ def before(job: Job, run: "mlflow.entities.Run") -> Outcome:
     metrics, name = run.data.metrics, run.data.tags.get("objective", "train/loss")
     kept = comparison.kept(name, job.config.early_stopping.patience is not None)
     log = f"run {run.info.run_id} has FINISHED before\n"
-    return Outcome(job, name, metrics.get(kept, math.nan), None, log, run.info.run_id)
+    value, is_halved = metrics.get(kept, math.nan), "halved_at" in run.data.tags
+    return Outcome(job, name, value, None, log, run.info.run_id, is_halved)
 
 
 def describe(trained: Sequence[Trained]) -> str:
@@ -123,6 +127,6 @@ def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
         name="\n".join(own_overrides(outcome.job)),
         differs={key: given[key] for key in keys if key in given},
         metrics={outcome.objective: outcome.value},
-        status="FAILED" if math.isnan(outcome.value) else "FINISHED",
+        status="FAILED" if outcome.is_halved or math.isnan(outcome.value) else "FINISHED",
         run_id=outcome.run_id or "",
     )

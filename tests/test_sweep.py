@@ -269,7 +269,10 @@ def test_successive_halving(
 
     monkeypatch.setattr(population, "train", halve)
     common = [*SHORT, "name=halving", "sweep.halvings=2"]
-    first, _ = run(make_jobs(["seed=0"], ["seed=1"], common=common))
+    printed = Printed()
+    first, second = run(make_jobs(["seed=0"], ["seed=1"], common=common), printed)
+    assert (first.is_halved, second.is_halved) == (True, False)
+    assert f"best  {' '.join(own_overrides(second.job))}\n" in printed.text
     assert "ended by successive halving at step 10" in first.log
     assert client.get_run(str(first.run_id)).data.tags["halved_at"] == "10"
 
