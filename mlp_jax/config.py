@@ -7,6 +7,7 @@ not have is an error. Values come from `conf/`; the dataclasses hold no defaults
 import difflib
 import itertools
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -79,7 +80,10 @@ def one_or_each_of(*names: str) -> Allowed:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def between(lowest: int, highest: int) -> Allowed:

@@ -57,7 +57,8 @@ def write_alone(client, experiment, record):
             run.log_metrics({name: value}, step)
     for file, text in record.texts.items():
         run.log_text(text, file)
-    run.flush()
+    with run:
+        pass
     client.set_terminated(run.run_id, record.status)
     return run.run_id
 
@@ -74,8 +75,9 @@ def search(client, experiment, **kwargs):
 
 
 def content(client, run_id, *, without_times=False):
-    """All that the public client gives back of a run, but its ids."""
+    """All that the public client gives back of a run, but its ids and the process it ran in."""
     run = client.get_run(run_id)
+    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith("run.")}
     info = {key: value for key, value in dict(run.info).items() if run_id not in str(value)}
     times = {info.pop(name) for name in ("start_time", "end_time")}
     history = {
@@ -92,7 +94,7 @@ def content(client, run_id, *, without_times=False):
         if file.is_file()
     }
     inputs = [(dict(i.dataset), [dict(tag) for tag in i.tags]) for i in run.inputs.dataset_inputs]
-    facts = (info, run.data.params, run.data.tags, run.data.metrics, history, files, inputs)
+    facts = (info, run.data.params, tags, run.data.metrics, history, files, inputs)
     return facts if without_times else (*facts, times)
 
 

@@ -75,6 +75,7 @@ def test_every_key_says_what_it_may_be() -> None:
     ("override", "error"),
     [
         ("seed=-1", "seed=-1: must be a whole number from 0 to 4,294,967,295."),
+        ("data.num_inputs=1" + "0" * 400, "must be a whole number from 1 to 16."),
         ("num_epochs=0", "num_epochs=0: must be a whole number from 1 to 2,147,483,647, or null."),
         ("device=gpuu", "device=gpuu: must be one of auto, cpu, gpu, tpu. Did you mean gpu?"),
         ("name=''", "name='': must be a text of one line or less, not empty, or null."),
