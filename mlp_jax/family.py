@@ -175,7 +175,7 @@ class Family:
         with self.parent:
             for _, run_id, result in self._best:
                 self._attach(run_id, result)
-            if self._runs:
+            if any(each.metrics for each in self._runs.values()):
                 self._best_first = self._log_overview()
 
     def _log_overview(self) -> str:
@@ -195,7 +195,7 @@ class Family:
         run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
         self._runs |= zip(run_ids, records, strict=True)
         for each, run_id in zip(trained, run_ids, strict=True):
-            if each.error is None:
+            if each.error is None and each.member.halved_at is None:
                 self._keep_best(each, run_id)
         return run_ids
 
@@ -302,7 +302,7 @@ def interrupted_parents(
     return [
         parent.info.run_id
         for parent in parents
-        if parent.info.status != "FINISHED" and _IS_SWEEP in parent.data.tags
+        if parent.info.status in ("KILLED", "FAILED") and _IS_SWEEP in parent.data.tags
     ]
 
 

@@ -283,3 +283,9 @@ def assignments(job: Job) -> dict[str, str]:
     """The overrides of a job as `{"seed": "3", …}`."""
     pairs = (override.partition("=") for override in job.overrides)
     return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def own_overrides(job: Job) -> list[str]:
+    """The overrides of a job that are about its own training."""
+    of_sweep = ("sweep.", "population.")
+    return [text for text in job.overrides if not text.lstrip("+~").startswith(of_sweep)]

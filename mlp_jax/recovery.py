@@ -195,5 +195,6 @@ def _try_recover(directory: Path, client: "mlflow.MlflowClient") -> bool:
 
 
 def repaired_line(name: str, directory: Path | None) -> str:
-    how = f"; go on with: {resume_command(directory)}" if directory else ""
+    is_left = directory is not None and directory.exists()  # a sweep's is removed
+    how = f"; go on with: {resume_command(directory)}" if directory and is_left else ""
     return f"the run {name!r} was left RUNNING by a process that is gone: marked KILLED{how}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax.config import find_field
 from mlp_jax.errors import UserError
+from mlp_jax.store import redacted
 
 if TYPE_CHECKING:  # a grid needs none of them
     import numpy as np
@@ -46,12 +47,15 @@ class Interval(NamedTuple):
     is_whole: bool
 
     def at(self, fraction: float) -> int | float:
-        """Four digits are enough for a number that nobody chose."""
         low, high = self.low, self.high + self.is_whole
         linear = low + (high - low) * fraction
         value = low * (high / low) ** fraction if self.is_log else linear
+        return min(int(value), int(self.high)) if self.is_whole else self.rounded(value)
+
+    def rounded(self, value: int | float) -> int | float:
+        """Four digits are enough for a number that nobody chose."""
         if self.is_whole:
-            return min(int(value), int(self.high))
+            return int(value)
         return min(max(float(f"{value:.4g}"), self.low), self.high)
 
 
@@ -153,28 +157,43 @@ class Study:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # A trial of the batch that is not yet known counts as a bad one, so they spread.
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        self._study = optuna.create_study(
-            sampler=sampler, storage=storage, study_name=name, load_if_exists=True
-        )
+        try:
+            self._study = optuna.create_study(
+                sampler=sampler, storage=storage, study_name=name, load_if_exists=True
+            )
+        except Exception as error:  # whatever the database and its driver come up with
+            reason = str(error).splitlines()[0]
+            raise UserError(redacted(f"hydra.sweeper.storage={storage}: {reason}")) from None
+        self._name = name
         self._asked: list[optuna.Trial] = []
 
     def ask(self, num_trials: int) -> list[Overrides]:
         """The jobs that look best before they are run."""
         space = {d.key: _distribution(d) for d in self._dimensions if _is_open(d)}
-        self._asked = [self._study.ask(space) for _ in range(num_trials)]
+        try:
+            self._asked = [self._study.ask(space) for _ in range(num_trials)]
+        except ValueError as error:
+            raise UserError(
+                f"hydra.sweeper.study_name={self._name}: this study has other ranges or choices "
+                f"({error}); take another name."
+            ) from None
         return [
-            [
-                f"{d.key}={trial.params[d.key]}" if d.interval
-                else f"{d.key}{trial.params.get(d.key, d.values[0])}"
-                for d in self._dimensions
-            ]
+            [_proposed(dimension, trial.params) for dimension in self._dimensions]
             for trial in self._asked
-        ]  # fmt: skip
+        ]
 
     def tell(self, losses: Sequence[float]) -> None:
         """What the jobs of the last `ask` came to; infinite where there is nothing finite."""
         for trial, loss in zip(self._asked, losses, strict=True):
             self._study.tell(trial, loss)
+
+
+def _proposed(dimension: Dimension, params: dict[str, Any]) -> str:
+    """The override that a trial's parameters stand for."""
+    key = dimension.key
+    if dimension.interval is not None:
+        return f"{key}={dimension.interval.rounded(params[key])}"
+    return f"{key}{params.get(key, dimension.values[0])}"
 
 
 def _is_open(dimension: Dimension) -> bool:

@@ -8,7 +8,7 @@ from mlp_jax import comparison, summary
 from mlp_jax.console import Console, measured
 from mlp_jax.errors import RunError
 from mlp_jax.family import Trained
-from mlp_jax.jobs import Job, assignments, differences
+from mlp_jax.jobs import Job, assignments, differences, own_overrides
 from mlp_jax.proof import insist_on
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -29,6 +29,8 @@ class Outcome(NamedTuple):
     error: Exception | None = None
     log: str = ""
     run_id: str | None = None
+    is_halved: bool = False
+    """Whether successive halving ended it, so that its value is not that of the job alone."""
 
     @property
     def loss(self) -> float:
@@ -56,7 +58,8 @@ def outcome(trained: Trained, run_id: str | None) -> Outcome:
     if run_id is not None:
         lines.append(f"run       {run_id}")
     name, value = summary.standing(trained.result)
-    return Outcome(trained.job, name, value, None, _text(lines), run_id)
+    is_halved = trained.member.halved_at is not None
+    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved)
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -68,7 +71,8 @@ def before(job: Job, run: "mlflow.entities.Run") -> Outcome:
     metrics, name = run.data.metrics, run.data.tags.get("objective", "train/loss")
     kept = comparison.kept(name, job.config.early_stopping.patience is not None)
     log = f"run {run.info.run_id} has FINISHED before\n"
-    return Outcome(job, name, metrics.get(kept, math.nan), None, log, run.info.run_id)
+    value, is_halved = metrics.get(kept, math.nan), "halved_at" in run.data.tags
+    return Outcome(job, name, value, None, log, run.info.run_id, is_halved)
 
 
 def describe(trained: Sequence[Trained]) -> str:
@@ -92,8 +96,9 @@ def show(
     for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
         found = [_compared(each, keys) for each in outcomes if each.objective == objective]
         best = comparison.best_first(found, objective)
+        short = _short_names(keys)
         console.table(
-            [*keys, objective],
+            [*short.values(), objective],
             [
                 [*(each.differs.get(key, "") for key in keys), each.metrics[objective]]
                 for each in best[:NUM_SHOWN]
@@ -101,20 +106,27 @@ def show(
         )
         groups = comparison.groups(found, objective)
         if any(len(group.values) > 1 for group in groups):
-            console.table(*comparison.group_table(groups[:NUM_SHOWN], objective))
+            columns, rows = comparison.group_table(groups[:NUM_SHOWN], objective)
+            console.table([short.get(column, column) for column in columns], rows)
         console.facts({"best": alone(best[0].name.split("\n"))})
     num_failed = sum(each.error is not None for each in outcomes)
     if num_failed:
         console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
 
 
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, where no other one has the same: a terminal is narrow."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+
+
 def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
     """As runs are compared; its name is the job's overrides, a line each."""
     given = assignments(outcome.job)
     return comparison.Outcome(
-        name="\n".join(outcome.job.overrides),
+        name="\n".join(own_overrides(outcome.job)),
         differs={key: given[key] for key in keys if key in given},
         metrics={outcome.objective: outcome.value},
-        status="FAILED" if math.isnan(outcome.value) else "FINISHED",
+        status="FAILED" if outcome.is_halved or math.isnan(outcome.value) else "FINISHED",
         run_id=outcome.run_id or "",
     )

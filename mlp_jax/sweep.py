@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from threading import Thread
 from typing import Any
 
-from mlp_jax import family, population, standings, store, summary
+from mlp_jax import family, population, recovery, standings, store, summary
 from mlp_jax.console import Console, OnSweep, number
 from mlp_jax.course import Progress
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.family import Family, Trained
-from mlp_jax.jobs import Job, groups
+from mlp_jax.jobs import Job, groups, own_overrides
 from mlp_jax.lockstep import spread_over_cores
 from mlp_jax.problem import numeric_settings
 from mlp_jax.standings import Outcome
@@ -36,6 +36,8 @@ class Sweep:
         self.command, self.alone = command, alone
         self.console = console or Console()
         self.outcomes: list[Outcome] = []
+        self._jobs: dict[tuple[str, str], list[Job]] = {}
+        """Those that are tracked, by their store and experiment."""
         self._families: dict[tuple[str, str], Family] = {}
         self._stack = ExitStack()
 
@@ -62,6 +64,8 @@ class Sweep:
         tracked = [job for job in jobs if _is_tracked(job)]
         for uri in {job.config.tracking.uri for job in tracked}:
             store.check(uri)
+        for job in tracked:
+            self._jobs.setdefault(_family_key(job), []).append(job)
         if tracked:
             Thread(target=store.preload, daemon=True).start()
         spread_over_cores()
@@ -96,7 +100,7 @@ class Sweep:
             return self._failed(group, error)
         end = _now()
         trained = [
-            Trained(job, member, device, self.alone(job.overrides), start, end)
+            Trained(job, member, device, self.alone(own_overrides(job)), start, end)
             for job, member in zip(group, members, strict=True)
         ]
         self.console.line(standings.describe(trained))
@@ -120,8 +124,7 @@ class Sweep:
                 by_family.setdefault(_family_key(each.job), []).append(each)
         run_ids: dict[int, str] = {}
         for key, members in by_family.items():
-            of_family = self._family(key, [each.job for each in members])
-            ids = of_family.write(members, self._progress_of_writing(len(members), key[0]))
+            ids = self._family(key).write(members, self._progress_of_writing(len(members), key[0]))
             run_ids |= zip((each.job.index for each in members), ids, strict=True)
         return run_ids
 
@@ -134,9 +137,10 @@ class Sweep:
 
         return on_progress
 
-    def _family(self, key: tuple[str, str], jobs: list[Job]) -> Family:
+    def _family(self, key: tuple[str, str]) -> Family:
         """The runs of an experiment, whose parent begins with the first of them."""
         if key not in self._families:
+            jobs = self._jobs[key]
             client = store.open_store(jobs[0].config.tracking.uri)
             started = Family(client, key[1], jobs, self.command)
             self._families[key] = self._stack.enter_context(started)
@@ -150,13 +154,15 @@ class Sweep:
         outcomes: list[Outcome] = []
         for key, of_family in by_family.items():
             client = store.open_store(of_family[0].config.tracking.uri)
+            for line in recovery.repair_store(client, own_run_id=""):
+                self.console.line(line)
             found = family.find_finished(client, key[1], of_family)
             runs = list(found.values())
             interrupted = family.interrupted_parents(client, runs)
             if interrupted or len(runs) < len(of_family):
-                self._family(key, of_family).include(runs)
+                self._family(key).include(runs)
             for parent_id in interrupted:
-                self._family(key, of_family).adopt(runs, parent_id)
+                self._family(key).adopt(runs, parent_id)
             outcomes += [
                 standings.before(job, found[job.index]) for job in of_family if job.index in found
             ]

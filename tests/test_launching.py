@@ -217,6 +217,7 @@ RANDOM = ["hydra/sweeper=random", "hydra.sweeper.num_trials=9", "seed=3,4"]
         (["seed=3,4"], {4: DIVERGED}, RunError, "diverged"),
         (["seed=3,4"], {3: UserError("x"), 4: UserError("x")}, UserError, "2 of 2 jobs failed"),
         (["seed=3,4"], {3: UserError("x"), 4: ERROR}, RunError, "2 of 2 jobs failed"),
+        (["seed=3,4"], {3: UserError("x")}, RunError, "^x "),  # the other one was trained
         (["seed=3,4"], {4: ZeroDivisionError("a bug")}, ZeroDivisionError, "a bug"),
         (RANDOM, {4: ERROR}, RunError, "of 9 jobs failed"),
         (RANDOM, {3: DIVERGED, 4: DIVERGED}, RunError, "9 of 9 jobs failed"),
@@ -287,6 +288,18 @@ def test_optuna_learns_from_its_trials(multirun: Multirun) -> None:
     assert sum(seeds[-20:]) < sum(seeds[:20]) / 2
 
 
+def test_a_study_is_continued(multirun: Multirun) -> None:
+    optuna = pytest.importorskip("optuna")
+    kept = ["hydra/sweeper=optuna", "hydra.sweeper.num_trials=2", "hydra.sweeper.study_name=s",
+            "hydra.sweeper.storage=sqlite:///optuna.db"]  # fmt: skip
+    for _ in range(2):
+        multirun("model.l2=interval(0,1)", "seed=3", *kept)
+    study = optuna.load_study(study_name="s", storage="sqlite:///optuna.db")
+    assert [trial.value for trial in study.trials] == [3.0] * 4
+    with pytest.raises(UserError, match="study_name=s: this study has other ranges or choices"):
+        multirun("model.l2=0,1", *kept)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -303,6 +316,7 @@ def test_optuna_learns_from_its_trials(multirun: Multirun) -> None:
         (["hydra/sweeper=random", "seed=interval(0,inf)"], "must be finite"),
         (["hydra/sweeper=random", "model.l2=interval(-2,-1)"], "must be a number >= 0"),
         (["hydra/sweeper=random", "hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.storage=x://a:b@c"], "storage=x://***@c: "),
     ],
 )
 def test_a_search_that_cannot_be(

@@ -20,7 +20,7 @@ from mlp_jax.config import Experiment, with_values
 from mlp_jax.console import Console
 from mlp_jax.course import Member
 from mlp_jax.errors import NoResultError, RunError, UserError
-from mlp_jax.jobs import Job, config_hash
+from mlp_jax.jobs import Job, config_hash, own_overrides
 from mlp_jax.standings import Outcome
 from mlp_jax.sweep import Sweep
 
@@ -160,7 +160,7 @@ def test_a_group_that_fails_is_reported_and_the_best_is_named(
     best = min((o for o in outcomes if o.error is None), key=lambda outcome: outcome.value)
     assert "1 of the jobs failed, such as" in text
     assert "batch_size=5: there are 4 training examples" in text
-    assert f"best  {' '.join(best.job.overrides)}\n" in text
+    assert f"best  {' '.join(own_overrides(best.job))}\n" in text
     assert "2 of 6 jobs failed or diverged" in text
     assert "gradients proved" in text
 
@@ -199,7 +199,7 @@ def test_a_child_has_all_that_its_run_alone_has(client: MlflowClient, place: Pat
     assert outcome.loss == -outcome.value < 0
     child = client.get_run(str(outcome.run_id))
     alone = [*MOONS, "name=alone", "seed=3"]
-    experiment.run(compose(alone), Printed().console, command=" ".join(outcome.job.overrides))
+    experiment.run(compose(alone), Printed().console, command=" ".join(own_overrides(outcome.job)))
     [single] = runs_of(client, "alone")
 
     assert {**child.data.params, "name": "alone"} == single.data.params
@@ -269,7 +269,10 @@ def test_successive_halving(
 
     monkeypatch.setattr(population, "train", halve)
     common = [*SHORT, "name=halving", "sweep.halvings=2"]
-    first, _ = run(make_jobs(["seed=0"], ["seed=1"], common=common))
+    printed = Printed()
+    first, second = run(make_jobs(["seed=0"], ["seed=1"], common=common), printed)
+    assert (first.is_halved, second.is_halved) == (True, False)
+    assert f"best  {' '.join(own_overrides(second.job))}\n" in printed.text
     assert "ended by successive halving at step 10" in first.log
     assert client.get_run(str(first.run_id)).data.tags["halved_at"] == "10"
 
@@ -380,11 +383,33 @@ def test_what_was_left_unfinished_is_removed(client: MlflowClient, place: Path) 
     """As where a process died while it wrote to a tracking server, run by run."""
     run(make_jobs(["seed=0"], common=[*SHORT, "name=torn"]))
     [parent], [child] = parents(client, "torn"), children(client, "torn")
-    client.update_run(parent.info.run_id, status="RUNNING")
+    client.update_run(parent.info.run_id, status="KILLED")
     tags = {"mlflow.parentRunId": parent.info.run_id, "config_hash": "torn"}
     client.create_run(child.info.experiment_id, tags=tags)
     check_resumed(client, "torn", ["seed=0"], ["seed=1"])
     assert children(client, "torn")[-1].info.run_id == child.info.run_id
+
+
+def test_a_sweep_that_is_alive_keeps_its_children(client: MlflowClient, place: Path) -> None:
+    run(make_jobs(["seed=0"], common=[*SHORT, "name=alive"]))
+    [parent], [child] = parents(client, "alive"), children(client, "alive")
+    client.update_run(parent.info.run_id, status="RUNNING")  # of this very process
+    run(make_jobs(["seed=0"], ["seed=1"], common=[*RESUME, "name=alive"]))
+    assert client.get_run(parent.info.run_id).info.lifecycle_stage == "active"
+    tags = client.get_run(child.info.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == parent.info.run_id
+    assert len(children(client, "alive")) == 2
+
+
+@pytest.mark.parametrize("rate", ["1e38", "30"])  # before the first log point, and after it
+def test_a_sweep_of_which_nothing_is_left(client: MlflowClient, place: Path, rate: str) -> None:
+    printed, lost = Printed(), [f"optimizer.learning_rate={rate}", "model.l2=1"]
+    [outcome] = run(make_jobs(lost, common=[*SHORT, f"name=lost {rate}"]), printed)
+    assert isinstance(outcome.error, NoResultError)
+    assert "1 of 1 jobs failed or diverged" in printed.text
+    [child], [parent] = children(client, f"lost {rate}"), parents(client, f"lost {rate}")
+    assert bool(child.data.metrics) == (rate == "30")
+    assert (child.info.status, parent.info.status) == ("FAILED", "FINISHED")
 
 
 def test_a_store_that_fails_ends_the_sweep(

@@ -1,8 +1,7 @@
 """What the population launcher does: directories, one sweep, and what is left of each job."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,24 +71,6 @@ def launch(
         returns[index].end(outcome)
 
     env: dict[str, str] = dict(hydra.job.env_set)
-    with launcher.sweep(jobs) as sweep, env_override(env), _callbacks(launcher, jobs, returns):
+    with launcher.sweep(jobs) as sweep, env_override(env):
         sweep.train(jobs, on_done)
     return list(returns.values())
-
-
-@contextmanager
-def _callbacks(
-    launcher: "PopulationLauncher", jobs: Sequence[Job], returns: Mapping[int, JobReturn]
-) -> Iterator[None]:
-    """Hydra's callbacks of each job, where there are any: each needs a whole config."""
-    assert launcher.config is not None and launcher.hydra_context is not None
-    assert launcher.task_function is not None
-    callbacks = launcher.hydra_context.callbacks
-    observed = jobs if launcher.config.hydra.callbacks else []
-    for job in observed:
-        config = launcher.composer.composed(job).composed
-        callbacks.on_job_start(config=config, task_function=launcher.task_function)
-    yield
-    for job in observed:
-        config = launcher.composer.composed(job).composed
-        callbacks.on_job_end(config=config, job_return=returns[job.index])

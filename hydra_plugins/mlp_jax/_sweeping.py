@@ -80,7 +80,8 @@ def _raise_failures(jobs: Sequence[JobReturn], may_diverge: bool) -> None:
     if not isinstance(error, (UserError, RunError)):  # a bug, whose traceback is wanted
         error.add_note(f"In the job {where}.")
         raise error
-    kind = UserError if all(isinstance(error, UserError) for _, error in failed) else RunError
+    is_mistake = all(isinstance(error, UserError) for _, error in failed)
+    kind = UserError if is_mistake and len(failed) == len(jobs) else RunError
     if len(failed) == 1:
         raise kind(f"{error} (In the job {where}.)") from error
     raise kind(f"{len(failed)} of {len(jobs)} jobs failed; the first, {where}: {error}") from error
