@@ -54,6 +54,19 @@ def _damage(folder: Path, trials: int, seed: int) -> list[Row]:
     return [disk.damaged_files(disk.Bench(folder), trials, seed)]
 
 
+def _store(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import tracking_faults
+
+    folders = [folder / name for name in ("faults", "kills", "processes")]
+    for place in folders:
+        place.mkdir()
+    return [
+        *tracking_faults.tracking_rows(folders[0]),
+        tracking_faults.kill_row(folders[1]),
+        tracking_faults.many_processes_row(folders[2], trials),
+    ]
+
+
 def _cost(folder: Path, trials: int, seed: int) -> list[Row]:
     from experiments.reliability import disk
 
@@ -66,9 +79,10 @@ FAULTS: dict[str, tuple[Measure, int]] = {
     "failing": (_failing, 1),
     "damage": (_damage, 240),
     "full-disk": (_full_disk, 2),
+    "store": (_store, 20),
     "cost": (_cost, 7),
 }
-"""By name, with the number of trials for the table: kills, rounds over all phases, files, runs."""
+"""By name, with the number of trials for the table: kills, rounds, files, runs."""
 
 
 def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:
@@ -78,7 +92,11 @@ def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:
     if fault == "full-disk":
         command = ["unshare", "--map-root-user", "--mount", *command]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return [Row(*row[:-1], tuple(row[-1])) for row in json.loads(done.stdout or "[]")]
+    found = json.loads(done.stdout or "[]")
+    return [
+        Row(name, num_trials, must, outcome, tuple(problems))
+        for name, num_trials, must, outcome, problems in found
+    ]
 
 
 def can_mount() -> bool:
