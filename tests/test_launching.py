@@ -114,6 +114,15 @@ def test_a_job_has_the_files_that_hydra_writes(multirun: Multirun, tmp_path: Pat
         assert our.task_name == their.task_name == "the_job"
 
 
+def test_sweeps_that_start_together_have_directories_of_their_own(
+    multirun: Multirun, tmp_path: Path
+) -> None:
+    default = yaml.safe_load((CONF / "config.yaml").read_text())["hydra"]["sweep"]["dir"]
+    for _ in range(3):
+        multirun("seed=3", f"hydra.sweep.dir={default}")
+    assert len(list(tmp_path.glob("multirun/*/*/0"))) == 3
+
+
 def test_a_job_has_its_log(multirun: Multirun, tmp_path: Path) -> None:
     multirun("seed=3,4")
     assert (tmp_path / "out/1/the_job.log").read_text() == "log of 1\n"
@@ -146,13 +155,14 @@ def test_jobs_that_train_together_share_the_directory(multirun: Multirun) -> Non
         multirun("seed=3,4", "hydra.job.chdir=true")
 
 
+@pytest.mark.parametrize("launcher", ["population", "basic"])
 def test_a_bad_job_is_refused_before_any_starts(
-    multirun: Multirun, tmp_path: Path, recorder: Recorder
+    multirun: Multirun, tmp_path: Path, recorder: Recorder, launcher: str
 ) -> None:
     with pytest.raises(
         UserError, match=r"^seed=-1: must be .* \(In the job seed=-1 model\.l2=0\.\)"
     ):
-        multirun("seed=3,-1", "model.l2=0")
+        multirun("seed=3,-1", "model.l2=0", f"hydra/launcher={launcher}")
     assert not recorder.batches
     assert not list(tmp_path.iterdir())
 
