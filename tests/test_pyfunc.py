@@ -137,13 +137,14 @@ def client(tmp_path_factory):
 def log(client, dataset, model):
     example = pyfunc.raw_inputs(dataset, 3)
     with tracking.start(client, "models", "r", params={}) as run:
-        uri = run.log_model(
+        run.log_model(
             pyfunc.__name__,
             lambda folder: pyfunc.save(folder, model),
             example,
             model.predict(example),
         )
-    return run, uri
+    assert run.is_delivered
+    return run, run.model_uri
 
 
 @pytest.fixture(scope="module")
