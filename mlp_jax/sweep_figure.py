@@ -45,7 +45,7 @@ def draw(
         if num_seeds != {1}:
             counts = " to ".join(map(str, sorted({min(num_seeds), max(num_seeds)})))
             spread = ", lowest to highest" if len(keys) == 1 else ""
-            panels[1].set_title(f"mean of {counts} seeds{spread}")
+            panels[1].set_title(f"mean of {counts} seeds{spread}", loc="center")
     return figure
 
 
