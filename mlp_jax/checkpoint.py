@@ -135,7 +135,10 @@ def _best(steps: list[int], history: Points) -> list[int]:
         for step, metrics in history
         if step in steps
     }
-    return [min(losses, key=losses.__getitem__)] if losses else []
+    finite = {
+        step: loss for step, loss in losses.items() if np.isfinite(loss)
+    }  # NaN orders nothing
+    return [min(finite, key=finite.__getitem__)] if finite else []
 
 
 # --- files -------------------------------------------------------------------------------------

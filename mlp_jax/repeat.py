@@ -57,16 +57,21 @@ def from_directory(directory: Path) -> Original:
 
 def from_store(run_id: str, uri: str | None) -> Original:
     """A run of which only the tracking store knows."""
+    address = store.check(uri)
+    unknown = UserError(
+        f"rerun={run_id}: no such run, neither as a directory nor in {store.redacted(address)}; "
+        "checkpoint.root=DIRECTORY and tracking.uri=STORE say where else to look."
+    )
+    file = address.removeprefix("sqlite:///")
+    if file != address and not store.is_ready(Path(file)):
+        raise unknown  # opening it would create it
     client = store.open_store(uri)
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise UserError(
-            f"rerun={run_id}: no such run, neither as a directory nor in {client.tracking_uri}; "
-            "checkpoint.root=DIRECTORY and tracking.uri=STORE say where else to look."
-        ) from None
+        raise unknown from None
     config, then = (_artifact(client, run_id, name) for name in ("config", "environment"))
     if "params_sha256" not in run.data.tags:
         raise UserError(f"rerun={run_id}: the run has not finished; there is nothing to compare.")
