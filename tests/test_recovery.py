@@ -246,7 +246,8 @@ def test_damaged_entries_are_told_and_the_others_delivered(client, monkeypatch, 
     file = run.directory / journal.JOURNAL
     lines = file.read_bytes().splitlines(keepends=True)
     at = next(n for n, line in enumerate(lines) if b"metrics" in line)
-    file.write_bytes(b"".join([*lines[:at], b"0" + lines[at][1:], *lines[at + 1 :]]))
+    damaged = bytes([lines[at][0] ^ 1]) + lines[at][1:]
+    file.write_bytes(b"".join([*lines[:at], damaged, *lines[at + 1 :]]))
     assert not sync.sync([run.directory])
     assert "LOST: 1 damaged entries" in capsys.readouterr().out
     assert status(client, run) == "FINISHED"
