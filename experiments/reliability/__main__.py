@@ -29,6 +29,12 @@ def _kills(folder: Path, trials: int, seed: int) -> list[Row]:
     return [processes.kills(processes.Bench(folder), trials, seed)]
 
 
+def _sweeps(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import sweeps
+
+    return [sweeps.kills(folder, trials, seed)]
+
+
 def _signals(folder: Path, trials: int, seed: int) -> list[Row]:
     from experiments.reliability import processes
 
@@ -75,6 +81,7 @@ def _cost(folder: Path, trials: int, seed: int) -> list[Row]:
 
 FAULTS: dict[str, tuple[Measure, int]] = {
     "kills": (_kills, 60),
+    "sweeps": (_sweeps, 40),
     "signals": (_signals, 2),
     "failing": (_failing, 1),
     "damage": (_damage, 240),

@@ -29,7 +29,7 @@ class Bench:
             raise RuntimeError(life.output)
         self.wanted: Outcome = lives.outcome(first)
         self.store = root / "mlflow.db"
-        _make_store(self.store)
+        make_store(self.store)
 
     def problems(self, directory: Path) -> list[str]:
         """What is not as in the undisturbed run."""
@@ -39,7 +39,7 @@ class Bench:
             return [repr(error)]
 
 
-def _make_store(file: Path) -> None:
+def make_store(file: Path) -> None:
     """In a process of its own: this one stays without threads, to fork from."""
     child = os.fork()
     if child == 0:
