@@ -156,8 +156,8 @@ def _of_run(
     named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
     if not named:
         return None
-    if len(named) > 1 or arguments.multirun:
-        raise UserError(f"{' '.join(named)}: takes one run, and no sweep.")
+    if len(named) > 1 or arguments.multirun or arguments.cfg or arguments.info:
+        raise UserError(f"{' '.join(named)}: takes one run, and no -m, --cfg or --info.")
     name, _, value = named[0].partition("=")
     if not value:
         raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")

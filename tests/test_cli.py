@@ -55,6 +55,7 @@ def command(
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -480,14 +481,15 @@ def test_a_store_that_cannot_be_written(command: Command, tmp_path: Path, below:
 LONG = "x" * 300  # no file system takes it
 
 
-def write_run(directory: Path, *overrides: str, finished: bool = False) -> Path:
-    """The records of a run of 20 epochs, as if it had been begun here."""
+def write_run(directory: Path, *overrides: str, ending: str = "") -> Path:
+    """The records of a run of 20 epochs, as if it had been begun here and perhaps ended so."""
     experiment = cli.compose(["data=xor", "num_epochs=20", "tracking=none", *overrides])
     directory.mkdir(parents=True)
     rundir.write(directory, rundir.CONFIG, recorded.to_record(experiment, log_every=1))
     rundir.write(directory, rundir.ENVIRONMENT, {"num_cores": environment.num_cores()})
-    if finished:
-        rundir.write(directory, rundir.RESULT, {"last_step": 20, "stopped_early": False})
+    if ending:
+        stopped = {"last_step": 20, "stopped_early": ending == "stopped early"}
+        rundir.write(directory, rundir.RESULT, stopped)
     return directory
 
 
@@ -500,10 +502,15 @@ def content(root: Path) -> dict[Path, bytes]:
     [
         (["resume="], "resume=: give the directory of a run or its id, resume=RUN."),
         (["rerun"], "rerun=: give the directory of a run or its id, rerun=RUN."),
-        (["resume=a", "rerun=b"], "resume=a rerun=b: takes one run, and no sweep."),
-        (["resume=a", "resume=b"], "resume=a resume=b: takes one run, and no sweep."),
-        (["-m", "resume=a"], "resume=a: takes one run, and no sweep."),
-        (["--multirun", "rerun=a", "seed=0,1"], "rerun=a: takes one run, and no sweep."),
+        (["resume=a", "rerun=b"], "resume=a rerun=b: takes one run, and no -m, --cfg or --info."),
+        (["resume=a", "resume=b"], "resume=a resume=b: takes one run, and no -m, --cfg or --info."),
+        (["-m", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (
+            ["--multirun", "rerun=a", "seed=0,1"],
+            "rerun=a: takes one run, and no -m, --cfg or --info.",
+        ),
+        (["--cfg", "job", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (["--info", "all", "rerun=a"], "rerun=a: takes one run, and no -m, --cfg or --info."),
         (["resume=nope"], "resume=nope: no directory of a run, and none of that name or id below"),
         (["resume=."], "resume=.: no directory of a run"),
         (["resume=nope", "checkpoint.root=mine"], "name or id below mine; checkpoint.root=DIREC"),
@@ -558,7 +565,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     """Even where the record of another run is damaged."""
     root = tmp_path / "runs"
     for name in "abc":
-        directory = write_run(root / name, finished=True)
+        directory = write_run(root / name, ending="finished")
         rundir.write(directory, rundir.RUN, {"run_id": f"id of {name}"})
     for name in "ac":
         (root / name / rundir.RUN).write_text("{}")
@@ -571,10 +578,19 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
 
 
 def test_a_finished_run_is_not_shortened(command: Command, tmp_path: Path) -> None:
-    directory = write_run(tmp_path / "a", finished=True)
+    directory = write_run(tmp_path / "a", ending="finished")
     outcome = command(f"resume={directory}", "num_epochs=19")
     assert "num_epochs=19: the run has 20, which may only be raised." in outcome.err
     assert not outcome.problem()
+
+
+def test_a_run_that_stopped_early_is_not_prolonged(command: Command, tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "a", ending="stopped early")
+    before = content(directory)
+    outcome = command(f"resume={directory}", "num_epochs=30")
+    assert outcome.status == 0
+    assert outcome.out.startswith("the run has finished, at step 20; early stopping ended it: ")
+    assert content(directory) == before
 
 
 # --- a process of its own ----------------------------------------------------------------------
