@@ -166,17 +166,27 @@ class KilledError(BaseException):
 
 
 def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Lets `number` more of the calls that change the disk for good succeed, and no others."""
+    """Lets `number` more of the calls that change the disk for good succeed, and no others.
+
+    The one that is killed has done half of its work, where it has halves.
+    """
     left = iter(range(number))
+    is_alive = True
 
     def until_killed(original):
         def call(*args, **kwargs):
+            nonlocal is_alive
             if next(left, None) is None:
+                if is_alive and original is rmtree and args[0].is_dir():
+                    for path in sorted(args[0].iterdir())[:1]:
+                        path.unlink()
+                is_alive = False
                 raise KilledError
             return original(*args, **kwargs)
 
         return call
 
+    rmtree = shutil.rmtree
     for owner, name in ((os, "fsync"), (os, "mkdir"), (Path, "rename"), (shutil, "rmtree")):
         patch.setattr(owner, name, until_killed(getattr(owner, name)))
 
@@ -202,6 +212,9 @@ def test_a_kill_between_any_two_steps_of_a_save_loses_no_whole_checkpoint(
         told = []
         newest.add(restored_step(checkpoints, told.append))
         assert len(told) <= (3 in there_already)
+        damaged = {step for step in checkpoints.steps() if not checkpoints._is_whole(
+            checkpoints.path(step))}  # fmt: skip
+        assert damaged <= {3} & {*there_already}
         checkpoints.remove_unfinished()
         assert [path.name for path in sorted(checkpoints.directory.iterdir())] == [
             checkpoints.path(step).name for step in checkpoints.steps()
