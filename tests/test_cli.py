@@ -574,6 +574,8 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     outcome = command(f"resume={value}", f"checkpoint.root={root}")
     assert (outcome.status, outcome.err, outcome.files) == (0, "", [])
     assert outcome.out == f"the run has finished, at step 20: {root / 'b'}\n"
+    assert not (other := command("resume=id of nothing", f"checkpoint.root={root}")).problem()
+    assert "resume=id of nothing: no directory of a run" in other.err
     assert content(root) == before
 
 
