@@ -4,11 +4,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax import family, population, recovery, standings, store, summary
+from mlp_jax import data, family, population, recovery, standings, store, summary
 from mlp_jax.console import Console, OnSweep, number
 from mlp_jax.course import Progress
 from mlp_jax.errors import RunError, UserError
@@ -20,6 +21,7 @@ from mlp_jax.standings import Outcome
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
+    import mlflow.entities
 
 OnDone = Callable[[Outcome], None]
 
@@ -69,6 +71,11 @@ class Sweep:
         `RunError` where the runs cannot be recorded.
         """
         tracked = [job for job in jobs if _is_tracked(job)]
+        if any(job.config.sweep.resume for job in jobs if not _is_tracked(job)):
+            raise UserError(
+                "sweep.resume=true: nothing says what has finished with tracking=none; leave one "
+                "of them out."
+            )
         for uri in {job.config.tracking.uri for job in tracked}:
             store.check(uri)
         for job in tracked:
@@ -184,7 +191,7 @@ class Sweep:
         for key, of_family in by_family.items():
             client = store.open_store(key[0])
             self._deliver_earlier(client, key[0], Path(of_family[0].config.checkpoint.root))
-            found = family.find_finished(client, key[1], of_family)
+            found = _on_the_same_data(family.find_finished(client, key[1], of_family), of_family)
             runs = list(found.values())
             interrupted = family.interrupted_parents(client, key[1], runs, self.command)
             earlier = [
@@ -211,6 +218,31 @@ class Sweep:
 
 def _is_tracked(job: Job) -> bool:
     return job.config.tracking.name != "none"
+
+
+def _on_the_same_data(
+    found: dict[int, "mlflow.entities.Run"], jobs: Sequence[Job]
+) -> dict[int, "mlflow.entities.Run"]:
+    """Without the runs whose files have changed since: a config has only a file's path."""
+    files = {job.index: _files(job) for job in jobs}
+    configs = {files[job.index]: job.config.data for job in jobs}
+    digest = cache(lambda name: data.load(configs[name]).digest)
+    return {
+        index: run
+        for index, run in found.items()
+        if not files[index] or digest(files[index]) == _digest(run)
+    }
+
+
+def _digest(run: "mlflow.entities.Run") -> str | None:
+    """Of the data that a run was trained on."""
+    return run.inputs.dataset_inputs[0].dataset.digest if run.inputs else None
+
+
+def _files(job: Job) -> str:
+    """What a job reads from files, and how; empty where it makes its data."""
+    reads = hasattr(job.config.data, "path") or hasattr(job.config.data, "root")
+    return repr(job.config.data) if reads else ""
 
 
 def _family_key(job: Job) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """A sweep's jobs are trained together, recorded as they would be alone, and never lost."""
 
+import csv
 import io
 import os
 import signal
@@ -278,6 +279,10 @@ def test_successive_halving(
     assert f"best  {' '.join(own_overrides(second.job))}\n" in printed.text
     assert "ended by successive halving at step 10" in first.log
     assert client.get_run(str(first.run_id)).data.tags["halved_at"] == "10"
+    [parent] = parents(client, "halving")
+    table = Path(client.download_artifacts(parent.info.run_id, "runs.csv")).read_text()
+    rows = csv.DictReader(table.splitlines())
+    assert [row["status"] for row in rows] == ["FINISHED", "HALVED"]
 
 
 def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
@@ -470,7 +475,7 @@ def test_a_store_that_fails_loses_no_run(
     assert all(outcome.error is None for outcome in outcomes)
     assert "python -m mlp_jax.sync" in printed.text
     assert sync.sync(recovery.run_directories(Path("runs")))
-    assert not recovery.run_directories(Path("runs"))
+    assert not any(map(recovery.is_left, recovery.run_directories(Path("runs"))))
     found = children(client, name)
     assert len(found) == 4
     assert {run.info.status for run in found} == {"FINISHED"}
@@ -502,6 +507,26 @@ def test_a_sweep_killed_before_its_best_had_a_model_makes_it_when_resumed(
     trainer.num_asked.clear()
     run(make_jobs(*given, ["seed=5"], common=[*RESUME, *common]))
     assert trainer.num_asked == [1]
+
+
+def test_a_sweep_is_trained_again_where_its_file_has_changed(
+    client: MlflowClient, trainer: Trainer
+) -> None:
+    given = ["data=table", "data.path=own.csv", "data.target=y", "name=own", "batch_size=null"]
+    common = [text for text in RESUME if text != "+exp=xor"]
+    for rows, num_asked in (("0,1,1,0", [1]), ("0,1,1,0", []), ("0,0,1,1", [1])):
+        ys = rows.split(",") * 10
+        lines = [f"{x / 7},{y}" for x, y in enumerate(ys)]
+        Path("own.csv").write_text("\n".join(["x,y", *lines]))
+        trainer.members.clear()
+        trainer.num_asked.clear()
+        run(make_jobs(given, common=common))
+        assert trainer.num_asked == num_asked
+
+
+def test_what_is_not_tracked_cannot_be_resumed() -> None:
+    with pytest.raises(UserError, match="tracking=none"):
+        run(make_jobs(["tracking=none"], common=RESUME))
 
 
 def has_model(run: Run) -> bool:
