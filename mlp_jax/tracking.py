@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # these take seconds to import
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
 _SERVER_PATIENCE = Patience(total=4.0, idle=3.0)
-_FILE_PATIENCE = Patience(total=math.inf, idle=5.0)
+_FILE_PATIENCE = Patience(total=math.inf, idle=4.5)
 _KILLED_PATIENCE = Patience(total=1.0, idle=1.0)
 
 Store = Union["mlflow.MlflowClient", str, None]

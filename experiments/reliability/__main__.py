@@ -87,9 +87,9 @@ FAULTS: dict[str, tuple[Measure, int]] = {
     "damage": (_damage, 240),
     "full-disk": (_full_disk, 2),
     "store": (_store, 20),
-    "cost": (_cost, 7),
+    "cost": (_cost, 120),
 }
-"""By name, with the number of trials for the table: kills, rounds, files, runs."""
+"""By name, with the number of trials for the table: kills, rounds, files, epochs."""
 
 
 def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.reliability import lives
 from experiments.reliability.lives import Instant, Life
-from experiments.reliability.processes import make_store
+from experiments.reliability.processes import make_store, unexpected
 from experiments.reliability.rows import Row
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # takes seconds to import
 SWEEP = ["-m", "+exp=xor", "seed=range(20)", "optimizer.learning_rate=0.3,1",
          "model.activation=sigmoid,tanh", "num_epochs=1500"]  # fmt: skip
 NUM_JOBS = 80
+ENDINGS = {0, -signal.SIGKILL}
 CONTINUED = [*SWEEP, "sweep.resume=true"]
 
 Point = tuple[str, int, float]
@@ -50,7 +51,7 @@ def kills(root: Path, num_kills: int, seed: int) -> Row:
         directory = lives.fresh(root / f"killed-{num_sweeps}", store)
         lived = _until_done(directory, random)
         counts += Counter(instant.phase for instant, life in lived if instant and life.status == -9)
-        wrong = [*_differences(wanted, outcome(directory)), *_unexpected(lived)]
+        wrong = [*_differences(wanted, outcome(directory)), *unexpected(lived, ENDINGS)]
         problems += [f"seed {seed}, sweep {num_sweeps}: {problem}" for problem in wrong]
         num_sweeps += 1
     bad = len({problem.split(":")[0] for problem in problems})
@@ -73,15 +74,6 @@ def _until_done(directory: Path, random: Random) -> list[tuple[Instant | None, L
         if lived[-1][1].status == 0:
             return lived
     return [*lived, (None, lives.live(directory, CONTINUED))]
-
-
-def _unexpected(lived: list[tuple[Instant | None, Life]]) -> list[str]:
-    """The lives that ended in no way they may."""
-    return [
-        f"status {life.status} after {instant}: …{life.output[-300:]}"
-        for instant, life in lived
-        if life.status not in {0, -signal.SIGKILL} or "Traceback" in life.output
-    ]
 
 
 def outcome(directory: Path) -> Outcome:
