@@ -51,7 +51,7 @@ PHASES = {
 SWEEP_PHASES = {
     "composing": Phase("hydra_plugins.mlp_jax._population", "launch", 1, 0.3),
     "compiling": Phase("mlp_jax.population", "train", 2, 2.0),
-    "training together": Phase("mlp_jax.lockstep", "Lockstep._advance", 15, 0.02),
+    "training together": Phase("mlp_jax.lockstep", "Lockstep._advance", 6, 0.02),
     "beginning the parent": Phase("mlp_jax.family", "Family.__init__", 1, 0.3),
     "writing the runs": Phase("mlp_jax.bulk", "_insert", 2, 0.1),
     "ending the parent": Phase("mlp_jax.overview", "log", 1, 1.0),
