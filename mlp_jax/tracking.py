@@ -374,7 +374,8 @@ def _user() -> str:
 
 def _git_tags(directory: Path) -> dict[str, str]:
     """The commit of the checkout around `directory`, and whether a tracked file differs from it."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = ["git", "-c", "core.fsmonitor=false"]  # which could be any command
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         status = subprocess.run(
             command,

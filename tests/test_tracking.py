@@ -311,7 +311,11 @@ def test_git_commit_and_dirty_flag(tmp_path, monkeypatch):
     expected = {"mlflow.source.git.commit": commit, "git.dirty": "false"}
     assert tracking._git_tags(tmp_path) == expected
     (tmp_path / "a").write_text("2")
+    hook = {"COUNT": "1", "KEY_0": "core.fsmonitor", "VALUE_0": f"touch {tmp_path}/ran; false"}
+    for name, value in hook.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     assert tracking._git_tags(tmp_path) == expected | {"git.dirty": "true"}
+    assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("PATH", "")
     assert tracking._git_tags(tmp_path) == {}
 
