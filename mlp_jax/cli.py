@@ -116,8 +116,8 @@ def compose(overrides: list[str]) -> Experiment:
 
 
 def _exit(error: Exception) -> NoReturn:
-    """At most two lines, whatever characters a value had."""
-    lines = str(error).split("\n", maxsplit=1)
+    """At most two lines, whatever characters a value had, without a password."""
+    lines = redacted(str(error)).split("\n", maxsplit=1)
     shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
     print(f"error: {chr(10).join(shown)}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UserError) else 1)

@@ -56,7 +56,9 @@ def redacted(text: str) -> str:
     >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
     'postgresql://***@host/runs?***'
     """
-    text = re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text)
+    # A password may have blanks; but an address with a port and no password may be followed by @.
+    user_info = r"[^\s/:@]*:(?!\d+(?:[\s/'\"]|$))[^\n/]*|\S*"
+    text = re.sub(rf"(?<!sqlite)(?<!file)://(?:{user_info})@", "://***@", text)
     return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
 
 
@@ -246,7 +248,7 @@ def failure(error: Exception, uri: str) -> str:
         cause = f"{type(error).__name__}: {cause}"
     if "HTTPConnection" in cause:  # the last of several errors, each around the next
         cause = cause.rpartition("): ")[2].rstrip("\"')")
-    user_info = re.search(r"://(\S*)@", uri)
+    user_info = re.search(r"://(.*)@", uri)
     for secret in user_info[1].split(":", 1) if user_info else ():
         if secret:
             cause = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", cause)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         serve(store.store_uri(options.uri), options.port)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(store.redacted(str(error)), file=sys.stderr)
         sys.exit(2)
 
 

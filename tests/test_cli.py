@@ -517,6 +517,16 @@ print("IMPORTED", *(name for name in {heavy} if name in sys.modules))
     assert not outcome.files
 
 
+@pytest.mark.parametrize("password", ["s3(cret", "s3cret", "'s3 cret'", "s3[cret"])
+@pytest.mark.parametrize("other", ["+optimizer=adam", "seed=-1", "sede=1", "optimizer=adm"])
+def test_no_mistake_prints_a_password(command: Command, password: str, other: str) -> None:
+    uri = f"tracking.uri=postgresql://me:{password}@host/db"
+    for arguments in ((uri, other), (other, uri), (uri, "+exp=xor", "resume=x"), (f"++{uri}.a=1",)):
+        outcome = command(*arguments)
+        assert "s3" not in outcome.out + outcome.err and "cret" not in outcome.out + outcome.err
+        assert not outcome.problem()
+
+
 def test_a_sweep_does_not_write_a_password_to_disk(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     uri = "tracking.uri=postgresql://me:s3cret@host/db"
