@@ -12,9 +12,10 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def create(root: str) -> Path:
     except OSError as error:
         raise UserError(f"checkpoint.root={root}: {error.strerror}.") from None
     return directory
+
+
+def remove(directory: Path) -> None:
+    """One that `create` has made, and the root where it is empty then."""
+    shutil.rmtree(directory)
+    with suppress(OSError):
+        directory.parent.rmdir()
 
 
 @contextmanager
@@ -112,6 +120,7 @@ def find(name: str, root: str) -> Path | None:
         if (path / CONFIG).is_file():
             return path.absolute()
     for file in Path(root).glob(f"*/{RUN}"):
-        if read(file.parent, RUN).get("run_id") == name:
-            return file.parent.absolute()
+        with suppress(RunError):  # a damaged one of another run
+            if read(file.parent, RUN).get("run_id") == name:
+                return file.parent.absolute()
     return None

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mlp_jax.cli import compose
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.fitting import LogPoint, compile_programs, fit, template
+from mlp_jax.journal import BusyError, Journal
 
 SMALL = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null", "batch_size=16"]
 FULL_BATCH = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null"]
@@ -285,6 +287,37 @@ def test_one_process_at_a_time_trains_a_run(interrupted):
         pytest.raises(RunError, match="another process is training this run"),
     ):
         train.resume(directory.name, [])
+
+
+def test_a_run_that_cannot_be_prolonged_stays_as_it_was():
+    run(*CIRCLES, "num_epochs=11")
+    (directory,) = directories()
+    before = [(directory / name).read_bytes() for name in ("result.json", "config.json")]
+    with closing(Journal(directory)), pytest.raises(BusyError):
+        train.resume(directory.name, ["num_epochs=20"])
+    assert [(directory / name).read_bytes() for name in ("result.json", "config.json")] == before
+
+
+def test_a_run_goes_on_without_its_record_where_that_is_damaged(interrupted, capsys):
+    for _ in range(2):
+        interrupted(100, *CIRCLES)
+    damaged, other = directories()
+    run_id = rundir.read(other, "run.json")["run_id"]
+    (damaged / "run.json").write_text("{}")
+    for name in (damaged.name, run_id):  # which is looked for in the damaged record, too
+        train.resume(name, [])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "run.json: cannot be read ('sha256'). The run goes on without being recorded." in output
+    a, b = (rundir.read(path, "result.json") for path in (damaged, other))
+    assert a == b
+
+
+def test_a_run_that_the_store_refuses_leaves_nothing():
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    client.delete_experiment(store.experiment_id(client, "circles"))
+    with pytest.raises(UserError, match="this MLflow experiment was deleted"):
+        run(*CIRCLES)
+    assert not Path("runs").exists()
 
 
 def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):

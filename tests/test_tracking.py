@@ -66,7 +66,10 @@ def test_what_is_no_store_is_refused(uri):
         ("http://me:secret@host:5000/x", "http://***@host:5000/x"),
         ("postgresql://me:se/cr@et@host/db", "postgresql://***@host/db"),
         *((f"postgresql://me:se{c}cret@host/db", "postgresql://***@host/db") for c in "(@:'? &="),
-        ("http://h:80 me@host, http://h:80/x me@host", "http://h:80 me@host, http://h:80/x me@host"),
+        (
+            "http://h:80 me@host, http://h:80/x me@host",
+            "http://h:80 me@host, http://h:80/x me@host",
+        ),
         ("mysql+pymysql://host/db?password=secret", "mysql+pymysql://host/db?***"),
         ("went to https://secret@host and failed", "went to https://***@host and failed"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
