@@ -330,6 +330,28 @@ def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("cores", ["1", "77"])
+def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypatch):
+    monkeypatch.setattr(train.compiled, "keep", lambda: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", cores)
+    train._pin_if_deterministic([compose([*QUIET, f"deterministic={deterministic}"])])
+    then = environment.describe(jax.devices()[0], "")
+    assert (then["xla_flags"] != "") == deterministic
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", "1")
+    train._pin_as_recorded(then)
+    assert environment.describe(jax.devices()[0], "") == then
+
+
+@pytest.mark.parametrize("cores", ["abc", "0", "-1", "²", "1.5"])
+def test_a_number_of_cores_that_is_none(cores, monkeypatch):
+    monkeypatch.setenv("NPROC", cores)
+    with pytest.raises(UserError, match=f"^NPROC={cores}: with deterministic=true it must be"):
+        train._pin_if_deterministic([compose([*QUIET, "deterministic=true"])])
+
+
 def test_data_that_has_changed_is_refused(interrupted):
     rows = [f"{i},{i * i % 7},{'ab'[i % 2]}\n" for i in range(60)]
     Path("table.csv").write_text("".join(["x,y,c\n", *rows]))
