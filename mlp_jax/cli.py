@@ -151,6 +151,11 @@ def _of_run(
         return None
     if len(named) > 1 or arguments.multirun:
         raise UserError(f"{' '.join(named)}: takes one run, and no sweep.")
+    if arguments.cfg or arguments.info or arguments.hydra_help:
+        raise UserError(
+            f"{named[0]}: trains; --cfg, --info and --hydra-help only show what would be composed. "
+            "A run's own config is config.json in its directory."
+        )
     name, _, value = named[0].partition("=")
     if not value:
         raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")

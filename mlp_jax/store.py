@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -92,6 +92,11 @@ def check(uri: str | None) -> str:
     uri = store_uri(uri)
     file = _sqlite_file(uri)
     if file is not None:
+        if "?" in uri or unquote(uri) != uri:
+            raise UserError(
+                f"tracking.uri={uri}: MLflow would take ? and % in its path for something else. "
+                "Name another place, tracking.uri=sqlite:////DIRECTORY/mlflow.db."
+            )
         _check_writable(file)
         with suppress(UnreachableError):
             is_ready(file, 0.0)  # fails at once if it is no database; MLflow would try for 100 s

@@ -517,6 +517,13 @@ print("IMPORTED", *(name for name in {heavy} if name in sys.modules))
     assert not outcome.files
 
 
+@pytest.mark.parametrize("option", [["--cfg", "job"], ["--info", "all"], ["--hydra-help"]])
+def test_what_only_shows_trains_nothing(command: Command, option: list[str]) -> None:
+    outcome = command(*option, "resume=x", "num_epochs=5")
+    assert "resume=x: trains; --cfg, --info and --hydra-help only show" in outcome.err
+    assert not outcome.problem()
+
+
 @pytest.mark.parametrize("password", ["s3(cret", "s3cret", "'s3 cret'", "s3[cret"])
 @pytest.mark.parametrize("other", ["+optimizer=adam", "seed=-1", "sede=1", "optimizer=adm"])
 def test_no_mistake_prints_a_password(command: Command, password: str, other: str) -> None:

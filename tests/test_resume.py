@@ -279,6 +279,16 @@ def test_without_a_whole_checkpoint_it_is_an_error_and_without_any_a_new_beginni
     assert a == b
 
 
+def test_a_directory_that_was_moved_goes_on_where_it_is(interrupted, tmp_path):
+    interrupted(100, *QUIET, "checkpoint.root=old/runs")
+    (directory,) = Path("old/runs").iterdir()
+    moved = directory.rename(tmp_path / "moved")
+    shutil.rmtree("old")
+    Path("old").touch()  # so that no directory can be made where it was
+    train.resume(str(moved), [])
+    assert rundir.result(moved)
+
+
 def test_one_process_at_a_time_trains_a_run(interrupted):
     interrupted(100, *QUIET)
     (directory,) = directories()

@@ -60,6 +60,16 @@ def test_what_is_no_store_is_refused(uri):
         store.store_uri(uri)
 
 
+@pytest.mark.parametrize("name", ["what?", "a%20b", "%41"])
+def test_a_directory_whose_name_mlflow_would_read_otherwise(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"^tracking\.uri=.*Name another place"):
+        store.check(None)
+    assert store.ui_command("sqlite:////elsewhere.db").endswith(" sqlite:////elsewhere.db")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -59,6 +59,8 @@ def test_serves_the_last_run_or_sweep_until_ctrl_c(client, find_port):
         bulk.write(client, "test", [child("one of them", 4000)], parent_id)
         assert ui._last_run(base).startswith("the last sweep, a sweep:\n")
         assert parent_id in ui._last_run(base)
+        bulk.write(client, "test", [child("an orphan", 5000)], "0" * 32)
+        assert ui._last_run(base) == base
         server.send_signal(SIGINT)
         assert "Stopped." in server.stdout.read()
     assert server.returncode == 0
