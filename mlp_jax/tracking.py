@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -147,11 +146,6 @@ class Run:
     def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
         with self._outgoing(file) as path:
             figure.savefig(path)
-
-    def log_file(self, source: Path, file: str) -> None:
-        """A copy of `source` as it is now."""
-        with self._outgoing(file) as path:
-            shutil.copyfile(source, path)
 
     @contextmanager
     def _outgoing(self, file: str) -> Iterator[Path]:
