@@ -1,5 +1,7 @@
 """Many finished runs written at once: in one transaction, or one by one through the client.
 
+Where the store fails, they are kept as journals of runs are, and delivered later.
+
 Through the client a run costs tens of milliseconds. Into an SQLite store whose schema is known
 here, the rows are inserted directly, with every column that MLflow's own store fills. MLflow does
 not promise that schema: a test reads such runs back through the client and compares them with
@@ -8,9 +10,10 @@ runs that the client wrote.
 
 import shutil
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +21,9 @@ import numpy as np
 
 from mlp_jax import store, tracking
 from mlp_jax.data import Dataset
+from mlp_jax.delivery import MAX_PARAMS, RUN_ID_TAG
+from mlp_jax.errors import RunError
+from mlp_jax.journal import Journal
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow.entities
@@ -26,6 +32,14 @@ if TYPE_CHECKING:  # these take seconds to import
 _KNOWN_SCHEMA = "dc11669786a5"  # MLflow 3.17
 _CHUNK = 200  # runs whose rows are in memory at once
 _MAX_METRICS = 900  # in one batch, which may hold 100 parameters besides
+
+
+class NotWrittenError(RunError):
+    """The store failed; `run_ids` are those of the runs that it has, the first ones."""
+
+    def __init__(self, message: str, run_ids: list[str]) -> None:
+        super().__init__(message)
+        self.run_ids = run_ids
 
 
 class RunRecord(NamedTuple):
@@ -46,6 +60,8 @@ class RunRecord(NamedTuple):
     end_time: int
     texts: Mapping[str, str]
     dataset: Dataset | None
+    id: str = ""
+    """Its own, by which it is found again where it is in doubt whether the store has it."""
 
 
 def write(
@@ -58,22 +74,61 @@ def write(
     """Writes runs as `tracking.start` and `Run` do, as children of a parent, and returns their ids.
 
     A kill at any time leaves all of them or none in an SQLite store; elsewhere those that are
-    complete and at most one that is still RUNNING. Raises `RunError`.
+    complete and at most one that is still RUNNING. Raises `NotWrittenError`.
     """
     from mlflow.utils.uri import is_local_uri
 
-    with store.recording_errors():
-        home = client.get_experiment(store.experiment_id(client, experiment))
-        context = tracking.context_tags()
-        if parent_run_id is not None:
-            context["mlflow.parentRunId"] = parent_run_id
-        if _has_known_schema(client.tracking_uri) and is_local_uri(home.artifact_location):
-            return _insert(client, home, records, context, on_progress)
-        run_ids: list[str] = []
-        for record in records:
-            run_ids.append(_send(client, home.experiment_id, record, context))
-            on_progress(len(run_ids))
-        return run_ids
+    run_ids: list[str] = []
+    try:
+        with store.recording_errors():
+            home = client.get_experiment(store.experiment_id(client, experiment))
+            context = tracking.context_tags()
+            if parent_run_id is not None:
+                context["mlflow.parentRunId"] = parent_run_id
+            if _has_known_schema(client.tracking_uri) and is_local_uri(home.artifact_location):
+                return _insert(client, home, records, context, on_progress)
+            for record in records:
+                run_ids.append(_send(client, home.experiment_id, record, context))
+                on_progress(len(run_ids))
+    except RunError as error:
+        raise NotWrittenError(str(error), run_ids) from error
+    return run_ids
+
+
+def keep(
+    uri: str, experiment: str, records: Sequence[RunRecord], parent_id: str, root: Path
+) -> None:
+    """Puts runs below `root`, as journals that are delivered when the store is back.
+
+    `parent_id` is the parent's own id, which is below `root` too or in the store.
+    """
+    context = tracking.context_tags()
+    for record in records:
+        id_ = record.id or uuid.uuid4().hex
+        flat = _flat(record, context)
+        with closing(Journal(root / id_)) as journal:
+            begun = {"id": id_, "experiment": experiment, "name": record.name, "tags": flat.tags}
+            journal.append("run", begun | {"parent": parent_id, "start_time": record.start_time})
+            journal.append("params", flat.params)
+            if record.dataset is not None:
+                journal.append("dataset", tracking.dataset_input(record.dataset).to_dictionary())
+            points = [(k, value, at, step) for k, p in flat.points.items() for at, step, value in p]
+            for i in range(0, len(points), _MAX_METRICS):
+                journal.append("metrics", {"points": points[i : i + _MAX_METRICS]})
+            _write_texts(journal.outbox / "texts", record.texts)
+            for file in record.texts:
+                journal.append("artifact", {"folder": "texts", "file": file})
+            journal.append("status", {"status": record.status, "end_time": record.end_time})
+            journal.secure()
+            journal.note(  # last: what has no `run.json` is no run
+                id=id_,
+                name=record.name,
+                experiment=experiment,
+                uri=store.redacted(uri),
+                status=record.status,
+                started=int(time.time() * 1000),  # after the parent
+                is_temporary=True,
+            )
 
 
 def _has_known_schema(uri: str) -> bool:
@@ -272,7 +327,10 @@ def _send(
 
     flat = _flat(record, context)
     run = client.create_run(
-        experiment_id, start_time=record.start_time, tags=flat.tags, run_name=record.name
+        experiment_id,
+        start_time=record.start_time,
+        tags=flat.tags | ({RUN_ID_TAG: record.id} if record.id else {}),
+        run_name=record.name,
     )
     run_id = run.info.run_id
     params = [Param(name, value) for name, value in flat.params.items()]
@@ -283,16 +341,15 @@ def _send(
     ]
     try:
         while params or points:
-            client.log_batch(
-                run_id, metrics=points[:_MAX_METRICS], params=params[: tracking.MAX_PARAMS]
-            )
-            del points[:_MAX_METRICS], params[: tracking.MAX_PARAMS]
+            client.log_batch(run_id, metrics=points[:_MAX_METRICS], params=params[:MAX_PARAMS])
+            del points[:_MAX_METRICS], params[:MAX_PARAMS]
         if record.dataset is not None:
             client.log_inputs(run_id, [tracking.dataset_input(record.dataset)])
         for file, text in record.texts.items():
             client.log_text(run_id, text, file)
         client.set_terminated(run_id, record.status, record.end_time)
     except BaseException:
-        client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
+        with suppress(Exception):  # the store may be gone, which the first error says
+            client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
         raise
     return run_id

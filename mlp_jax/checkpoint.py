@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -188,10 +189,17 @@ def _verify(path: Path) -> dict[str, bytes]:
 
 def _load(path: Path, template: Any) -> Checkpoint:
     files = _verify(path)
-    with np.load(io.BytesIO(files[HISTORY]), allow_pickle=False) as history:
-        columns = dict(history)
-    with np.load(io.BytesIO(files[STATE]), allow_pickle=False) as state:
-        return Checkpoint(_decode(dict(state), template, path), _points(columns))
+    state, history = (_arrays(files, name) for name in FILES)
+    return Checkpoint(_decode(state, template, path), _points(history))
+
+
+def _arrays(files: Mapping[str, bytes], name: str) -> dict[str, np.ndarray]:
+    """Of a file. Raises `DamagedError` for what is no npz, or one with a pickle in it."""
+    try:
+        with np.load(io.BytesIO(files[name]), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DamagedError(f"{name}: {error}") from None
 
 
 # --- arrays ------------------------------------------------------------------------------------

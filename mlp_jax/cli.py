@@ -137,9 +137,16 @@ def _parse_arguments() -> argparse.Namespace:
         raise UserError("--experimental-rerun: would read a pickle, which can run any code.")
     if arguments.config_path is not None:
         raise UserError("--config-path: is fixed; add configs of your own with --config-dir.")
-    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+    if arguments.config_dir is not None and not _is_directory(arguments.config_dir):
         raise UserError(f"--config-dir={arguments.config_dir}: is not a directory.")
     return arguments
+
+
+def _is_directory(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # out of reach, or longer than a name may be
+        return False
 
 
 def _of_run(
@@ -149,13 +156,9 @@ def _of_run(
     named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
     if not named:
         return None
-    if len(named) > 1 or arguments.multirun:
-        raise UserError(f"{' '.join(named)}: takes one run, and no sweep.")
-    if arguments.cfg or arguments.info or arguments.hydra_help:
-        raise UserError(
-            f"{named[0]}: trains; --cfg, --info and --hydra-help only show what would be composed. "
-            "A run's own config is config.json in its directory."
-        )
+    asks_hydra = arguments.multirun or arguments.cfg or arguments.info or arguments.hydra_help
+    if len(named) > 1 or asks_hydra:
+        raise UserError(f"{' '.join(named)}: takes one run, and no -m, --cfg or --info.")
     name, _, value = named[0].partition("=")
     if not value:
         raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")

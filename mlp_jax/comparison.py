@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 _PARTS = ("train/", "validation/", "test/", "best/")
-_NOT_COMPARED = ("name", "tracking.")
+_NOT_COMPARED = ("name", "tracking.", "checkpoint.")
 
 
 class Outcome(NamedTuple):
@@ -88,6 +88,11 @@ def kept(objective: str, stops_early: bool) -> str:
     return f"best/{objective.replace('/', '_')}" if stops_early else objective
 
 
+def status(status: str, tags: Mapping[str, str]) -> str:
+    """A run's status; HALVED where successive halving ended it, so that it is not ranked."""
+    return "HALVED" if status == "FINISHED" and "halved_at" in tags else status
+
+
 def is_ranked(outcome: Outcome, metric: str) -> bool:
     return outcome.status == "FINISHED" and metric in outcome.metrics
 
@@ -119,17 +124,6 @@ def keys_of(differs: Iterable[Mapping[str, str]]) -> list[str]:
     """All keys, in the order in which they come; seeds last."""
     keys = dict.fromkeys(key for of_run in differs for key in of_run)
     return sorted(keys, key=is_seed)
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part, where no other key ends in the same.
-
-    >>> short_names(["optimizer.learning_rate", "seed", "data.seed"])
-    {'optimizer.learning_rate': 'learning_rate', 'seed': 'seed', 'data.seed': 'data.seed'}
-    """
-    keys = list(keys)
-    ends = [key.rpartition(".")[2] for key in keys]
-    return {k: e if ends.count(e) == 1 or k == e else k for k, e in zip(keys, ends, strict=True)}
 
 
 def as_number(value: str) -> float | None:

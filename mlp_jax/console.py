@@ -8,6 +8,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console as RichConsole
 from rich.table import Column, Table
+from rich.text import Text
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called at a log point with the step and what was measured."""
@@ -38,9 +39,9 @@ class Console:
         """A table whose first column is text and whose others are numbers."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(column, justify="left" if column == columns[0] else "right")
+            table.add_column(Text(column), justify="left" if column == columns[0] else "right")
         for row in rows:
-            table.add_row(*(number(cell) for cell in row))
+            table.add_row(*(Text(number(cell)) for cell in row))
         self.rich.print(table)
 
     @contextmanager

@@ -1,6 +1,9 @@
 """A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +26,14 @@ from mlp_jax import (
     summary,
     tracking,
 )
-from mlp_jax.bulk import RunRecord
+from mlp_jax.bulk import NotWrittenError, RunRecord
 from mlp_jax.config import flat_values
 from mlp_jax.course import Member
 from mlp_jax.delivery import put_model_files
 from mlp_jax.errors import NoResultError, RunError
 from mlp_jax.fitting import LogPoint, divergence
 from mlp_jax.jobs import Job, config_hash, differences
+from mlp_jax.store import UnreachableError
 from mlp_jax.summary import Result
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -39,6 +43,12 @@ if TYPE_CHECKING:  # takes seconds to import
 _PARENT = "mlflow.parentRunId"
 _IS_SWEEP = "sweep"
 """A tag that only the parents of sweeps have."""
+RESUME = " sweep.resume=true"
+_BEGIN_SECONDS = 30.0
+"""How long the first runs wait for a store that is slow to take their parent."""
+
+
+OnLine = Callable[[str], None]
 
 
 class Trained(NamedTuple):
@@ -93,6 +103,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         end_time=trained.end_time,
         texts={file: _yaml(values) for file, values in texts.items()},
         dataset=problem.dataset,
+        id=uuid.uuid4().hex,
     )
 
 
@@ -135,30 +146,63 @@ def _yaml(values: Mapping[str, Any]) -> str:
     return store.redacted(str(text))
 
 
+class _Best(NamedTuple):
+    """A run among the best of its family; `result` is None in one of an earlier sweep."""
+
+    loss: float
+    run_id: str
+    result: Result | None
+    is_complete: bool
+    """Whether it has its figures and its model."""
+
+
 class Family:
     """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does.
 
-    A parent that comes to its end is given what its children have in common.
+    A parent that comes to its end is given what its children have in common. Where the store does
+    not take runs they are kept beside the parent's directory and delivered later; the parent then
+    ends as FAILED, and a sweep that is resumed completes it.
     """
 
     def __init__(
-        self, client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job], command: str
+        self, uri: str, experiment: str, jobs: Sequence[Job], command: str, warn: OnLine
     ) -> None:
-        self.client, self.experiment, self.command = client, experiment, command
+        self.uri, self.experiment, self.command, self._warn = uri, experiment, command, warn
+        self._root = Path(jobs[0].config.checkpoint.root)
+        self._client: mlflow.MlflowClient | None = None
         names = ", ".join(differences(jobs))
         self.parent = tracking.start(
-            client,
+            self._reach() or uri,
             experiment,
             f"sweep of {names or 'one'}",
             params=_in_common(jobs),
             note=f"```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
+            root=self._root,
+            warn=warn,
         )
         self._stops_early = jobs[0].config.early_stopping.patience is not None
-        self._best: list[tuple[float, str, Result]] = []
+        self._num_best = jobs[0].config.sweep.best
+        self._best: list[_Best] = []
         self._runs: dict[str, RunRecord] = {}
-        """All children, by their ids."""
+        """All children that are in the store, by their ids."""
+        self._num_kept = 0
         self._best_first: str | None = None
+
+    def _reach(self) -> "mlflow.MlflowClient | None":
+        """A client; None while the store does not answer.
+
+        Raises `UserError` where it never will.
+        """
+        if self._client is None:
+            with suppress(UnreachableError):
+                self._client = store.open_store(self.uri)
+        return self._client
+
+    @property
+    def client(self) -> "mlflow.MlflowClient":
+        """Raises `UnreachableError`."""
+        return self._reach() or store.open_store(self.uri)
 
     def __enter__(self) -> "Family":
         return self
@@ -169,12 +213,15 @@ class Family:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None and self._num_kept:
+            error = RunError(f"{self._num_kept:,} runs were not in the store at the sweep's end")
         if error is not None:
-            self.parent.__exit__(kind, error, traceback)
+            self.parent.__exit__(type(error), error, traceback)
             return
         with self.parent:
-            for _, run_id, result in self._best:
-                self._attach(run_id, result)
+            for _, run_id, result, is_complete in self._best:
+                if result is not None and not is_complete:
+                    self._attach(run_id, result)
             if any(each.metrics for each in self._runs.values()):
                 self._best_first = self._log_overview()
 
@@ -188,34 +235,69 @@ class Family:
 
     def write(
         self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
-    ) -> list[str]:
-        """The runs' ids. `on_progress` hears how many are written."""
+    ) -> list[str | None]:
+        """The runs' ids; None for those that the store did not take.
+
+        `on_progress` hears how many are written.
+        """
         records = [record(each, _run_name(each)) for each in trained]
-        parent_id = self._parent_id
-        run_ids = bulk.write(self.client, self.experiment, records, parent_id, on_progress)
-        self._runs |= zip(run_ids, records, strict=True)
-        for each, run_id in zip(trained, run_ids, strict=True):
+        written = self._write(records, on_progress)
+        self._runs |= zip(written, records, strict=False)
+        for each, run_id in zip(trained, written, strict=False):
             if each.error is None and each.member.halved_at is None:
-                self._keep_best(each, run_id)
-        return run_ids
+                loss = summary.search_loss(*summary.standing(each.result))
+                self._keep_best(_Best(loss, run_id, each.result, False))
+        kept = records[len(written) :]
+        if kept:
+            bulk.keep(self.uri, self.experiment, kept, self.parent.id, self._root)
+            self._num_kept += len(kept)
+        return [*written, *[None] * len(kept)]
 
-    def include(self, runs: Sequence["mlflow.entities.Run"]) -> None:
-        """Compares runs of earlier sweeps with the children, as if they were some."""
-        self._runs |= {run.info.run_id: overview.read(self.client, run) for run in runs}
+    def _write(self, records: Sequence[RunRecord], on_progress: Callable[[int], None]) -> list[str]:
+        """The ids of the runs that the store takes, the first ones; says why it takes no more."""
+        client, reason = self._reach(), "the tracking store does not answer"
+        parent_id = self.parent.wait_until_begun(_BEGIN_SECONDS) if client else None
+        written: list[str] = []
+        if client and parent_id:
+            try:
+                return bulk.write(client, self.experiment, records, parent_id, on_progress)
+            except NotWrittenError as error:
+                written, reason = error.run_ids, str(error)
+        self._warn(
+            f"{reason}\n{len(records) - len(written):,} runs are kept in {self._root}; when the "
+            f"store is back: python -m mlp_jax.sync\nand for their curves, figures and the best "
+            f"model: {self.command.removesuffix(RESUME)}{RESUME}"
+        )
+        return written
 
-    def _keep_best(self, trained: Trained, run_id: str) -> None:
-        """Remembers a run if it is one of those whose figures and models are kept."""
-        result, best = trained.result, trained.job.config.sweep.best
-        loss = summary.search_loss(*summary.standing(result))
-        self._best = sorted([*self._best, (loss, run_id, result)], key=lambda kept: kept[0])
-        if best != "all":
-            del self._best[best:]
+    def include(self, runs: Sequence["mlflow.entities.Run"], losses: Sequence[float]) -> None:
+        """Compares runs of earlier sweeps, with these losses, as if they were children."""
+        for run, loss in zip(runs, losses, strict=True):
+            self._runs[run.info.run_id] = overview.read(self.client, run)
+            if math.isfinite(loss) and "halved_at" not in run.data.tags:
+                self._keep_best(_Best(loss, run.info.run_id, None, _has_model(run)))
 
     @property
-    def _parent_id(self) -> str:
-        if self.parent.run_id is None:
-            raise RunError("the tracking store did not answer: the sweep's runs are not recorded.")
-        return self.parent.run_id
+    def run_ids(self) -> Set[str]:
+        """Of the children that are in the store."""
+        return self._runs.keys()
+
+    def _keep_best(self, new: _Best) -> None:
+        """Remembers a run if it is one of those whose figures and models are kept."""
+        self._best = sorted([*self._best, new], key=lambda best: best.loss)
+        if self._num_best != "all":
+            del self._best[self._num_best :]
+
+    def lacking(self) -> set[str]:
+        """The ids of the best runs whose model a sweep that was interrupted did not come to."""
+        return {best.run_id for best in self._best if not best.result and not best.is_complete}
+
+    def complete(self, run_id: str, trained: Trained) -> None:
+        """Gives one of `lacking` the result of training it again."""
+        self._best = [
+            best._replace(result=trained.result) if best.run_id == run_id else best
+            for best in self._best
+        ]
 
     def _attach(self, run_id: str, result: Result) -> None:
         """The figures and the model of a child, as its config wants them."""
@@ -247,22 +329,36 @@ class Family:
 
         Children that it left unfinished go, too: they are trained again.
         """
+        own_id = self.parent.wait_until_begun(_BEGIN_SECONDS)
+        if own_id is None:
+            return  # the next one that is resumed does it
         for run in runs:
             if run.data.tags.get(_PARENT) == parent_id:
-                self.client.set_tag(run.info.run_id, _PARENT, self._parent_id)
-        unfinished = f"tags.`{_PARENT}` = '{parent_id}' and attributes.status = 'RUNNING'"
-        experiment = self.client.get_run(self._parent_id).info.experiment_id
-        for run in _search(self.client, experiment, unfinished):
-            self.client.delete_run(run.info.run_id)
+                self.client.set_tag(run.info.run_id, _PARENT, own_id)
+        experiment = self.client.get_run(parent_id).info.experiment_id
+        of_parent = f"tags.`{_PARENT}` = '{parent_id}'"
+        for run in _search(self.client, experiment, of_parent):
+            if run.info.status == "RUNNING":
+                self.client.delete_run(run.info.run_id)
+            else:  # such as one that failed: it must not lose its parent
+                self.client.set_tag(run.info.run_id, _PARENT, own_id)
         self.client.delete_run(parent_id)
 
     def links(self) -> dict[str, object]:
         """Where to look at it."""
-        command = store.ui_command(self.client.tracking_uri)
+        command = store.ui_command(self.uri)
         facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
         if self._best_first is not None:
             facts["best first"] = self._best_first
+        if not self.parent.is_delivered:
+            return facts | {"deliver it": "python -m mlp_jax.sync"}
         return facts | ({"open it with": command} if command else {})
+
+
+def _has_model(run: "mlflow.entities.Run") -> bool:
+    """It is the last thing that one of the best is given; without models nothing tells."""
+    wants_model = run.data.params.get("tracking.model") == "true"
+    return not wants_model or bool(run.outputs and run.outputs.model_outputs)
 
 
 def _run_name(trained: Trained) -> str:
@@ -294,15 +390,29 @@ def find_finished(
 
 
 def interrupted_parents(
-    client: "mlflow.MlflowClient", runs: Sequence["mlflow.entities.Run"]
+    client: "mlflow.MlflowClient",
+    experiment: str,
+    runs: Sequence["mlflow.entities.Run"],
+    command: str,
 ) -> list[str]:
-    """The sweeps that some runs are children of and that did not come to their end."""
-    ids = dict.fromkeys(run.data.tags[_PARENT] for run in runs if _PARENT in run.data.tags)
-    parents = [client.get_run(parent_id) for parent_id in ids]
+    """The sweeps that did not come to their end and that have some of these runs.
+
+    Or none yet, where the command was the same.
+    """
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    ids = {run.data.tags.get(_PARENT) for run in runs}
+    same = command.removesuffix(RESUME)
     return [
         parent.info.run_id
-        for parent in parents
-        if parent.info.status in ("KILLED", "FAILED") and _IS_SWEEP in parent.data.tags
+        for status in ("KILLED", "FAILED")
+        for parent in _search(client, found.experiment_id, f"attributes.status = '{status}'")
+        if _IS_SWEEP in parent.data.tags
+        and (
+            parent.info.run_id in ids
+            or parent.data.tags.get("command", "").removesuffix(RESUME) == same
+        )
     ]
 
 

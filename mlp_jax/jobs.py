@@ -248,7 +248,8 @@ def _structure(experiment: Experiment) -> str:
     """
     counts_classes = experiment.model.class_weights == "balanced"
     return json.dumps(
-        {
+        {"sweep.halvings": experiment.sweep.halvings}
+        | {
             path: value
             for path, value in config.flat_values(experiment).items()
             if not path.startswith(_OF_THE_RECORD)

@@ -84,7 +84,7 @@ def outcomes(records: Sequence[RunRecord], run_ids: Sequence[str]) -> list[Outco
                 for name, (_, values) in record.metrics.items()
                 if len(values) and np.isfinite(values[-1])
             },
-            status=record.status,
+            status=comparison.status(record.status, record.tags),
             run_id=run_id,
         )
         for record, of_run, run_id in zip(records, differs, run_ids, strict=True)

@@ -31,6 +31,7 @@ class Original(NamedTuple):
     params_sha256: str
     params: Callable[[Problem], Params | None]
     """Loads them, where they were kept, for a problem of the same config."""
+    is_of_sweep: bool = False
 
 
 def from_directory(directory: Path) -> Original:
@@ -94,6 +95,7 @@ def from_store(run_id: str, uri: str | None) -> Original:
         then,
         run.data.tags["params_sha256"],
         params,
+        "mlflow.parentRunId" in run.data.tags,
     )
 
 
@@ -124,6 +126,11 @@ def rerun(original: Original, console: Console | None = None, command: str = "")
     now = environment.describe(jax.devices()[0], result.problem.dataset.digest)
     changes = environment.differences(original.environment, now)
     why = f"\nWhat else is different: {', '.join(changes)}." if changes else ""
+    if original.is_of_sweep:
+        why += (
+            "\nIt was trained side by side with others, which agrees to about 1e-5; a sweep with "
+            "population.exact=true gives each bit of the runs alone."
+        )
     how_much = "by how much is not known, they were not kept"
     if (params := original.params(result.problem)) is not None:
         how_much = f"by at most {_distance(result.fitted.params, params):.1e}, relative to each "

@@ -56,7 +56,9 @@ def print_report(options: argparse.Namespace) -> None:
     runs = _runs(_client(options.uri), options.experiment)
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
     single = [run for run in runs if run.info.run_id not in parents]
-    finished = [run for run in single if run.info.status == "FINISHED"]
+    finished = [
+        run for run in single if comparison.status(run.info.status, run.data.tags) == "FINISHED"
+    ]
     if not finished:
         raise UserError(f"{options.experiment}: none of its {len(single):,} runs is finished.")
     metric = _metric(options, finished)
@@ -141,7 +143,13 @@ def _listed(names: Sequence[str]) -> str:
 def _outcomes(runs: Sequence["mlflow.entities.Run"]) -> list[Outcome]:
     differs = comparison.differences([run.data.params for run in runs])
     return [
-        Outcome(run.info.run_name, of_run, run.data.metrics, run.info.status, run.info.run_id)
+        Outcome(
+            run.info.run_name,
+            of_run,
+            run.data.metrics,
+            comparison.status(run.info.status, run.data.tags),
+            run.info.run_id,
+        )
         for run, of_run in zip(runs, differs, strict=True)
     ]
 

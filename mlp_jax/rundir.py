@@ -31,7 +31,10 @@ DEFAULT_ROOT = "runs"
 def check_root(root: str) -> None:
     """Raises `UserError` where directories of runs could not be made."""
     path = Path(root).absolute()
-    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    try:
+        folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:
+        raise UserError(f"checkpoint.root={root}: {error.strerror}.") from None
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"checkpoint.root={root}: {folder} is not a directory one can write to.")
 
@@ -95,11 +98,17 @@ def result(directory: Path) -> dict[str, Any] | None:
 
 def find(name: str, root: str) -> Path | None:
     """The directory of a run, given as itself, by its name below `root`, or by its id in MLflow."""
+    try:
+        return next(_found(name, root), None)
+    except OSError as error:  # out of reach, or longer than a name may be
+        raise UserError(f"{error.filename}: {error.strerror}.") from None
+
+
+def _found(name: str, root: str) -> Iterator[Path]:
     for path in (Path(name), Path(root) / name):
         if (path / CONFIG).is_file():
-            return path.absolute()
+            yield path.absolute()
     for file in Path(root).glob(f"*/{RUN}"):
-        with suppress(RunError):  # a damaged one of another run
+        with suppress(RunError):  # another run's damage is told of when that is asked for
             if read(file.parent, RUN).get("run_id") == name:
-                return file.parent.absolute()
-    return None
+                yield file.parent.absolute()

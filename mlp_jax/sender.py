@@ -99,6 +99,13 @@ class Sender:
             self._thread.join()
             raise self._refusal
 
+    def wait_until_begun(self, seconds: float) -> None:
+        """Until the store knows the run, but so long at most, and not after a failure."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: "run_id" in self._journal.record or self._num_failures, seconds
+            )
+
     def finish(self, patience: Patience) -> bool:
         """Waits as long as entries are being delivered; says whether all were."""
         with self._changed:

@@ -127,6 +127,6 @@ def _compared(outcome: Outcome, keys: Sequence[str]) -> comparison.Outcome:
         name="\n".join(own_overrides(outcome.job)),
         differs={key: given[key] for key in keys if key in given},
         metrics={outcome.objective: outcome.value},
-        status="FAILED" if outcome.is_halved or math.isnan(outcome.value) else "FINISHED",
+        status="HALVED" if outcome.is_halved or math.isnan(outcome.value) else "FINISHED",
         run_id=outcome.run_id or "",
     )

@@ -114,6 +114,7 @@ def _versions() -> dict[str, str]:
 def parameters(problem: Problem) -> dict[str, Any]:
     """Every key of the config but those of the sweep that the run may be part of."""
     values = asdict(problem.config)
+    values["log_every"] = problem.log_every
     return {name: value for name, value in values.items() if name not in ("sweep", "population")}
 
 
@@ -126,21 +127,29 @@ def final_metrics(result: Result) -> dict[str, float]:
         for name, value in measured.items()
         if f"{part}/{name}" not in logged
     }
-    summary |= best_metrics(result.fitted)
+    stops_early = result.problem.config.early_stopping.patience is not None
+    summary |= best_metrics(result.fitted, standing(result)[0] if stops_early else None)
     for number, layer in enumerate(result.gradient.layers, start=1):
         summary[f"gradcheck/layer_{number}"] = layer.autodiff_error
     summary["kept_step"] = float(result.fitted.step)
     return summary | {"gradcheck/differences": result.gradient.difference_error}
 
 
-def best_metrics(fitted: Fitted) -> dict[str, float]:
-    """The lowest loss and the highest accuracy or R² of each part."""
+def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, float]:
+    """The lowest loss and the highest accuracy or R² of each part.
+
+    What early stopping monitors is that of the parameters it kept, which `min_delta` may prefer.
+    """
     best = {}
+    at_kept = next((p.metrics for p in fitted.history if p.step == fitted.step), {})
     for name in fitted.history[-1].metrics:
         part, _, metric = name.partition("/")
         if metric in ("loss", "accuracy", "r2"):
             pick = min if metric == "loss" else max
-            best[f"best/{part}_{metric}"] = pick(point.metrics[name] for point in fitted.history)
+            values = [point.metrics[name] for point in fitted.history]
+            if name == monitored and name in at_kept:
+                values = [at_kept[name]]
+            best[f"best/{part}_{metric}"] = pick(values)
     return best
 
 

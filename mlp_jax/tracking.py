@@ -24,7 +24,6 @@ from omegaconf import OmegaConf
 from mlp_jax import packaging
 from mlp_jax.data import Dataset, Inputs
 from mlp_jax.delivery import MAX_METRICS
-from mlp_jax.delivery import MAX_PARAMS as MAX_PARAMS
 from mlp_jax.errors import UserError
 from mlp_jax.journal import Entry, Journal, read_record
 from mlp_jax.recovery import process_facts, sync_command
@@ -39,10 +38,8 @@ if TYPE_CHECKING:  # these take seconds to import
 
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
-_RUNS = Path("runs")
-"""Where the directories of runs are that are given none."""
 _SERVER_PATIENCE = Patience(total=4.0, idle=3.0)
-_FILE_PATIENCE = Patience(total=math.inf, idle=5.0)
+_FILE_PATIENCE = Patience(total=math.inf, idle=4.5)
 _KILLED_PATIENCE = Patience(total=1.0, idle=1.0)
 
 Store = Union["mlflow.MlflowClient", str, None]
@@ -87,6 +84,11 @@ class Run:
     def run_id(self) -> str | None:
         """The store's id of the run; None as long as the store did not answer."""
         return self._journal.record.get("run_id")
+
+    def wait_until_begun(self, seconds: float) -> str | None:
+        """Its `run_id`, as soon as the store has given one."""
+        self._sender.wait_until_begun(seconds)
+        return self.run_id
 
     @property
     def experiment_id(self) -> str | None:
@@ -231,17 +233,18 @@ def start(
     tags: Mapping[str, str] | None = None,
     parent: Run | None = None,
     directory: Path | None = None,
+    root: Path = Path("runs"),
     warn: Callable[[str], None] = _print_warning,
 ) -> Run:
     """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page.
 
-    `directory` is the run's own, new or without a run; None takes one in `runs/`, which is removed
-    when all is delivered. Raises `UserError` where the store can never be used; one that cannot be
-    reached now is only warned of.
+    `directory` is the run's own, new or without a run; None takes one below `root`, which is
+    removed when all is delivered. Raises `UserError` where the store can never be used; one that
+    cannot be reached now is only warned of.
     """
     uri, client = _uri_and_client(store)
     id_, now = uuid.uuid4().hex, int(time.time() * 1000)
-    journal = _open_journal(directory or _RUNS / id_)
+    journal = _open_journal(directory or root / id_)
     process = process_facts(journal.directory)
     context = {**context_tags(), **{f"run.{name}": value for name, value in process.items()}}
     journal.note(

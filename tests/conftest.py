@@ -21,9 +21,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
 
-# The processes that tests start share what they compile; this one has imported JAX without it.
+# The processes that tests start share what they compile. This one, which may have imported JAX
+# before, keeps what it compiles for itself, since a cache without a limit has no lock.
 _programs = TemporaryDirectory(prefix="mlp_jax-programs-")
+_own_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
 os.environ.update({compiled.DIRECTORY: _programs.name, **compiled.SETTINGS})
+jax.config.update("jax_compilation_cache_dir", _own_programs.name)
+jax.config.update("jax_compilation_cache_max_size", -1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from mlp_jax import cli, config, train
+from mlp_jax import cli, config, environment, recorded, rundir, train
 from mlp_jax.config import CHOICES, Experiment
 from mlp_jax.jobs import Job
 
@@ -55,6 +55,7 @@ def command(
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -475,6 +476,126 @@ def test_a_store_that_cannot_be_written(command: Command, tmp_path: Path, below:
     assert not outcome.problem()
 
 
+# --- a run that was made -----------------------------------------------------------------------
+
+LONG = "x" * 300  # no file system takes it
+
+
+def write_run(directory: Path, *overrides: str, ending: str = "") -> Path:
+    """The records of a run of 20 epochs, as if it had been begun here and perhaps ended so."""
+    experiment = cli.compose(["data=xor", "num_epochs=20", "tracking=none", *overrides])
+    directory.mkdir(parents=True)
+    rundir.write(directory, rundir.CONFIG, recorded.to_record(experiment, log_every=1))
+    rundir.write(directory, rundir.ENVIRONMENT, {"num_cores": environment.num_cores()})
+    if ending:
+        stopped = {"last_step": 20, "stopped_early": ending == "stopped early"}
+        rundir.write(directory, rundir.RESULT, stopped)
+    return directory
+
+
+def content(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["resume="], "resume=: give the directory of a run or its id, resume=RUN."),
+        (["rerun"], "rerun=: give the directory of a run or its id, rerun=RUN."),
+        (["resume=a", "rerun=b"], "resume=a rerun=b: takes one run, and no -m, --cfg or --info."),
+        (["resume=a", "resume=b"], "resume=a resume=b: takes one run, and no -m, --cfg or --info."),
+        (["-m", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (
+            ["--multirun", "rerun=a", "seed=0,1"],
+            "rerun=a: takes one run, and no -m, --cfg or --info.",
+        ),
+        (["--cfg", "job", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (["--hydra-help", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (["--info", "all", "rerun=a"], "rerun=a: takes one run, and no -m, --cfg or --info."),
+        (["resume=nope"], "resume=nope: no directory of a run, and none of that name or id below"),
+        (["resume=."], "resume=.: no directory of a run"),
+        (["resume=nope", "checkpoint.root=mine"], "name or id below mine; checkpoint.root=DIREC"),
+        (["rerun=nope"], "rerun=nope: no such run, neither as a directory nor in sqlite:////"),
+        (["rerun=nope", "tracking.uri=sqlite:///x/y.db"], "nor in sqlite:////"),
+        (["rerun=nope", "tracking.uri=mlruns"], "tracking.uri=mlruns: not a store."),
+        (["rerun=nope", "seed=1", "num_epochs=2"], "num_epochs, seed: a run is repeated as it was"),
+        ([f"resume={LONG}"], "config.json: File name too long."),
+        ([f"rerun={LONG}"], "config.json: File name too long."),
+        (["resume=nope", f"checkpoint.root={LONG}"], "config.json: File name too long."),
+        (["+exp=xor", f"checkpoint.root={LONG}"], f"checkpoint.root={LONG}: File name too long."),
+        (["--config-dir", LONG, "+exp=own"], f"--config-dir={LONG}: is not a directory."),
+    ],
+)
+def test_what_is_no_run_or_no_place_for_one_is_refused(
+    command: Command, arguments: list[str], error: str
+) -> None:
+    outcome = command(*arguments)
+    assert error in outcome.err
+    assert not outcome.problem()
+
+
+@pytest.mark.parametrize(
+    ("of", "made_with", "arguments", "error"),
+    [
+        ("resume", [], ["num_epochs=10"], "num_epochs=10: the run has 20, which may only be"),
+        ("resume", [], ["seed=4"], "seed=4 (the run has 0): a run that is resumed keeps its con"),
+        ("resume", [], ["seed=4", "num_epochs=30"], "seed=4 (the run has 0): a run"),
+        ("resume", [], ["optimizer=adam"], "optimizer=adam: not a key of the run's config"),
+        ("resume", [], ["num_epochs=a"], "num_epochs=a: must be a whole number from 1"),
+        ("resume", ["schedule=cosine"], ["num_epochs=30"], "the learning rate of schedule=cosine"),
+        ("rerun", [], [], "the run has not finished, so there is nothing to compare with. Conti"),
+        ("rerun", [], ["num_epochs=30"], "num_epochs: a run is repeated as it was; only checkp"),
+    ],
+)
+def test_a_run_cannot_be_taken_up_otherwise_than_it_was_begun(
+    command: Command, tmp_path: Path, of: str, made_with: list[str], arguments: list[str],
+    error: str,
+) -> None:  # fmt: skip
+    directory = write_run(tmp_path / "runs" / "a", *made_with)
+    before = content(directory)
+    outcome = command(f"{of}={directory}", *arguments)
+    assert error in outcome.err
+    assert not outcome.problem()
+    assert content(directory) == before
+
+
+@pytest.mark.parametrize("given_as", ["directory", "name", "id"])
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    command: Command, tmp_path: Path, given_as: str
+) -> None:
+    """Even where the record of another run is damaged."""
+    root = tmp_path / "runs"
+    for name in "abc":
+        directory = write_run(root / name, ending="finished")
+        rundir.write(directory, rundir.RUN, {"run_id": f"id of {name}"})
+    for name in "ac":
+        (root / name / rundir.RUN).write_text("{}")
+    before = content(root)
+    value = {"directory": root / "b", "name": "b", "id": "id of b"}[given_as]
+    outcome = command(f"resume={value}", f"checkpoint.root={root}")
+    assert (outcome.status, outcome.err, outcome.files) == (0, "", [])
+    assert outcome.out == f"the run has finished, at step 20: {root / 'b'}\n"
+    assert not (other := command("resume=id of nothing", f"checkpoint.root={root}")).problem()
+    assert "resume=id of nothing: no directory of a run" in other.err
+    assert content(root) == before
+
+
+def test_a_finished_run_is_not_shortened(command: Command, tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "a", ending="finished")
+    outcome = command(f"resume={directory}", "num_epochs=19")
+    assert "num_epochs=19: the run has 20, which may only be raised." in outcome.err
+    assert not outcome.problem()
+
+
+def test_a_run_that_stopped_early_is_not_prolonged(command: Command, tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "a", ending="stopped early")
+    before = content(directory)
+    outcome = command(f"resume={directory}", "num_epochs=30")
+    assert outcome.status == 0
+    assert outcome.out.startswith("the run has finished, at step 20; early stopping ended it: ")
+    assert content(directory) == before
+
+
 # --- a process of its own ----------------------------------------------------------------------
 
 
@@ -504,7 +625,8 @@ def test_help_config_and_errors_import_nothing_heavy(tmp_path: Path) -> None:
     program = f"""
 import sys
 from mlp_jax import train
-for arguments in (["--help"], ["+exp=xor", "--cfg", "job"], ["+exp=nope"], ["seed=-1"]):
+for arguments in (["--help"], ["+exp=xor", "--cfg", "job"], ["+exp=nope"], ["seed=-1"],
+                  ["resume=nope"], ["resume=a", "rerun=a"]):
     sys.argv = ["train.py", *arguments]
     try:
         train.main()
@@ -515,13 +637,6 @@ print("IMPORTED", *(name for name in {heavy} if name in sys.modules))
     outcome = run_process(tmp_path, "-c", program)
     assert outcome.out.splitlines()[-1] == "IMPORTED"
     assert not outcome.files
-
-
-@pytest.mark.parametrize("option", [["--cfg", "job"], ["--info", "all"], ["--hydra-help"]])
-def test_what_only_shows_trains_nothing(command: Command, option: list[str]) -> None:
-    outcome = command(*option, "resume=x", "num_epochs=5")
-    assert "resume=x: trains; --cfg, --info and --hydra-help only show" in outcome.err
-    assert not outcome.problem()
 
 
 @pytest.mark.parametrize("password", ["s3(cret", "s3cret", "'s3 cret'", "s3[cret"])

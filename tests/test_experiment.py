@@ -147,11 +147,16 @@ def test_a_regression_records_its_fit_in_its_own_units():
     assert list(Path("mlartifacts").rglob("fit.png"))
 
 
-def test_early_stopping_keeps_the_best_and_says_so():
-    result, output = run("+exp=iris", "optimizer.learning_rate=0.1", "tracking=none")
+@pytest.mark.parametrize("min_delta", [0, 0.1])
+def test_early_stopping_keeps_the_best_and_says_so(min_delta):
+    result, output = run(
+        "+exp=iris", "optimizer.learning_rate=0.1", "tracking=none",
+        f"early_stopping.min_delta={min_delta}",
+    )  # fmt: skip
     fitted = result.fitted
     losses = {point.step: point.metrics["validation/loss"] for point in fitted.history}
-    assert fitted.step == min(losses, key=losses.__getitem__)
+    assert (fitted.step == min(losses, key=losses.__getitem__)) == (min_delta == 0)
+    assert summary.final_metrics(result)["best/validation_loss"] == losses[fitted.step]
     assert max(losses) < result.problem.num_steps
     np.testing.assert_allclose(result.metrics["validation"]["loss"], losses[fitted.step], rtol=1e-5)
     assert f"the parameters of step {fitted.step:,} are kept" in output

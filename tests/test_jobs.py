@@ -159,8 +159,9 @@ def test_a_mixed_sweep_finds_its_groups(sweep: Callable[[], Sweep]) -> None:
         ["batch_size=2"],
         ["population.exact=true"],
         ["++seed=5"],
+        ["sweep.halvings=2"],
     )
-    assert group_sizes(made) == [[0, 1, 3, 10], [2, 5], [4], [6, 7], [8], [9]]
+    assert group_sizes(made) == [[0, 1, 3, 10], [2, 5], [4], [6, 7], [8], [9], [11]]
 
 
 def test_weights_counted_from_the_data_make_it_structure(sweep: Callable[[], Sweep]) -> None:

@@ -327,6 +327,8 @@ def test_a_study_is_continued(multirun: Multirun) -> None:
         (["hydra/sweeper=random", "seed=interval(0,inf)"], "must be finite"),
         (["hydra/sweeper=random", "model.l2=interval(-2,-1)"], "must be a number >= 0"),
         (["hydra/sweeper=random", "hydra.sweeper.num_trials=0"], "hydra.sweeper.num_trials=0"),
+        (["seed=0,1", "tracking.uri=x://a"], "tracking.uri=x://a: not a store"),
+        (["seed=0,1", "hydra/launcher=basic", "sweep.resume=true"], "sweep.resume=true: only"),
         (["hydra/sweeper=optuna", "hydra.sweeper.storage=x://a:b@c"], "storage=x://***@c: "),
     ],
 )

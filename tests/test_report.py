@@ -21,6 +21,7 @@ def record(rate, seed, status="FINISHED"):
 def uri(client):
     records = [record(rate, seed) for rate in (0.5, 2.0, 1.0) for seed in range(2)]
     records += [record(4.0, 0), record(8.0, 0, "FAILED")]
+    records += [record(16.0, 0)._replace(tags={"halved_at": "3"})]
     with tracking.start(client, "xor", "sweep", params={"only": "here"}) as parent:
         parent.log_metrics({"best/train_loss": 0.0}, 1)
     bulk.write(client, "xor", records, parent.run_id)
@@ -47,7 +48,7 @@ def refused(capsys, *arguments):
 
 def test_leaderboard(uri, capsys):
     assert printed(capsys, "xor", "--uri", uri).out == (
-        "xor: 7 finished runs, best first by best/train_loss; left out: 2 that are not finished\n"
+        "xor: 7 finished runs, best first by best/train_loss; left out: 3 that are not finished\n"
         "optimizer.learning_rate  best/train_loss  best  runs\n"
         "4                        0.25             0.25     1\n"
         "2                        0.5625 ± 0.088    0.5     2\n"

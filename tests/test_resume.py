@@ -403,8 +403,11 @@ def test_a_run_that_comes_out_otherwise_says_by_how_much(monkeypatch):
         problem, "initial_params", lambda *a: jax.tree.map(lambda w: w * 1.001, begin(*a))
     )
     monkeypatch.setattr(environment, "num_cores", lambda: 77)
+    original = repeat.from_directory(directories()[0])
     with pytest.raises(RunError, match=r"differ from those of .*: by at most .*e-\d+, rel.*\n.*77"):
-        repeat.rerun(repeat.from_directory(directories()[0]))
+        repeat.rerun(original)
+    with pytest.raises(RunError, match=r"population\.exact=true"):
+        repeat.rerun(original._replace(is_of_sweep=True))
 
 
 def test_an_unfinished_run_has_nothing_to_compare(interrupted):

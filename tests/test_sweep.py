@@ -1,27 +1,31 @@
 """A sweep's jobs are trained together, recorded as they would be alone, and never lost."""
 
+import csv
 import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from rich.console import Console as RichConsole
 
-from mlp_jax import bulk, experiment, population, store
+from mlp_jax import bulk, experiment, population, recovery, store, sync
 from mlp_jax.cli import compose
 from mlp_jax.config import Experiment, with_values
 from mlp_jax.console import Console
 from mlp_jax.course import Member
 from mlp_jax.errors import NoResultError, RunError, UserError
+from mlp_jax.family import Family
 from mlp_jax.jobs import Job, config_hash, own_overrides
 from mlp_jax.standings import Outcome
+from mlp_jax.store import UnreachableError
 from mlp_jax.sweep import Sweep
 
 SHORT = ["+exp=xor", "num_epochs=40", "log_every=10", "sweep.best=0", "checkpoint.root=runs"]
@@ -275,6 +279,10 @@ def test_successive_halving(
     assert f"best  {' '.join(own_overrides(second.job))}\n" in printed.text
     assert "ended by successive halving at step 10" in first.log
     assert client.get_run(str(first.run_id)).data.tags["halved_at"] == "10"
+    [parent] = parents(client, "halving")
+    table = Path(client.download_artifacts(parent.info.run_id, "runs.csv")).read_text()
+    rows = csv.DictReader(table.splitlines())
+    assert [row["status"] for row in rows] == ["FINISHED", "HALVED"]
 
 
 def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
@@ -412,7 +420,7 @@ def test_a_sweep_of_which_nothing_is_left(client: MlflowClient, place: Path, rat
     assert (child.info.status, parent.info.status) == ("FAILED", "FINISHED")
 
 
-def test_a_store_that_fails_ends_the_sweep(
+def test_a_disk_that_is_full_ends_the_sweep(
     client: MlflowClient, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
@@ -423,3 +431,103 @@ def test_a_store_that_fails_ends_the_sweep(
         run(make_jobs(["seed=0"], common=[*SHORT, "name=full"]))
     assert not children(client, "full")
     assert parents(client, "full")[0].info.status == "FAILED"
+
+
+def lose_store(patch: pytest.MonkeyPatch) -> None:
+    """It fails as the first runs are written."""
+
+    def fail(*args: Any) -> None:
+        raise MlflowException("the server is gone")
+
+    patch.setattr(bulk, "_insert", fail)
+
+
+def lose_store_midway(patch: pytest.MonkeyPatch) -> None:
+    """It takes the first run, which is written through the client, and half of the second one."""
+    log_text, calls = MlflowClient.log_text, []
+
+    def fail(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) > 3:  # of two files for each run
+            raise MlflowException("the server is gone")
+        log_text(*args)
+
+    patch.setattr(bulk, "_KNOWN_SCHEMA", "another")
+    patch.setattr(MlflowClient, "log_text", fail)
+
+
+def never_answers(patch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise UnreachableError("connection refused")
+
+    patch.setattr(store, "open_store", fail)
+
+
+@pytest.mark.parametrize("lose", [lose_store, lose_store_midway, never_answers])
+def test_a_store_that_fails_loses_no_run(
+    lose: Callable[[pytest.MonkeyPatch], None], client: MlflowClient, trainer: Trainer
+) -> None:
+    name, printed = f"lost by {lose.__name__}", Printed()
+    given = [["seed=0"], ["seed=1"], ["seed=2"], ["optimizer=adam"]]
+    with pytest.MonkeyPatch.context() as patch:
+        lose(patch)
+        outcomes = run(make_jobs(*given, common=[*SHORT, f"name={name}"]), printed)
+    assert all(outcome.error is None for outcome in outcomes)
+    assert "python -m mlp_jax.sync" in printed.text
+    assert sync.sync(recovery.run_directories(Path("runs")))
+    assert not any(map(recovery.is_left, recovery.run_directories(Path("runs"))))
+    found = children(client, name)
+    assert len(found) == 4
+    assert {run.info.status for run in found} == {"FINISHED"}
+    for run_ in found:
+        assert [p.step for p in client.get_metric_history(run_.info.run_id, "train/loss")] == [
+            10, 20, 30, 40
+        ]  # fmt: skip
+        assert artifacts(client, run_) == {"config.yaml", "environment.yaml"}
+        assert run_.inputs.dataset_inputs
+    assert parents(client, name)[0].info.status == "FAILED"
+    trainer.num_asked.clear()
+    check_resumed(client, name, *given)
+    assert trainer.num_asked == []
+
+
+def test_a_sweep_killed_before_its_best_had_a_model_makes_it_when_resumed(
+    client: MlflowClient, trainer: Trainer
+) -> None:
+    given = [["seed=0"], ["seed=1"], ["optimizer=adam"]]
+    common = ["name=without", "sweep.best=2", "tracking.figures=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Family, "_attach", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(make_jobs(*given, common=[*SHORT, *common]))
+    assert not any(has_model(run) for run in children(client, "without"))
+    run(make_jobs(*given, common=[*RESUME, *common]))
+    by_loss = sorted(children(client, "without"), key=lambda run: run.data.metrics["train/loss"])
+    assert [has_model(run) for run in by_loss] == [True, True, False]
+    trainer.num_asked.clear()
+    run(make_jobs(*given, ["seed=5"], common=[*RESUME, *common]))
+    assert trainer.num_asked == [1]
+
+
+def test_a_sweep_is_trained_again_where_its_file_has_changed(
+    client: MlflowClient, trainer: Trainer
+) -> None:
+    given = ["data=table", "data.path=own.csv", "data.target=y", "name=own", "batch_size=null"]
+    common = [text for text in RESUME if text != "+exp=xor"]
+    for rows, num_asked in (("0,1,1,0", [1]), ("0,1,1,0", []), ("0,0,1,1", [1])):
+        ys = rows.split(",") * 10
+        lines = [f"{x / 7},{y}" for x, y in enumerate(ys)]
+        Path("own.csv").write_text("\n".join(["x,y", *lines]))
+        trainer.members.clear()
+        trainer.num_asked.clear()
+        run(make_jobs(given, common=common))
+        assert trainer.num_asked == num_asked
+
+
+def test_what_is_not_tracked_cannot_be_resumed() -> None:
+    with pytest.raises(UserError, match="tracking=none"):
+        run(make_jobs(["tracking=none"], common=RESUME))
+
+
+def has_model(run: Run) -> bool:
+    return bool(run.outputs and run.outputs.model_outputs)

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,23 @@ def test_users_own_mlflow_settings_win(client, monkeypatch):
 
 def test_eight_processes_at_once_on_no_database(tmp_path):
     assert not eight_processes(tmp_path, runs_each=1)
+
+
+def test_eight_threads_at_once_create_a_store_once(tmp_path, monkeypatch):
+    """Although a process that was killed had begun it."""
+    file, created, create = tmp_path / "mlflow.db", [], store._create_tables
+
+    def count(*args):
+        created.append(args)
+        create(*args)
+
+    monkeypatch.setattr(store, "_create_tables", count)
+    file.with_name(".mlflow.db.unfinished").write_bytes(b"cut off")
+    with ThreadPoolExecutor(8) as pool:
+        clients = list(pool.map(store.open_store, [f"sqlite:///{file}"] * 8))
+    assert len(created) == 1
+    assert [len(client.search_experiments()) for client in clients] == [1] * 8
+    assert {path.name for path in tmp_path.iterdir()} <= {file.name, f"{file.name}.lock"}
 
 
 @pytest.mark.faults

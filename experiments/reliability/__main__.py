@@ -30,6 +30,12 @@ def _kills(folder: Path, trials: int, seed: int) -> list[Row]:
     return [processes.kills(processes.Bench(folder), trials, seed)]
 
 
+def _sweeps(folder: Path, trials: int, seed: int) -> list[Row]:
+    from experiments.reliability import sweeps
+
+    return [sweeps.kills(folder, trials, seed)]
+
+
 def _signals(folder: Path, trials: int, seed: int) -> list[Row]:
     from experiments.reliability import processes
 
@@ -76,14 +82,15 @@ def _cost(folder: Path, trials: int, seed: int) -> list[Row]:
 
 FAULTS: dict[str, tuple[Measure, int]] = {
     "kills": (_kills, 60),
+    "sweeps": (_sweeps, 40),
     "signals": (_signals, 2),
     "failing": (_failing, 1),
     "damage": (_damage, 240),
     "full-disk": (_full_disk, 2),
     "store": (_store, 20),
-    "cost": (_cost, 7),
+    "cost": (_cost, 120),
 }
-"""By name, with the number of trials for the table: kills, rounds, files, runs."""
+"""By name, with the number of trials for the table: kills, rounds, files, epochs."""
 
 
 def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:

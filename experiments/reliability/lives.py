@@ -48,6 +48,16 @@ PHASES = {
 }
 
 
+SWEEP_PHASES = {
+    "composing": Phase("hydra_plugins.mlp_jax._population", "launch", 1, 0.3),
+    "compiling": Phase("mlp_jax.population", "train", 2, 2.0),
+    "training together": Phase("mlp_jax.lockstep", "Lockstep._advance", 15, 0.02),
+    "beginning the parent": Phase("mlp_jax.family", "Family.__init__", 1, 0.3),
+    "writing the runs": Phase("mlp_jax.bulk", "_insert", 2, 0.1),
+    "ending the parent": Phase("mlp_jax.overview", "log", 1, 1.0),
+}
+
+
 class Instant(NamedTuple):
     """When something happens to a process, and what: the signals that it gets, or a full disk."""
 
@@ -59,7 +69,7 @@ class Instant(NamedTuple):
 
 
 def choose(random: Random, phase: str, *signals: int) -> Instant:
-    _, _, most_calls, most_seconds = PHASES[phase]
+    _, _, most_calls, most_seconds = (PHASES | SWEEP_PHASES)[phase]
     call, seconds = random.randint(1, most_calls), random.uniform(0, most_seconds)
     return Instant(phase, call, seconds, signals or (signal.SIGKILL,))
 
@@ -140,7 +150,7 @@ def _arm(instant: Instant, pipe: int) -> None:
     """Wraps the function of the phase, so that the process gets the signals at the instant."""
     import importlib
 
-    module, name, _, _ = PHASES[instant.phase]
+    module, name, _, _ = (PHASES | SWEEP_PHASES)[instant.phase]
     owner: Any = importlib.import_module(module)
     *path, name = name.split(".")
     for part in path:

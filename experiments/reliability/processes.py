@@ -29,7 +29,7 @@ class Bench:
             raise RuntimeError(life.output)
         self.wanted: Outcome = lives.outcome(first)
         self.store = root / "mlflow.db"
-        _make_store(self.store)
+        make_store(self.store)
 
     def problems(self, directory: Path) -> list[str]:
         """What is not as in the undisturbed run."""
@@ -39,7 +39,7 @@ class Bench:
             return [repr(error)]
 
 
-def _make_store(file: Path) -> None:
+def make_store(file: Path) -> None:
     """In a process of its own: this one stays without threads, to fork from."""
     child = os.fork()
     if child == 0:
@@ -66,7 +66,7 @@ def kills(at: Bench, num_kills: int, seed: int) -> Row:
 
         lived = lives.until_done(directory, next_instant)
         counts += Counter(instant.phase for instant, life in lived if instant and life.status == -9)
-        wrong = at.problems(directory) + _unexpected(lived, {0, -signal.SIGKILL})
+        wrong = at.problems(directory) + unexpected(lived, {0, -signal.SIGKILL})
         problems += [f"seed {seed}, run {num_runs}: {problem}" for problem in wrong]
         num_runs += 1
     spread = ", ".join(f"{count} in {phase}" for phase, count in counts.items())
@@ -80,7 +80,7 @@ def kills(at: Bench, num_kills: int, seed: int) -> Row:
     )
 
 
-def _unexpected(lived: list[tuple[Instant | None, Life]], allowed: set[int]) -> list[str]:
+def unexpected(lived: list[tuple[Instant | None, Life]], allowed: set[int]) -> list[str]:
     """The lives that ended in no way they may."""
     return [
         f"status {life.status} after {instant}: …{life.output[-300:]}"
@@ -106,7 +106,7 @@ def signals(at: Bench, num_rounds: int, seed: int) -> Row:
         life = lives.live(directory, lives.EXPERIMENT, instant)
         wrong = _after_signal(directory, life, is_double=len(sent) > 1)
         lived = lives.until_done(directory, lambda: None)
-        wrong += at.problems(directory) + _unexpected(lived, {0})
+        wrong += at.problems(directory) + unexpected(lived, {0})
         problems += [f"seed {seed}, case {number}, {instant}: {problem}" for problem in wrong]
         longest = max(longest, life.seconds)
         statuses[life.status] += 1
@@ -148,9 +148,9 @@ def full_disk(at: Bench, num_rounds: int, seed: int) -> Row:
             shutil.copy(at.store, directory)
             first = (instant, lives.live(directory, lives.EXPERIMENT, instant))
             (directory / lives.BALLAST).unlink(missing_ok=True)
-            wrong = _unexpected([first], {0, 1, 2})
+            wrong = unexpected([first], {0, 1, 2})
             lived = lives.until_done(directory, lambda: None)
-            wrong += at.problems(directory) + _unexpected(lived, {0})
+            wrong += at.problems(directory) + unexpected(lived, {0})
         endings[first[1].status] += 1
         problems += [f"seed {seed}, case {number}, {instant}: {problem}" for problem in wrong]
     return Row(

@@ -11,9 +11,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax.launcher import PopulationLauncher
-from mlp_jax import search
+from mlp_jax import search, store
 from mlp_jax.errors import NoResultError, RunError, UserError
-from mlp_jax.jobs import Composer
+from mlp_jax.jobs import Composer, Job
 from mlp_jax.store import redacted
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
             first = sum(map(len, returns))
             jobs = [composer.job(first + i, job) for i, job in enumerate(batch)]
             if not returns:
+                _check(jobs, together is not None)
                 _save(sweeper.config)
                 if together and together.trains_together:
                     stack.enter_context(together.sweep(jobs))
@@ -44,6 +45,14 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
             batch = _next(batches, returns[-1])
     _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)
     return returns
+
+
+def _check(jobs: Sequence[Job], together: bool) -> None:
+    """What can be said before anything is written. Raises `UserError`."""
+    for uri in {job.config.tracking.uri for job in jobs if job.config.tracking.name != "none"}:
+        store.check(uri)
+    if not together and any(job.config.sweep.resume for job in jobs):
+        raise UserError("sweep.resume=true: only hydra/launcher=population can resume a sweep.")
 
 
 def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:
