@@ -116,8 +116,8 @@ def compose(overrides: list[str]) -> Experiment:
 
 
 def _exit(error: Exception) -> NoReturn:
-    """At most two lines, whatever characters a value had."""
-    lines = str(error).split("\n", maxsplit=1)
+    """At most two lines, whatever characters a value had, without a password."""
+    lines = redacted(str(error)).split("\n", maxsplit=1)
     shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
     print(f"error: {chr(10).join(shown)}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UserError) else 1)
@@ -156,7 +156,8 @@ def _of_run(
     named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
     if not named:
         return None
-    if len(named) > 1 or arguments.multirun or arguments.cfg or arguments.info:
+    asks_hydra = arguments.multirun or arguments.cfg or arguments.info or arguments.hydra_help
+    if len(named) > 1 or asks_hydra:
         raise UserError(f"{' '.join(named)}: takes one run, and no -m, --cfg or --info.")
     name, _, value = named[0].partition("=")
     if not value:

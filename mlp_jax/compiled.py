@@ -20,11 +20,11 @@ MAX_BYTES = 16 * 2**20
 """A hundred networks; the least recently used programs go first."""
 
 DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
-SETTINGS = {
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(MAX_BYTES),
+_ALL_PROGRAMS = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+SETTINGS = {"JAX_COMPILATION_CACHE_MAX_SIZE": str(MAX_BYTES), **_ALL_PROGRAMS}
 
 
 def keep() -> None:
@@ -35,6 +35,7 @@ def keep() -> None:
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlp_jax"
         if not os.environ.get(DIRECTORY, str(root)).startswith(str(root)):
+            _set(_ALL_PROGRAMS)  # to the user's own place, whose size is the user's
             return
         if find_spec("zstandard"):  # JAX would use it, without a checksum
             return
@@ -44,7 +45,11 @@ def keep() -> None:
     except (OSError, RuntimeError):  # the latter where there is no home
         return
     os.environ[DIRECTORY] = str(directory)
-    for name, value in SETTINGS.items():
+    _set(SETTINGS)
+
+
+def _set(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 

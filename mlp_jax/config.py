@@ -44,6 +44,8 @@ INITIALIZER_NAMES = (
 MAX_HIDDEN_SIZE = 10**6
 MAX_HIDDEN_WEIGHTS = 10**9
 """Between two hidden layers: 4 GB in float32."""
+MAX_NAME_LENGTH = 250
+"""What every store of MLflow takes as the name of a run; of an experiment it takes six more."""
 
 
 class Allowed(NamedTuple):
@@ -97,6 +99,10 @@ ANY = Allowed("{type}", lambda value: True)
 TEXT = Allowed(
     "{type} of one line or less, not empty",
     lambda value: value is not None and bool(value.strip()) and value.isprintable(),
+)
+NAME = Allowed(
+    f"{TEXT.text}, of at most {MAX_NAME_LENGTH} characters",
+    lambda value: TEXT.test(value) and len(value) <= MAX_NAME_LENGTH,
 )
 POSITIVE = Allowed("{type} > 0", lambda value: _is_number(value) and value > 0)
 NON_NEGATIVE = Allowed("{type} >= 0", lambda value: _is_number(value) and value >= 0)
@@ -346,7 +352,7 @@ class Checkpoint:
 class Tracking:
     name: str = key(one_of("mlflow", "none"))
     uri: Optional[str] = key(TEXT)
-    run_name: Optional[str] = key(TEXT)
+    run_name: Optional[str] = key(NAME)
     model: bool = key()
     figures: bool = key()
 
@@ -355,7 +361,7 @@ class Tracking:
 class Experiment:
     """One training, complete: what `conf/config.yaml` composes."""
 
-    name: Optional[str] = key(TEXT)
+    name: Optional[str] = key(NAME)
     seed: int = key(SEED, traced=True)
     num_epochs: Optional[int] = key(COUNT)
     num_steps: Optional[int] = key(COUNT)

@@ -31,21 +31,25 @@ def describe(device: "jax.Device", data_digest: str) -> dict[str, Any]:
 def num_cores() -> int:
     """The threads that XLA computes with on the CPU: those of this process, or $NPROC."""
     given = os.environ.get("NPROC", "")
-    if given.isdigit() and int(given) > 0:
+    if given.isdecimal() and int(given) > 0:
         return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def pin(cores: int) -> None:
-    """Makes XLA compute with so many threads, and in a fixed order on GPUs.
-
-    Takes effect before JAX is imported only.
-    """
+def pin_cores(cores: int) -> None:
+    """Makes XLA compute with so many threads, if JAX is not yet imported."""
     os.environ["NPROC"] = str(cores)
+
+
+def fix_order(recorded_flags: str = _GPU_FLAG) -> None:
+    """Makes XLA add in a fixed order on GPUs, if JAX is not yet imported.
+
+    `recorded_flags`: only where they say that an earlier run did.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
-    if _GPU_FLAG not in flags:
+    if _GPU_FLAG in recorded_flags and _GPU_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_GPU_FLAG}".strip()
 
 

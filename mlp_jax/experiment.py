@@ -40,6 +40,8 @@ def run(
     """
     console = console or Console()
     with numeric_settings(config) as device:
+        if directory is None:
+            rundir.check_root(config.checkpoint.root)
         prepared = _prepare(config, console, device)
         place = rundir.create(config.checkpoint.root) if directory is None else directory
         with rundir.locked(place), deferred() as interrupt:
@@ -57,7 +59,6 @@ def run(
 
 def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepared:
     """All that can fail before anything is written."""
-    rundir.check_root(config.checkpoint.root)
     is_tracked = config.tracking.name != "none"
     if is_tracked:
         store.check(config.tracking.uri)

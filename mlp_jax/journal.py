@@ -6,7 +6,6 @@ is dropped; a damaged one is known by its checksum, a lost one by the entries' n
 are to be stored wait in `outbox/`. `run.json` says which run this is and how much was delivered.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from mlp_jax import signed
 from mlp_jax.errors import RunError
 
 JOURNAL, RECORD, OUTBOX, _LOCK = "journal.jsonl", "run.json", "outbox", "journal.lock"
@@ -72,28 +72,10 @@ def _parse(line: bytes) -> Entry | None:
 
 def read_record(directory: Path) -> dict[str, Any]:
     """`run.json` of a run's directory; empty where there is none."""
-    file = directory / RECORD
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        digest = record.pop("sha256")
-    except (FileNotFoundError, NotADirectoryError):
+        return signed.read(directory / RECORD)
+    except signed.MissingError:
         return {}
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise RunError(f"{file}: cannot be read ({error}).") from error
-    if digest != _sha256(record):
-        raise RunError(f"{file}: is not what was written; its SHA-256 is another.")
-    return record
-
-
-def _sha256(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Replaces a file; whoever reads it finds the old or the new text."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
 
 
 class Journal:
@@ -121,6 +103,7 @@ class Journal:
 
     def _open(self) -> None:
         self._mutex = threading.Lock()
+        self._record_mutex = threading.Lock()  # no entry waits for the disk to sync the record
         self.record = read_record(self.directory)
         path = self.directory / JOURNAL
         self.entries, lost, self._size = read(path)
@@ -184,11 +167,10 @@ class Journal:
 
     def note(self, **facts: Any) -> None:
         """Adds facts to `run.json`; where the disk is full, with the next facts."""
-        with self._mutex:
+        with self._record_mutex:
             self.record |= facts
             with suppress(OSError):
-                signed = self.record | {"sha256": _sha256(self.record)}
-                _write_whole(self.directory / RECORD, json.dumps(signed, indent=1))
+                signed.write(self.directory / RECORD, self.record)
 
     def acknowledge(self, number: int) -> None:
         """Entries up to `number` are in the store."""

@@ -14,7 +14,15 @@ from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.fitting import DivergedError, Fitted, compile_programs, evaluate_parts, fit
 from mlp_jax.lockstep import Lockstep, OnProgress, check_members, problem_of
-from mlp_jax.problem import Problem, initial_params, keys_of, numeric_settings, objective, prepare
+from mlp_jax.problem import (
+    Problem,
+    check_smoothing,
+    initial_params,
+    keys_of,
+    numeric_settings,
+    objective,
+    prepare,
+)
 
 LoadData = Callable[[Data], Dataset]
 
@@ -71,6 +79,8 @@ def train(
             pair = {"model.output": base.config.model.output, "model.loss": base.config.model.loss}
             some = [with_values(configs[index], pair) for index in indices]
             their_data = [datasets[index] for index in indices]
+            for config, dataset in zip(some, their_data, strict=True):
+                check_smoothing(config, dataset)
             if exact:
                 trained = _one_by_one(base, some, their_data, show)
             else:

@@ -156,20 +156,21 @@ def _is_positive(value: float | Array) -> bool:
     return isinstance(value, Array) or value > 0
 
 
+def check_smoothing(config: Experiment, dataset: Dataset) -> None:
+    """Raises `UserError` where the targets cannot be smoothed, of numbers that are not traced."""
+    smoothing = config.model.label_smoothing
+    if smoothing and not dataset.class_names:
+        raise UserError(f"model.label_smoothing={smoothing}: {dataset.name} has no classes; use 0.")
+    if smoothing and config.model.output == "tanh":
+        raise UserError(
+            f"model.label_smoothing={smoothing}: targets of a tanh output are −1 and 1, not "
+            "probabilities; use model.output=sigmoid or softmax."
+        )
+
+
 def _make_loss(config: Experiment, dataset: Dataset, pair: tuple[str, str]) -> Loss:
     loss = LOSSES[pair]
-    has_smoothing = _is_positive(config.model.label_smoothing)
-    if has_smoothing and not dataset.class_names:
-        raise UserError(
-            f"model.label_smoothing={config.model.label_smoothing}: {dataset.name} has no "
-            "classes; use 0."
-        )
-    if has_smoothing:
-        if pair[0] == "tanh":
-            raise UserError(
-                f"model.label_smoothing={config.model.label_smoothing}: targets of a tanh output "
-                "are −1 and 1, not probabilities; use model.output=sigmoid or softmax."
-            )
+    if _is_positive(config.model.label_smoothing):
         loss = smoothed(loss, config.model.label_smoothing)
     weights = _class_weights(config, dataset)
     if weights is not None:
@@ -325,6 +326,7 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     """The pure problem behind a config. Raises `UserError` where config and data don't fit."""
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
+    check_smoothing(config, dataset)
 
     train, validation, test = encode_parts(config, dataset)
     sizes = (train.x.shape[1], *config.model.hidden_sizes, train.y.shape[1])

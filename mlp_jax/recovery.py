@@ -173,10 +173,14 @@ def repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[str
         if run.info.run_id == own_run_id or process is None:
             continue
         directory = Path(tags.get("run.directory", "/nowhere"))
-        if journal.read_record(directory).get("run_id") == run.info.run_id:
-            if was_left_running(directory) and _try_recover(directory, client):
-                yield repaired_line(run.info.run_name, directory)
-        elif liveness.is_gone(process, heartbeat) and _is_running(client, run.info.run_id):
+        try:
+            if journal.read_record(directory).get("run_id") == run.info.run_id:
+                if is_left(directory) and _try_recover(directory, client):
+                    yield repaired_line(run.info.run_name, directory)
+                continue
+        except RunError as error:  # of the directory, which is as good as gone then
+            yield str(error)
+        if liveness.is_gone(process, heartbeat) and _is_running(client, run.info.run_id):
             client.set_tag(run.info.run_id, _REPAIRED_TAG, _REPAIRED)
             client.set_terminated(run.info.run_id, "KILLED", int(heartbeat * 1000))
             yield repaired_line(run.info.run_name, None)

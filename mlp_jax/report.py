@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print_report(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {store.redacted(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,11 +7,10 @@ checkpoints/
 result.json        how it ended, once it has
 """
 
-import hashlib
-import json
 import os
 import secrets
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mlp_jax import signed
 from mlp_jax.errors import RunError, UserError
 
 CONFIG, ENVIRONMENT, RESULT, RUN = "config.json", "environment.json", "result.json", "run.json"
@@ -50,6 +50,13 @@ def create(root: str) -> Path:
     return directory
 
 
+def remove(directory: Path) -> None:
+    """One that `create` has made, and the root where it is empty then."""
+    shutil.rmtree(directory)
+    with suppress(OSError):
+        directory.parent.rmdir()
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Holds the run for this process; the system lets go of it when the process ends in any way."""
@@ -76,37 +83,17 @@ def how_to_resume(directory: Path) -> str:
 
 
 def write(directory: Path, name: str, values: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all, with the SHA-256 of its other entries."""
-    file, unfinished = directory / name, directory / f"{name}.unfinished"
-    try:
-        with unfinished.open("w", encoding="utf-8") as opened:
-            opened.write(json.dumps(values | {"sha256": _sha256(values)}, indent=1) + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        unfinished.replace(file)
-    except OSError as error:
-        raise RunError(f"{file} could not be written: {error.strerror}") from None
+    signed.write(directory / name, values)
 
 
 def read(directory: Path, name: str) -> dict[str, Any]:
     """What was written. Raises `RunError` where it is missing or damaged."""
-    try:
-        values = json.loads((directory / name).read_text(encoding="utf-8"))
-        digest = values.pop("sha256")
-    except (OSError, ValueError, LookupError, AttributeError) as error:
-        raise RunError(f"{directory / name} cannot be read: {error}") from None
-    if digest != _sha256(values):
-        raise RunError(f"{directory / name} is not what was written: its SHA-256 is another.")
-    return values
+    return signed.read(directory / name)
 
 
 def result(directory: Path) -> dict[str, Any] | None:
     """How the run ended; `None` where it has not."""
     return read(directory, RESULT) if (directory / RESULT).exists() else None
-
-
-def _sha256(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def find(name: str, root: str) -> Path | None:

@@ -67,7 +67,13 @@ def dimensions(overrides: Iterable["Override"]) -> list[Dimension]:
         if override.is_interval_sweep():
             by_key[key] = Dimension(key, (), _interval(override))
         elif override.is_sweep_override():
-            values = tuple(f"={value}" for value in override.sweep_string_iterator())
+            texts = itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1)
+            values = tuple(f"={value}" for value in texts)
+            if len(values) > MAX_JOBS:
+                raise UserError(
+                    f"{override.input_line}: has more than {MAX_JOBS:,} values, the limit of a "
+                    "sweep. List fewer, or draw some of an interval with hydra/sweeper=random."
+                )
             if not values:
                 raise UserError(f"{override.input_line}: has no values; give at least one.")
             by_key[key] = Dimension(key, values)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -24,13 +24,11 @@ from mlp_jax.fitting import (
     template,
 )  # fmt: skip
 from mlp_jax.interrupt import Interrupt
+from mlp_jax.journal import BusyError
 from mlp_jax.problem import Problem
 from mlp_jax.proof import GradientCheck
 from mlp_jax.saving import Saver
 from mlp_jax.summary import Result
-
-if TYPE_CHECKING:
-    pass
 
 
 class Prepared(NamedTuple):
@@ -59,7 +57,12 @@ class Session:
         """Begins the run."""
         rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
         rundir.write(self.directory, rundir.CONFIG, self.record)
-        return self._finish(self._start_record(command, tags), None)
+        try:
+            run = self._start_record(command, tags)
+        except UserError:  # with which nothing is left on the disk
+            rundir.remove(self.directory)
+            raise
+        return self._finish(run, None)
 
     def resume(self, command: str, tags: Mapping[str, str]) -> Result:
         """Goes on from the last checkpoint that is whole, or from the first step without one."""
@@ -68,13 +71,7 @@ class Session:
         checkpoint = self.checkpoints.restore(template(self.problem), self.console.line)
         step = int(checkpoint.state.state.step) if checkpoint else 0
         self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
-        (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
-        rundir.write(self.directory, rundir.CONFIG, self.record)
-        if not (self._is_tracked and tracking.has_begun(self.directory)):
-            return self._finish(self._start_record(command, tags), checkpoint)
-        uri = self.problem.config.tracking.uri
-        run = tracking.resume(uri, self.directory, warn=self.console.line)
-        return self._finish(run, checkpoint)
+        return self._finish(self._resume_record(command, tags), checkpoint)
 
     @property
     def _is_tracked(self) -> bool:
@@ -96,6 +93,19 @@ class Session:
             warn=self.console.line,
         )
 
+    def _resume_record(self, command: str, tags: Mapping[str, str]) -> tracking.Run | None:
+        """None where the run is not tracked, or its record is damaged, which costs no training."""
+        try:
+            if not (self._is_tracked and tracking.has_begun(self.directory)):
+                return self._start_record(command, tags)
+            uri = self.problem.config.tracking.uri
+            return tracking.resume(uri, self.directory, warn=self.console.line)
+        except BusyError:
+            raise
+        except RunError as error:
+            self.console.line(f"warning: {error} The run goes on without being recorded.")
+            return None
+
     def _compare_environment(self) -> None:
         then = rundir.read(self.directory, rundir.ENVIRONMENT)
         if then.get("data") != self.environment["data"]:
@@ -109,6 +119,8 @@ class Session:
     def _finish(self, run: tracking.Run | None, checkpoint: Checkpoint | None) -> Result:
         """Trains to the end and records what came of it."""
         with self._saver() as saver, nullcontext() if run is None else run:
+            (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
+            rundir.write(self.directory, rundir.CONFIG, self.record)
             if run is not None:
                 run.log_dict(self.record, "config.yaml")
                 run.log_dict(self.environment, "environment.yaml")

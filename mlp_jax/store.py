@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -56,7 +56,9 @@ def redacted(text: str) -> str:
     >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
     'postgresql://***@host/runs?***'
     """
-    text = re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text)
+    # A password may have blanks; but an address with a port and no password may be followed by @.
+    user_info = r"[^\s/:@]*:(?!\d+(?:[\s/'\"]|$))[^\n/]*|\S*"
+    text = re.sub(rf"(?<!sqlite)(?<!file)://(?:{user_info})@", "://***@", text)
     return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
 
 
@@ -90,6 +92,11 @@ def check(uri: str | None) -> str:
     uri = store_uri(uri)
     file = _sqlite_file(uri)
     if file is not None:
+        if "?" in uri or unquote(uri) != uri:
+            raise UserError(
+                f"tracking.uri={uri}: MLflow would take ? and % in its path for something else. "
+                "Name another place, tracking.uri=sqlite:////DIRECTORY/mlflow.db."
+            )
         _check_writable(file)
         with suppress(UnreachableError):
             is_ready(file, 0.0)  # fails at once if it is no database; MLflow would try for 100 s
@@ -246,7 +253,7 @@ def failure(error: Exception, uri: str) -> str:
         cause = f"{type(error).__name__}: {cause}"
     if "HTTPConnection" in cause:  # the last of several errors, each around the next
         cause = cause.rpartition("): ")[2].rstrip("\"')")
-    user_info = re.search(r"://(\S*)@", uri)
+    user_info = re.search(r"://(.*)@", uri)
     for secret in user_info[1].split(":", 1) if user_info else ():
         if secret:
             cause = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", cause)

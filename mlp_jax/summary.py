@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlp_jax import data, figures, pyfunc
-from mlp_jax.config import Experiment, Table
+from mlp_jax.config import MAX_NAME_LENGTH, Experiment, Table
 from mlp_jax.console import Console
 from mlp_jax.fitting import Fitted
 from mlp_jax.network import num_params
@@ -81,10 +81,11 @@ def experiment_name(config: Experiment) -> str:
 def run_name(problem: Problem) -> str:
     """What tells a run from others; what differs most often comes first, since lists cut names."""
     config, optimizer = problem.config, problem.config.optimizer
-    return (
+    name = (
         f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
         f"{_sizes(problem)} {_activation(problem)}"
     )
+    return name[:MAX_NAME_LENGTH]
 
 
 def note(problem: Problem, device: jax.Device, command: str) -> str:

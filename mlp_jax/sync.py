@@ -54,7 +54,7 @@ def _sync_run(run: Path, clients: "dict[str, mlflow.MlflowClient | Exception]") 
         uri = _full_uri(read_record(run)["uri"])
         done = recovery.recover(run, _client(uri, clients))
     except (UserError, RunError) as error:
-        print(f"{run}: left: {' '.join(str(error).split())}", flush=True)
+        print(f"{run}: left: {' '.join(store.redacted(str(error)).split())}", flush=True)
         return False
     except Exception as error:  # whatever the store and its client come up with
         print(f"{run}: left: {' '.join(store.failure(error, uri).split())}", flush=True)

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -149,11 +148,6 @@ class Run:
     def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
         with self._outgoing(file) as path:
             figure.savefig(path)
-
-    def log_file(self, source: Path, file: str) -> None:
-        """A copy of `source` as it is now."""
-        with self._outgoing(file) as path:
-            shutil.copyfile(source, path)
 
     @contextmanager
     def _outgoing(self, file: str) -> Iterator[Path]:
@@ -377,7 +371,8 @@ def _user() -> str:
 
 def _git_tags(directory: Path) -> dict[str, str]:
     """The commit of the checkout around `directory`, and whether a tracked file differs from it."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = ["git", "-c", "core.fsmonitor=false"]  # which could be any command
+    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         status = subprocess.run(
             command,

@@ -95,18 +95,26 @@ def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
 
 
 def _pin_as_recorded(then: Mapping[str, Any]) -> None:
-    """As many threads as the run was begun with: their number may change the last bits."""
+    """As many threads as the run was begun with, and its order: they may change the last bits."""
     if then.get("num_cores") not in (None, environment.num_cores()):
-        _pin(then["num_cores"])
+        _pin_cores(then["num_cores"])
+    environment.fix_order(then.get("xla_flags", ""))
 
 
 def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
-    if any(config.deterministic for config in configs):
-        _pin(int(os.environ.get("NPROC") or 1))
+    if not any(config.deterministic for config in configs):
+        return
+    cores = os.environ.get("NPROC") or "1"
+    if not cores.isdecimal() or int(cores) < 1:
+        raise UserError(
+            f"NPROC={cores}: with deterministic=true it must be the number of cores, from 1."
+        )
+    _pin_cores(int(cores))
+    environment.fix_order()
 
 
-def _pin(cores: int) -> None:
-    environment.pin(cores)
+def _pin_cores(cores: int) -> None:
+    environment.pin_cores(cores)
     compiled.keep()  # elsewhere than the programs for all cores
 
 

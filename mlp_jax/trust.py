@@ -2,7 +2,8 @@
 
 The experiment itself names only entries of our tables. But Hydra makes objects of what stands in
 `hydra.launcher`, `hydra.sweeper`, `hydra.callbacks` and the configs of logging, and looks for
-configs in whatever package `hydra.searchpath` names.
+configs in whatever package `hydra.searchpath` names. The variables of `hydra.job.env_set` would
+choose what other programs do, as `PATH`, `LD_PRELOAD` and git's own.
 """
 
 import re
@@ -35,8 +36,13 @@ def check_search_path(overrides: list[str]) -> None:
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Raises `UserError` where the composed node `hydra` would import something else."""
+    """Raises `UserError` where the composed node `hydra` would import or set something else."""
     config: Any = OmegaConf.to_container(hydra)
+    if names := ", ".join(config["job"]["env_set"]):
+        raise UserError(
+            f"hydra.job.env_set: a config cannot set {names} in the environment, where it could "
+            "make other programs run anything; set it in the shell."
+        )
     if config.get("callbacks"):
         raise _refusal(f"hydra.callbacks={config['callbacks']}", "there are none")
     for path, value in _leaves(config):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         serve(store.store_uri(options.uri), options.port)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(store.redacted(str(error)), file=sys.stderr)
         sys.exit(2)
 
 
@@ -105,7 +106,10 @@ def _last_run(base: str) -> str:
     run, kind = latest[0], "run"
     parent_id = [tag["value"] for tag in run["data"]["tags"] if tag["key"] == "mlflow.parentRunId"]
     if parent_id:
-        run, kind = _ask(base, "runs/get", run_id=parent_id[0])["run"], "sweep"
+        try:
+            run, kind = _ask(base, "runs/get", run_id=parent_id[0])["run"], "sweep"
+        except HTTPError:  # it was deleted for good
+            return base
     info = run["info"]
     page = store.run_url(base, info["experiment_id"], info["run_id"])
     return f"the last {kind}, {info['run_name']}:\n{page}"

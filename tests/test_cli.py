@@ -510,6 +510,7 @@ def content(root: Path) -> dict[Path, bytes]:
             "rerun=a: takes one run, and no -m, --cfg or --info.",
         ),
         (["--cfg", "job", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
+        (["--hydra-help", "resume=a"], "resume=a: takes one run, and no -m, --cfg or --info."),
         (["--info", "all", "rerun=a"], "rerun=a: takes one run, and no -m, --cfg or --info."),
         (["resume=nope"], "resume=nope: no directory of a run, and none of that name or id below"),
         (["resume=."], "resume=.: no directory of a run"),
@@ -636,6 +637,16 @@ print("IMPORTED", *(name for name in {heavy} if name in sys.modules))
     outcome = run_process(tmp_path, "-c", program)
     assert outcome.out.splitlines()[-1] == "IMPORTED"
     assert not outcome.files
+
+
+@pytest.mark.parametrize("password", ["s3(cret", "s3cret", "'s3 cret'", "s3[cret"])
+@pytest.mark.parametrize("other", ["+optimizer=adam", "seed=-1", "sede=1", "optimizer=adm"])
+def test_no_mistake_prints_a_password(command: Command, password: str, other: str) -> None:
+    uri = f"tracking.uri=postgresql://me:{password}@host/db"
+    for arguments in ((uri, other), (other, uri), (uri, "+exp=xor", "resume=x"), (f"++{uri}.a=1",)):
+        outcome = command(*arguments)
+        assert "s3" not in outcome.out + outcome.err and "cret" not in outcome.out + outcome.err
+        assert not outcome.problem()
 
 
 def test_a_sweep_does_not_write_a_password_to_disk(tmp_path, monkeypatch, capsys):

@@ -89,6 +89,11 @@ def test_the_users_own_directory_stays(alone, monkeypatch, tmp_path):
     compiled.keep()
     assert os.environ[compiled.DIRECTORY] == str(tmp_path / "mine")
     assert not alone.exists()
+    set_now = {name: os.environ[name] for name in compiled.SETTINGS if name in os.environ}
+    assert set_now == {  # all programs are kept, and none of another project is removed
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def test_nothing_is_kept_where_nothing_can_be_written(alone, monkeypatch, tmp_path):

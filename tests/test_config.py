@@ -78,7 +78,13 @@ def test_every_key_says_what_it_may_be() -> None:
         ("data.num_inputs=1" + "0" * 400, "must be a whole number from 1 to 16."),
         ("num_epochs=0", "num_epochs=0: must be a whole number from 1 to 2,147,483,647, or null."),
         ("device=gpuu", "device=gpuu: must be one of auto, cpu, gpu, tpu. Did you mean gpu?"),
-        ("name=''", "name='': must be a text of one line or less, not empty, or null."),
+        (
+            "name=''",
+            "name='': must be a text of one line or less, not empty, of at most 250 characters, "
+            "or null.",
+        ),
+        (f"name={251 * 'n'}", "of at most 250 characters"),
+        (f"tracking.run_name={251 * 'n'}", "of at most 250 characters"),
         (
             "optimizer.learning_rate=inf",
             "optimizer.learning_rate=inf: must be a number > 0.",

@@ -19,7 +19,7 @@ MODULES = sorted(
 
 FLOORS = (
     {"errors"},
-    {"types", "config"},
+    {"types", "config", "signed"},
     {"activations", "losses", "initializers", "metrics", "data", "store", "checkpoint",
      "environment", "interrupt", "rundir", "mistakes", "comparison", "journal", "liveness",
      "trust"},

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,14 @@ def test_secured_entries_are_synced_once(tmp_path, monkeypatch):
     held.append("tags", {})
     held.secure()
     assert len(synced) == 4
+
+
+def test_a_record_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, replace = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("synced"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: (done.append("replaced"), replace(*paths)))
+    Journal(tmp_path / "run").note(id="abc")
+    assert done == ["synced", "replaced"]
 
 
 def test_removed_it_leaves_the_record_and_goes_on_counting(tmp_path):

@@ -319,6 +319,7 @@ def test_a_study_is_continued(multirun: Multirun) -> None:
         ),
         (["model.l2=tag(log,interval(1e-3,1))"], "Add hydra/sweeper=random"),
         (["seed=range(3,3)"], "seed=range(3,3): has no values"),
+        (["seed=range(1000000000)"], "seed=range(1000000000): has more than 1,000,000 values"),
         (["seed=range(10000)", "data.seed=range(10000)"], "has 100,000,000 combinations"),
         (["hydra/sweeper=random", "model.l2=interval(1,0)"], "of the interval must rise"),
         (["hydra/sweeper=random", "model.l2=tag(log,interval(0,1))"], "must be > 0 on a log scale"),

@@ -207,6 +207,12 @@ def test_more_halvings_than_log_points_are_refused():
         population.train(configs, halvings=3)
 
 
+def test_a_number_that_does_not_fit_the_output_is_named_though_it_is_traced():
+    configs = configs_of(["model.output=tanh"], **{"model.label_smoothing": (0.0, 0.1)})
+    with pytest.raises(UserError, match=r"^model\.label_smoothing=0\.1: targets of a tanh output"):
+        population.train(configs)
+
+
 def test_configs_that_differ_in_structure_are_no_population():
     configs = configs_of(["num_epochs=2"])
     configs[1] = with_values(configs[1], {"model.hidden_sizes": [3]})

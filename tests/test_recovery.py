@@ -149,6 +149,27 @@ def test_a_process_that_died_before_it_began_the_run_leaves_nothing(client):
     assert not Path("runs").exists()
 
 
+def test_a_process_that_died_before_it_delivered_its_end_has_finished(client, monkeypatch):
+    left = left_by_a_kill(client, "left", monkeypatch)
+    held = Journal(left.directory)
+    held.append("status", {"status": "FINISHED", "end_time": 5})
+    held.note(status="FINISHED")
+    held.close()
+    with start(client, "../other/a"):
+        pass
+    assert status(client, left) == "FINISHED"
+    assert not recovery.is_left(left.directory)
+
+
+def test_a_damaged_record_is_told_and_stops_nothing_else(client, monkeypatch):
+    left = left_by_a_kill(client, "left", monkeypatch)
+    (left.directory / journal.RECORD).write_text("{}")
+    damage, killed = recovery.repair_store(client, "another")
+    assert f"{journal.RECORD}: cannot be read" in damage
+    assert "the run 'left' was left RUNNING" in killed
+    assert status(client, left) == "KILLED"
+
+
 # --- delivery later ----------------------------------------------------------------------------
 
 

@@ -86,6 +86,7 @@ def test_more_runs_than_a_page(uri, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["xr"], "xr: no such experiment. Did you mean xor? There are "),
+        (["http://me:secret@h"], "http://***@h: no such experiment. There are "),
         (["empty"], "empty: has no runs."),
         (["failed"], "failed: none of its 1 runs is finished."),
         (["without metrics"], "without metrics: its runs have no metrics."),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mlp_jax.cli import compose
 from mlp_jax.console import Console
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.fitting import LogPoint, compile_programs, fit, template
+from mlp_jax.journal import BusyError, Journal
 
 SMALL = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null", "batch_size=16"]
 FULL_BATCH = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null"]
@@ -277,6 +279,16 @@ def test_without_a_whole_checkpoint_it_is_an_error_and_without_any_a_new_beginni
     assert a == b
 
 
+def test_a_directory_that_was_moved_goes_on_where_it_is(interrupted, tmp_path):
+    interrupted(100, *QUIET, "checkpoint.root=old/runs")
+    (directory,) = Path("old/runs").iterdir()
+    moved = directory.rename(tmp_path / "moved")
+    shutil.rmtree("old")
+    Path("old").touch()  # so that no directory can be made where it was
+    train.resume(str(moved), [])
+    assert rundir.result(moved)
+
+
 def test_one_process_at_a_time_trains_a_run(interrupted):
     interrupted(100, *QUIET)
     (directory,) = directories()
@@ -287,6 +299,37 @@ def test_one_process_at_a_time_trains_a_run(interrupted):
         train.resume(directory.name, [])
 
 
+def test_a_run_that_cannot_be_prolonged_stays_as_it_was():
+    run(*CIRCLES, "num_epochs=11")
+    (directory,) = directories()
+    before = [(directory / name).read_bytes() for name in ("result.json", "config.json")]
+    with closing(Journal(directory)), pytest.raises(BusyError):
+        train.resume(directory.name, ["num_epochs=20"])
+    assert [(directory / name).read_bytes() for name in ("result.json", "config.json")] == before
+
+
+def test_a_run_goes_on_without_its_record_where_that_is_damaged(interrupted, capsys):
+    for _ in range(2):
+        interrupted(100, *CIRCLES)
+    damaged, other = directories()
+    run_id = rundir.read(other, "run.json")["run_id"]
+    (damaged / "run.json").write_text("{}")
+    for name in (damaged.name, run_id):  # which is looked for in the damaged record, too
+        train.resume(name, [])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "run.json: cannot be read ('sha256'). The run goes on without being recorded." in output
+    a, b = (rundir.read(path, "result.json") for path in (damaged, other))
+    assert a == b
+
+
+def test_a_run_that_the_store_refuses_leaves_nothing():
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    client.delete_experiment(store.experiment_id(client, "circles"))
+    with pytest.raises(UserError, match="this MLflow experiment was deleted"):
+        run(*CIRCLES)
+    assert not Path("runs").exists()
+
+
 def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):
     interrupted(100, *QUIET)
     (directory,) = directories()
@@ -295,6 +338,28 @@ def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):
     assert f"not bit for bit as it was begun: mlp_jax {version('mlp_jax')} → 7, jax" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("cores", ["1", "77"])
+def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypatch):
+    monkeypatch.setattr(train.compiled, "keep", lambda: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", cores)
+    train._pin_if_deterministic([compose([*QUIET, f"deterministic={deterministic}"])])
+    then = environment.describe(jax.devices()[0], "")
+    assert (then["xla_flags"] != "") == deterministic
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", "1")
+    train._pin_as_recorded(then)
+    assert environment.describe(jax.devices()[0], "") == then
+
+
+@pytest.mark.parametrize("cores", ["abc", "0", "-1", "²", "1.5"])
+def test_a_number_of_cores_that_is_none(cores, monkeypatch):
+    monkeypatch.setenv("NPROC", cores)
+    with pytest.raises(UserError, match=f"^NPROC={cores}: with deterministic=true it must be"):
+        train._pin_if_deterministic([compose([*QUIET, "deterministic=true"])])
 
 
 def test_data_that_has_changed_is_refused(interrupted):

@@ -66,6 +66,9 @@ HOSTILE = [
     f"hydra.searchpath=['file:///tmp','pkg://{CANARY}']",
     f"++hydra.job.config.x={{_target_: {CANARY}.run}}",
     f"++hydra.help._target_={CANARY}.run",
+    "+hydra.job.env_set.PATH=/nowhere",
+    "++hydra.job.env_set={LD_PRELOAD: /nowhere.so}",
+    "hydra.job.env_copy=[HOME]",
 ]  # fmt: skip
 
 
@@ -129,6 +132,7 @@ def test_what_may_be_any_value_is_only_a_value(monkeypatch, key):
         f"hydra: {{launcher: {{_target_: {CANARY}.run}}}}",
         f"hydra: {{sweeper: {{_target_: {CANARY}.run}}}}",
         f"hydra: {{job_logging: {{{_LOGGING}, handlers: {{x: {_HANDLER}}}}}}}",
+        "hydra: {job: {env_set: {GIT_CONFIG_COUNT: '1'}}}",
     ],
 )
 @pytest.mark.parametrize("multirun", [[], ["-m"]])

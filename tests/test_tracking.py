@@ -61,11 +61,26 @@ def test_what_is_no_store_is_refused(uri):
         store.store_uri(uri)
 
 
+@pytest.mark.parametrize("name", ["what?", "a%20b", "%41"])
+def test_a_directory_whose_name_mlflow_would_read_otherwise(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"^tracking\.uri=.*Name another place"):
+        store.check(None)
+    assert store.ui_command("sqlite:////elsewhere.db").endswith(" sqlite:////elsewhere.db")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("http://me:secret@host:5000/x", "http://***@host:5000/x"),
         ("postgresql://me:se/cr@et@host/db", "postgresql://***@host/db"),
+        *((f"postgresql://me:se{c}cret@host/db", "postgresql://***@host/db") for c in "(@:'? &="),
+        (
+            "http://h:80 me@host, http://h:80/x me@host",
+            "http://h:80 me@host, http://h:80/x me@host",
+        ),
         ("mysql+pymysql://host/db?password=secret", "mysql+pymysql://host/db?***"),
         ("went to https://secret@host and failed", "went to https://***@host and failed"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
@@ -329,7 +344,11 @@ def test_git_commit_and_dirty_flag(tmp_path, monkeypatch):
     expected = {"mlflow.source.git.commit": commit, "git.dirty": "false"}
     assert tracking._git_tags(tmp_path) == expected
     (tmp_path / "a").write_text("2")
+    hook = {"COUNT": "1", "KEY_0": "core.fsmonitor", "VALUE_0": f"touch {tmp_path}/ran; false"}
+    for name, value in hook.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     assert tracking._git_tags(tmp_path) == expected | {"git.dirty": "true"}
+    assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("PATH", "")
     assert tracking._git_tags(tmp_path) == {}
 

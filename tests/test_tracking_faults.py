@@ -1,13 +1,22 @@
 """A store that fails costs a training seconds, one warning, and nothing of its record."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.reliability import tracking_faults as faults
+from experiments.reliability.__main__ import measure
 from experiments.reliability.server import FaultyServer
 from mlp_jax import sender, tracking
 
 # Of MLflow's server.
 pytestmark = pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")
+
+
+def test_a_measurement_that_crashes_is_no_success(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    with pytest.raises(RuntimeError, match="nope 1 0: crashed, exit status 1"):
+        measure("nope", trials=1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from signal import SIGINT
 from urllib.request import urlopen
 
@@ -44,7 +45,11 @@ def test_serves_the_last_run_or_sweep_until_ctrl_c(client, find_port):
     uri, port = client.tracking_uri, find_port()
     bulk.write(client, "test", [child("first", 1000), child("last", 2000)])
     command = [sys.executable, "-m", "mlp_jax.ui", uri, "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        ExitStack() as at_the_end,
+    ):
+        at_the_end.callback(server.send_signal, SIGINT)  # where this test fails, too
         assert server.stdout is not None
         first, what, link = (server.stdout.readline().strip() for _ in range(3))
         assert uri in first
@@ -59,6 +64,8 @@ def test_serves_the_last_run_or_sweep_until_ctrl_c(client, find_port):
         bulk.write(client, "test", [child("one of them", 4000)], parent_id)
         assert ui._last_run(base).startswith("the last sweep, a sweep:\n")
         assert parent_id in ui._last_run(base)
+        bulk.write(client, "test", [child("an orphan", 5000)], "0" * 32)
+        assert ui._last_run(base) == base
         server.send_signal(SIGINT)
         assert "Stopped." in server.stdout.read()
     assert server.returncode == 0

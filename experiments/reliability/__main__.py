@@ -8,6 +8,7 @@ Each fault has a process of its own; its exit status is 1 where something was no
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,7 +100,9 @@ def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:
     if fault == "full-disk":
         command = ["unshare", "--map-root-user", "--mount", *command]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    found = json.loads(done.stdout or "[]")
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise RuntimeError(f"{shlex.join(command)}: crashed, exit status {done.returncode}")
+    found = json.loads(done.stdout)
     return [
         Row(name, num_trials, must, outcome, tuple(problems))
         for name, num_trials, must, outcome, problems in found

@@ -146,7 +146,8 @@ def tracked_against_bare() -> Row:
         write_random_mnist(root)
         experiment_config = compose(
             ["+exp=nielsen_3", "num_epochs=5", f"data.root={root}", "tracking.model=false",
-             "tracking.figures=false", f"tracking.uri=sqlite:///{root}/mlflow.db"]
+             "tracking.figures=false", f"tracking.uri=sqlite:///{root}/mlflow.db",
+             f"checkpoint.root={root}/runs"]
         )  # fmt: skip
         prepared = problem.prepare(experiment_config, data.load(experiment_config.data))
         num_steps = prepared.num_steps
