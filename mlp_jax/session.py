@@ -99,12 +99,19 @@ class Session:
             if not (self._is_tracked and tracking.has_begun(self.directory)):
                 return self._start_record(command, tags)
             uri = self.problem.config.tracking.uri
-            return tracking.resume(uri, self.directory, warn=self.console.line)
+            run = tracking.resume(uri, self.directory, warn=self.console.line)
         except BusyError:
             raise
         except RunError as error:
             self.console.line(f"warning: {error} The run goes on without being recorded.")
             return None
+        if rundir.read(self.directory, rundir.CONFIG) != self.record:
+            # Another training from here on, while the store keeps a run's parameters for good.
+            length = "num_epochs" if self.problem.config.num_epochs else "num_steps"
+            prolonged = f"{length}={getattr(self.problem.config, length)}"
+            for name, value in {**tags, "prolonged": prolonged}.items():
+                run.set_tag(name, value)
+        return run
 
     def _compare_environment(self) -> None:
         then = rundir.read(self.directory, rundir.ENVIRONMENT)

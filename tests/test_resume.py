@@ -182,6 +182,17 @@ def test_a_signal_ends_a_run_as_killed_and_resume_ends_it_as_if_it_had_not(
     assert Path("runs").exists() and not Path("/runs").exists()
 
 
+def test_the_store_knows_a_run_that_was_prolonged():
+    run(*CIRCLES, "num_epochs=3")
+    run_id = rundir.read(directories()[0], "run.json")["run_id"]
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    before = client.get_run(run_id).data.tags
+    train.resume(directories()[0].name, ["num_epochs=4"])
+    after = client.get_run(run_id).data.tags
+    assert "prolonged" not in before and after["prolonged"] == "num_epochs=4"
+    assert before["config_hash"] != after["config_hash"]
+
+
 def test_a_run_that_is_prolonged_is_the_longer_one(capsys):
     run(*QUIET, "num_epochs=11")  # 99 steps: the last log point is off the grid
     (directory,) = directories()
