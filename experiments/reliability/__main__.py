@@ -102,7 +102,7 @@ def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout:
         raise RuntimeError(f"{shlex.join(command)}: crashed, exit status {done.returncode}")
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout.splitlines()[-1])  # after what was printed on the way
     return [
         Row(name, num_trials, must, outcome, tuple(problems))
         for name, num_trials, must, outcome, problems in found
@@ -127,10 +127,11 @@ def main() -> None:
             rows = function(Path(folder), trials, seed)
         print(json.dumps(rows))
         sys.exit(any(row.problems for row in rows))
-    rows = [
-        row for fault in FAULTS if fault != "full-disk" or can_mount() for row in measure(fault)
-    ]
-    TABLE.write_text(_markdown(rows), encoding="utf-8")
+    rows: list[Row] = []
+    for fault in FAULTS:
+        if fault != "full-disk" or can_mount():
+            rows += measure(fault)
+            TABLE.write_text(_markdown(rows), encoding="utf-8")
     print(_markdown(rows))
     sys.exit(any(row.problems for row in rows))
 
