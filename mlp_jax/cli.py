@@ -2,12 +2,14 @@
 
 import argparse
 import gc
+import io
 import os
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -93,7 +95,8 @@ def run_command(
         config.register_schema()
         _check(arguments)
         compiled.keep()
-        _run_in_hydra(run, module, open_sweep)
+        with _without_passwords() if arguments.cfg or arguments.info else nullcontext():
+            _run_in_hydra(run, module, open_sweep)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -104,6 +107,17 @@ def run_command(
         os._exit(130)  # at once: a compiler that is still at work does not survive an orderly end
     finally:
         gc.freeze()  # nor need the interpreter search it all once more before it exits
+
+
+@contextmanager
+def _without_passwords() -> Iterator[None]:
+    """Prints what is printed meanwhile, but no password of a store."""
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            yield
+    finally:
+        print(redacted(shown.getvalue()), end="")
 
 
 def compose(overrides: list[str]) -> Experiment:

@@ -347,7 +347,9 @@ class Family:
     def links(self) -> dict[str, object]:
         """Where to look at it."""
         command = store.ui_command(self.uri)
-        facts: dict[str, object] = {"sweep": self.parent.name, "page": self.parent.url}
+        facts: dict[str, object] = {"sweep": self.parent.name}
+        if self.parent.url is not None:
+            facts["page"] = self.parent.url
         if self._best_first is not None:
             facts["best first"] = self._best_first
         if not self.parent.is_delivered:

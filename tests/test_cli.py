@@ -330,6 +330,14 @@ def test_cfg_job_prints_every_key(command: Command, composed: list[Experiment]) 
         assert f"{item.name}:" in outcome.out
 
 
+@pytest.mark.parametrize("option", ["--cfg=job", "--info=config"])
+def test_what_is_shown_has_no_password(command: Command, option: str) -> None:
+    outcome = command(option, "+exp=xor", "tracking.uri=postgresql://me:pa55word@host/runs")
+    assert outcome.status == 0
+    assert "postgresql://***@host/runs" in outcome.out
+    assert "pa55word" not in outcome.out + outcome.err
+
+
 def test_a_sweep_runs_every_job(
     command: Command, composed: list[Experiment], tmp_path: Path
 ) -> None:

@@ -127,13 +127,13 @@ def main() -> None:
             rows = function(Path(folder), trials, seed)
         print(json.dumps(rows))
         sys.exit(any(row.problems for row in rows))
-    rows: list[Row] = []
+    table: list[Row] = []
     for fault in FAULTS:
         if fault != "full-disk" or can_mount():
-            rows += measure(fault)
-            TABLE.write_text(_markdown(rows), encoding="utf-8")
-    print(_markdown(rows))
-    sys.exit(any(row.problems for row in rows))
+            table += measure(fault)
+            TABLE.write_text(_markdown(table), encoding="utf-8")
+    print(_markdown(table))
+    sys.exit(any(row.problems for row in table))
 
 
 def _markdown(rows: list[Row]) -> str:
