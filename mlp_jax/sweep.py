@@ -53,8 +53,10 @@ class Sweep:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         with store.recording_errors():
             if error is None:
-                self._complete_best()
-            self._stack.__exit__(kind, error, trace)
+                with self._stack:
+                    self._complete_best()
+            else:
+                self._stack.__exit__(kind, error, trace)
         if isinstance(error, KeyboardInterrupt):
             resume = f"{self.command.removesuffix(family.RESUME)}{family.RESUME}"
             hint = f" Continue with: {resume}" if self._families else ""

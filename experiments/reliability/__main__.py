@@ -7,7 +7,6 @@ Each fault has a process of its own; its exit status is 1 where something was no
 """
 
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -137,11 +136,13 @@ def main() -> None:
 
 
 def _markdown(rows: list[Row]) -> str:
+    from experiments.study import machine  # not in the processes that fork, since it starts JAX
+
     lines = [
         "# Faults, and what became of the runs",
         "",
-        f"Made by `python -m experiments.reliability` with jax {version('jax')}, mlflow "
-        f"{version('mlflow')}, Python {platform.python_version()}. A problem names its seed;",
+        f"Made by `python -m experiments.reliability` on {machine()}, mlflow {version('mlflow')}. "
+        "A problem names its seed;",
         "`python -m experiments.reliability FAULT TRIALS SEED` repeats it.",
         "",
         "| fault | trials | must | measured |",
