@@ -7,22 +7,14 @@ from experiments.reliability.__main__ import can_mount, measure
 IN_CI = {"kills": 50, "sweeps": 20, "signals": 1, "failing": 1, "damage": 200, "full-disk": 1}
 
 
-def check(fault: str, trials: int) -> None:
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", IN_CI)
+def test_a_run_survives(fault: str) -> None:
     if fault == "full-disk" and not can_mount():
         pytest.skip("no disk of its own may be mounted here; `failing` fills one in effigy")
+    trials = IN_CI[fault]
     for row in measure(fault, trials):
         assert row.num_trials >= trials
         assert not row.problems, f"python -m experiments.reliability {fault} {trials} 0\n" + (
             "\n".join(row.problems)
         )
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("fault", IN_CI)
-def test_a_run_survives(fault: str) -> None:
-    check(fault, IN_CI[fault])
-
-
-@pytest.mark.parametrize(("fault", "trials"), [("kills", 3), ("damage", 40)])
-def test_a_run_survives_a_few(fault: str, trials: int) -> None:
-    check(fault, trials)

@@ -231,6 +231,8 @@ def test_points_leave_in_batches(client, monkeypatch):
 
     monkeypatch.setattr(client, "log_batch", counted)
     with start(client) as run:
+        with run._sender._changed:  # what begins the run is urgent
+            assert run._sender._changed.wait_for(lambda: not run._sender._pending, 60)
         for step in range(999):
             run.log_metrics({"m": 0.5}, step)
         run.log_metrics({f"m{k}": 0.5 for k in range(1500)}, 999)

@@ -222,11 +222,17 @@ class Outcome(NamedTuple):
 
 
 def outcome(directory: Path) -> Outcome:
-    """What a finished run left on disk and in the store. Raises `AssertionError`, `LookupError`."""
+    """What a finished run left on disk and in the store. Raises `AssertionError`, `LookupError`.
+
+    What a store that was slow did not take in time is delivered first, as its user is told to do.
+    """
     from mlflow import MlflowClient
+
+    from mlp_jax import sync
 
     place = run_directory(directory)
     assert place is not None, "no run"
+    assert sync.sync([place]), "not delivered"
     last = sorted((place / "checkpoints").glob("[0-9]*"))[-1]
     arrays = {
         f"{name}/{key}": array
