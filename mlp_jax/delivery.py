@@ -200,12 +200,17 @@ def put_model_files(
     model: "mlflow.entities.LoggedModel",
     path: Path,
 ) -> None:
-    """Gives a model that the store knows the files of `packaging.save_model`, its id in them."""
+    """Gives a model that the store knows the files of `packaging.save_model`, its id in them.
+
+    A kill leaves the files such that this can be done once more.
+    """
     from mlflow.models import Model
 
     saved = Model.load(path)
     saved.run_id, saved.artifact_path = run_id, model.artifact_location
     saved.model_id = saved.model_uuid = model.model_id
-    saved.save(path / "MLmodel")
+    unfinished = path.with_name(f"{path.name}-MLmodel")
+    saved.save(unfinished)
+    unfinished.replace(path / "MLmodel")
     client.log_model_artifacts(model.model_id, str(path))
     client.finalize_logged_model(model.model_id, "READY")

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from mlp_jax import journal, liveness, recovery, store, sync, tracking
+from mlp_jax import delivery, journal, liveness, packaging, recovery, store, sync, tracking
 from mlp_jax.errors import UserError
 from mlp_jax.journal import BusyError, Journal
 
@@ -403,3 +407,25 @@ def test_no_secret_is_kept_in_the_directory(dead_port):
     assert not [path for path in files if b"pa55word" in path.read_bytes()]
     assert "pa55word" not in "".join(said) + str(run.where())
     assert run._journal.record["uri"] == dead_port.replace("//", "//***@")
+
+
+def test_a_kill_as_a_model_is_sent_leaves_a_model_that_can_be_sent(tmp_path, monkeypatch):
+    from mlflow.models import Model
+
+    def cut_short(model, path):
+        Path(path).write_text("")
+        raise KeyboardInterrupt
+
+    example, prediction = np.zeros((2, 3)), pd.DataFrame({"prediction": [0.0, 1.0]})
+    packaging.save_model(
+        tmp_path / "model", "mlp_jax.pyfunc", lambda directory: None, example, prediction
+    )
+    logged = SimpleNamespace(model_id="m-1", artifact_location="here")
+    client = Mock()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Model, "save", cut_short)
+        delivery.put_model_files(client, "a run", logged, tmp_path / "model")
+    client.log_model_artifacts.assert_not_called()
+    delivery.put_model_files(client, "a run", logged, tmp_path / "model")
+    client.log_model_artifacts.assert_called_once_with("m-1", str(tmp_path / "model"))
+    assert Model.load(tmp_path / "model").model_id == "m-1"
