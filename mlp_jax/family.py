@@ -43,12 +43,21 @@ if TYPE_CHECKING:  # takes seconds to import
 _PARENT = "mlflow.parentRunId"
 _IS_SWEEP = "sweep"
 """A tag that only the parents of sweeps have."""
-RESUME = " sweep.resume=true"
+_RESUME = " sweep.resume=true"
 _BEGIN_SECONDS = 30.0
 """How long the first runs wait for a store that is slow to take their parent."""
 
 
 OnLine = Callable[[str], None]
+
+
+def resume_command(command: str) -> str:
+    """The command that goes on with the sweep of another one, which may go on with one itself.
+
+    >>> resume_command("train -m sweep.resume=true seed=1,2")
+    'train -m seed=1,2 sweep.resume=true'
+    """
+    return command.replace(_RESUME, "") + _RESUME
 
 
 class Trained(NamedTuple):
@@ -266,7 +275,7 @@ class Family:
         self._warn(
             f"{reason}\n{len(records) - len(written):,} runs are kept in {self._root}; when the "
             f"store is back: python -m mlp_jax.sync\nand for their curves, figures and the best "
-            f"model: {self.command.removesuffix(RESUME)}{RESUME}"
+            f"model: {resume_command(self.command)}"
         )
         return written
 
@@ -405,15 +414,14 @@ def interrupted_parents(
     if found is None:
         return []
     ids = {run.data.tags.get(_PARENT) for run in runs}
-    same = command.removesuffix(RESUME)
+    same = resume_command(command)
     return [
         parent.info.run_id
         for status in ("KILLED", "FAILED")
         for parent in _search(client, found.experiment_id, f"attributes.status = '{status}'")
         if _IS_SWEEP in parent.data.tags
         and (
-            parent.info.run_id in ids
-            or parent.data.tags.get("command", "").removesuffix(RESUME) == same
+            parent.info.run_id in ids or resume_command(parent.data.tags.get("command", "")) == same
         )
     ]
 

@@ -58,7 +58,7 @@ class Sweep:
             else:
                 self._stack.__exit__(kind, error, trace)
         if isinstance(error, KeyboardInterrupt):
-            resume = f"{self.command.removesuffix(family.RESUME)}{family.RESUME}"
+            resume = family.resume_command(self.command)
             hint = f" Continue with: {resume}" if self._families else ""
             raise KeyboardInterrupt(f"stopped.{hint}") from None
         if error is None:

@@ -291,7 +291,7 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(tmp_path):
         load(compose(["data=mnist", f"data.root={tmp_path / 'root'}"]).data)
 
 
-@pytest.mark.parametrize("name", ["../a", "/tmp/a", "x/../../a"])
+@pytest.mark.parametrize("name", ["../a", "/elsewhere/a", "x/../../a"])
 def test_an_artifact_stays_in_its_run(tmp_path, monkeypatch, name, make_store):
     monkeypatch.chdir(tmp_path)
     uri = make_store(tmp_path)

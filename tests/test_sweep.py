@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console as RichConsole
 
-from mlp_jax import bulk, experiment, population, recovery, store, sync
+from mlp_jax import bulk, experiment, family, population, recovery, store, sync
 from mlp_jax.cli import compose
 from mlp_jax.config import Experiment, with_values
 from mlp_jax.console import Console
@@ -531,3 +531,8 @@ def test_what_is_not_tracked_cannot_be_resumed() -> None:
 
 def has_model(run: Run) -> bool:
     return bool(run.outputs and run.outputs.model_outputs)
+
+
+def test_the_command_that_resumes_asks_for_it_once() -> None:
+    again = family.resume_command("train -m sweep.resume=true seed=1,2")
+    assert again == "train -m seed=1,2 sweep.resume=true" == family.resume_command(again)
