@@ -151,7 +151,8 @@ class _Scale:
         if self.is_numeric and _is_geometric(np.array(places)):
             axes.set(**{f"{axis}scale": "log"})
         if len(places) <= _MAX_TICKS or not self.is_numeric:
-            axes.tick_params(axis, which="minor", length=0, labelsize=0)
+            label = f"label{'bottom' if axis == 'x' else 'left'}"
+            axes.tick_params(axis, which="minor", length=0, **{label: False})
             axes.set(**{f"{axis}ticks": places, f"{axis}ticklabels": [*self.place]})
 
 
