@@ -197,6 +197,7 @@ class ScikitLearn(SplitData):
 class Mnist(Data):
     name: str = chosen("mnist")
     root: str = key(TEXT)
+    shuffle: bool = key()
 
 
 @dataclass
@@ -207,6 +208,7 @@ class Table(SplitData):
     task: str = key(one_of("auto", "classification", "regression"))
     missing: str = key(one_of("refuse", "drop", "mean"))
     ignore: list[str] = key()
+    shuffle: bool = key()
 
 
 # --- optimizer and schedule --------------------------------------------------------------------

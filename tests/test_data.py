@@ -45,12 +45,12 @@ def scikit_learn(name, **other):
 
 
 def mnist(root, **other):
-    return config(Mnist, {"root": str(root), "validation_size": 10}, other)
+    return config(Mnist, {"root": str(root), "validation_size": 10, "shuffle": True}, other)
 
 
 def table(path, **other):
     defaults = {"path": str(path), "target": "y", "task": "auto", "missing": "refuse", "ignore": []}
-    return config(Table, {"validation_size": 0, "test_size": 0} | defaults, other)
+    return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
 
 
 def idx_bytes(array):
@@ -231,6 +231,24 @@ def test_a_size_is_a_number_or_a_fraction_of_all_examples():
     fractions = load(scikit_learn("iris", validation_size=0.2, test_size=0.4))
     assert [len(part.x) for part in parts_of(numbers)] == [60, 30, 60]
     assert numbers.digest == fractions.digest
+
+
+@pytest.mark.parametrize("name", ["mnist", "table"])
+def test_in_the_order_of_the_file(name, tmp_path):
+    other = {} if name == "mnist" else {"test_size": 0}
+    whole = load(CONFIGS[name](tmp_path, **(other | {"validation_size": 0})))
+    split = load(CONFIGS[name](tmp_path, shuffle=False))
+    for a, b in zip(whole.train, zip(*parts_of(split)[: 2 + len(other)], strict=True), strict=True):
+        np.testing.assert_array_equal(a, np.concatenate(b))
+
+
+def test_a_class_that_the_split_would_take_whole(tmp_path):
+    pd.DataFrame({"x": range(20), "y": ["a"] * 15 + ["b"] * 5}).to_csv(tmp_path / "t.csv")
+    load(table(tmp_path / "t.csv", test_size=4.0, shuffle=False))
+    with pytest.raises(UserError, match=r"data\.test_size=5: the last 5 .* of class 'b'; where"):
+        load(table(tmp_path / "t.csv", test_size=5.0, shuffle=False))
+    with pytest.raises(UserError, match=r"data\.validation_size=2: the last 2 .* of class 'b'"):
+        load(table(tmp_path / "t.csv", test_size=3.0, validation_size=2.0, shuffle=False))
 
 
 @pytest.mark.parametrize(

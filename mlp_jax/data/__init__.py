@@ -98,28 +98,33 @@ def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
     """Pairs (x, y) for training, validation and test; None for a part of size 0.
 
     The test part is taken from all examples, then the validation part from the rest, each like
-    scikit-learn's `train_test_split` with `random_state=config.seed`, stratified for classes. A
-    fraction counts from all examples and is rounded up.
+    scikit-learn's `train_test_split` with `random_state=config.seed`, stratified for classes; with
+    `shuffle=False` each is the end of what it is taken from. A fraction counts from all examples
+    and is rounded up.
     """
+    shuffle = getattr(config, "shuffle", True)
     rest, parts = (raw.x, raw.y), {"test_size": raw.test, "validation_size": None}
     for key in parts:
         size = getattr(config, key, 0)
         count = math.ceil(size * len(raw.y)) if size < 1 else int(size)
         if count:
-            _check_size(f"data.{key}={size:g}", count, rest[1], raw.class_names)
+            _check_size(f"data.{key}={size:g}", count, rest[1], raw.class_names, shuffle)
             from sklearn.model_selection import train_test_split
 
             x, part_x, y, part_y = train_test_split(
                 *rest,
                 test_size=count,
                 random_state=config.seed,
-                stratify=rest[1] if raw.class_names else None,
+                shuffle=shuffle,
+                stratify=rest[1] if raw.class_names and shuffle else None,
             )
             rest, parts[key] = (x, y), (part_x, part_y)
     return rest, parts["validation_size"], parts["test_size"]
 
 
-def _check_size(size: str, count: int, y: np.ndarray, class_names: tuple[str, ...]) -> None:
+def _check_size(
+    size: str, count: int, y: np.ndarray, class_names: tuple[str, ...], shuffle: bool
+) -> None:
     """Raises `UserError` where `count` of the examples `y` cannot be taken away."""
     if count >= len(y):
         raise UserError(
@@ -129,6 +134,13 @@ def _check_size(size: str, count: int, y: np.ndarray, class_names: tuple[str, ..
     if not class_names:
         return
     labels, counts = np.unique(y, return_counts=True)
+    if not shuffle:
+        if gone := np.setdiff1d(labels, y[:-count]).tolist():
+            raise UserError(
+                f"{size}: the last {count} examples are all that there are of class "
+                f"{class_names[gone[0]]!r}; where they are sorted by class, use data.shuffle=true."
+            )
+        return
     if counts.min() < 2:
         raise UserError(
             f"{size}: class {class_names[labels[counts.argmin()]]!r} has one example left, which "
