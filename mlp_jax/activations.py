@@ -23,7 +23,7 @@ class Activation(NamedTuple):
 
 
 def _dsigmoid(z: Array) -> Array:
-    return jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)  # σ(−z) = 1 − σ(z), without cancellation
+    return jax.nn.sigmoid(z) * (1 - jax.nn.sigmoid(z))
 
 
 _SELU_ALPHA = 1.6732632423543772848170429916717

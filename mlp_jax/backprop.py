@@ -86,7 +86,7 @@ def backprop(
     """The mean loss of a batch (plus the penalty) and its gradient.
 
     The deltas are one example's, under `vmap`. The mean of their outer products is one matrix
-    product a layer, its indices the equation: ∂L/∂W_ij = 1/m Σ_b δ_bi a_bj.
+    product a layer, its indices the equation: ∂L/∂W_ij = Σ_b (δ_bi / m) a_bj.
     """
     zs, activations = jax.vmap(lambda x: forward(params, x, activation))(x)
     deltas = jax.vmap(lambda zs, y: deltas_of(params, zs, y, activation, loss))(zs, y)
@@ -94,7 +94,7 @@ def backprop(
     batch_size = x.shape[0]
     grads = tuple(
         Layer(
-            W=jnp.einsum("bi,bj->ij", delta, a_prev) / batch_size,
+            W=jnp.einsum("bi,bj->ij", delta / batch_size, a_prev),
             b=jnp.mean(delta, axis=0),
         )
         for delta, a_prev in zip(deltas, activations, strict=True)
