@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,7 @@ SETTINGS = {"JAX_COMPILATION_CACHE_MAX_SIZE": str(MAX_BYTES), **_ALL_PROGRAMS}
 
 
 def keep() -> None:
-    """Takes effect before JAX is imported only; what the user's environment says stays.
+    """Takes effect before JAX computes only; what the user's environment says stays.
 
     Where nothing can be kept, every process compiles for itself.
     """
@@ -46,6 +47,8 @@ def keep() -> None:
         return
     os.environ[DIRECTORY] = str(directory)
     _set(SETTINGS)
+    if "jax" in sys.modules:  # which read the environment when it was imported
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", str(directory))
 
 
 def _set(settings: dict[str, str]) -> None:

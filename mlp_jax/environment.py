@@ -39,12 +39,12 @@ def num_cores() -> int:
 
 
 def pin_cores(cores: int) -> None:
-    """Makes XLA compute with so many threads, if JAX is not yet imported."""
+    """Makes XLA compute with so many threads, if it has not begun."""
     os.environ["NPROC"] = str(cores)
 
 
 def fix_order(recorded_flags: str = _GPU_FLAG) -> None:
-    """Makes XLA add in a fixed order on GPUs, if JAX is not yet imported.
+    """Makes XLA add in a fixed order on GPUs, if it has not begun.
 
     `recorded_flags`: only where they say that an earlier run did.
     """

@@ -11,6 +11,7 @@ import jax
 from mlp_jax import data, rundir, store, summary
 from mlp_jax.config import Experiment
 from mlp_jax.console import Console
+from mlp_jax.data import Dataset
 from mlp_jax.errors import RunError
 from mlp_jax.fitting import Programs, compile_programs
 from mlp_jax.interrupt import deferred
@@ -30,19 +31,20 @@ def run(
     command: str = "",
     directory: Path | None = None,
     tags: Mapping[str, str] | None = None,
+    dataset: Dataset | None = None,
 ) -> Result:
     """Trains what `config` describes, proves its gradient first and records it in MLflow.
 
     `command` is the command line and `tags` are more, for the record. `directory` is that of a run
-    to continue, whose config this is. Raises `UserError` for a config that cannot be run, before
-    anything is written, `RunError` for a run that fails, and `KeyboardInterrupt`, with the command
-    to continue it, for one that was stopped.
+    to continue, whose config this is. `dataset` is its data, where they are loaded. Raises
+    `UserError` for a config that cannot be run, before anything is written, `RunError` for a run
+    that fails, and `KeyboardInterrupt`, with the command to continue it, for one that was stopped.
     """
     console = console or Console()
     with numeric_settings(config) as device:
         if directory is None:
             rundir.check_root(config.checkpoint.root)
-        prepared = _prepare(config, console, device)
+        prepared = _prepare(config, dataset, console, device)
         place = rundir.create(config.checkpoint.root) if directory is None else directory
         with rundir.locked(place), deferred() as interrupt:
             session = Session(prepared, place, console, interrupt)
@@ -57,12 +59,14 @@ def run(
                 ) from error
 
 
-def _prepare(config: Experiment, console: Console, device: jax.Device) -> Prepared:
+def _prepare(
+    config: Experiment, dataset: Dataset | None, console: Console, device: jax.Device
+) -> Prepared:
     """All that can fail before anything is written."""
     is_tracked = config.tracking.name != "none"
     if is_tracked:
         store.check(config.tracking.uri)
-    dataset = data.load(config.data)
+    dataset = dataset or data.load(config.data)
     # In the background, as is the compiler: an error in what follows need not wait for either.
     preloading = _in_background(store.preload) if is_tracked else None
     problem = prepare(config, dataset)

@@ -1,5 +1,6 @@
 """`python -m mlp_jax.train +exp=xor` trains a network and records the run."""
 
+import itertools
 import os
 import shlex
 import sys
@@ -14,15 +15,20 @@ from mlp_jax.errors import UserError
 from mlp_jax.jobs import Job
 
 if TYPE_CHECKING:
+    from mlp_jax.data import Dataset
     from mlp_jax.sweep import Sweep
 
 
 def train(config: Experiment) -> float:
     """Returns what a search minimises."""
     _pin_if_deterministic([config])
+    from mlp_jax import data
+
+    dataset = data.load(config.data)
+    _pin_if_small(config, dataset)
     from mlp_jax import experiment, summary
 
-    result = experiment.run(config, command=_command(sys.argv[1:]))
+    result = experiment.run(config, command=_command(sys.argv[1:]), dataset=dataset)
     return summary.search_loss(*summary.standing(result))
 
 
@@ -69,14 +75,13 @@ def rerun(name: str, overrides: list[str]) -> None:
             "tracking.uri may say where it is found."
         )
     directory = rundir.find(name, given.get("checkpoint.root", rundir.DEFAULT_ROOT))
-    if directory is not None:
-        _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax import repeat
 
     if directory is not None:
         original = repeat.from_directory(directory)
     else:
         original = repeat.from_store(name, given.get("tracking.uri"))
+    _pin_as_recorded(original.environment)
     repeat.rerun(original, command=_command(sys.argv[1:]))
 
 
@@ -111,6 +116,24 @@ def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
         )
     _pin_cores(int(cores))
     environment.fix_order()
+
+
+_SMALL_PRODUCT = 2**20
+"""Multiplications and additions, as many as 784 times 100 in a batch of 13: with fewer, threads
+wait for each other longer than they compute."""
+
+
+def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
+    """One thread for a small network, in a process of its own whose user has not said how many."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    num_examples, n_0 = dataset.train.x.shape
+    sizes = [n_0, *config.model.hidden_sizes, len(dataset.class_names or dataset.target_names)]
+    products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
+    is_small = (config.batch_size or num_examples) * max(products) < _SMALL_PRODUCT
+    if is_small and "NPROC" not in os.environ and HydraConfig.get().mode == RunMode.RUN:
+        _pin_cores(1)
 
 
 def _pin_cores(cores: int) -> None:

@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import jax
 import pytest
 
 from mlp_jax import compiled
@@ -19,7 +20,9 @@ def alone(monkeypatch, tmp_path):
     for name in (compiled.DIRECTORY, *compiled.SETTINGS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "mlp_jax"
+    directory = jax.config.jax_compilation_cache_dir
+    yield tmp_path / "cache" / "mlp_jax"
+    jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def train(directory: Path, **environment: str) -> str:
@@ -81,6 +84,7 @@ def test_each_number_of_cores_has_its_own_programs(alone, monkeypatch):
     monkeypatch.setenv("NPROC", "77")
     compiled.keep()
     assert os.environ[compiled.DIRECTORY] != for_all
+    assert jax.config.jax_compilation_cache_dir == os.environ[compiled.DIRECTORY]
     assert Path(os.environ[compiled.DIRECTORY]).stat().st_mode & 0o077 == 0
 
 

@@ -3,13 +3,18 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from mlflow import MlflowClient
 
 from mlp_jax import data, environment, experiment, fitting, problem, repeat, rundir, store, train
@@ -364,6 +369,37 @@ def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypat
     monkeypatch.setenv("NPROC", "1")
     train._pin_as_recorded(then)
     assert environment.describe(jax.devices()[0], "") == then
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given", "mode", "is_pinned"),
+    [
+        ([], None, "RUN", True),
+        ([], "2", "RUN", False),
+        ([], None, "MULTIRUN", False),
+        (["batch_size=90"], None, "RUN", True),
+        (["model.hidden_sizes=[1024,1024]"], None, "RUN", False),
+        (["model.hidden_sizes=[256,256]"], None, "RUN", False),
+        (["model.hidden_sizes=[255,256]"], None, "RUN", True),
+        (["model.hidden_sizes=[1000]", "batch_size=90"], None, "RUN", True),
+        (["model.hidden_sizes=[3000]", "batch_size=90"], None, "RUN", False),
+        (["model.hidden_sizes=[3000]", "batch_size=null"], None, "RUN", False),
+    ],
+)
+def test_a_small_network_is_given_one_thread(overrides, given, mode, is_pinned, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(train, "_pin_cores", pinned.append)
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=getattr(RunMode, mode)))
+    monkeypatch.setenv("NPROC", given) if given else monkeypatch.delenv("NPROC", raising=False)
+    config = compose(["data=iris", "batch_size=16", *overrides])
+    train._pin_if_small(config, data.load(config.data))
+    assert pinned == [1] * is_pinned
+
+
+def test_the_threads_of_a_run_are_those_that_it_records():
+    line = [sys.executable, "-m", "mlp_jax.train", *QUIET]
+    subprocess.run(line, check=True, capture_output=True)
+    assert rundir.read(directories()[0], rundir.ENVIRONMENT)["num_cores"] == 1
 
 
 @pytest.mark.parametrize("cores", ["abc", "0", "-1", "²", "1.5"])

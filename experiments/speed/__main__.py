@@ -57,20 +57,21 @@ def against_torch(work: Work, num_torch_steps: int, must: str) -> Row:
     )
 
 
-SMALL_BATCH = Work((784, 100, 10), 50_000, 10, 5_000)
-
-
-def on_one_thread() -> Row:
-    """The small batch in a process of its own, where XLA has one thread: it is faster so."""
+def on_one_thread(name: str) -> Row:
+    """A row of `SMALL` in a process of its own with one thread, as `mlp_jax.train` gives it."""
     result = subprocess.run(
-        [sys.executable, "-m", "experiments.speed", "--small-batch"],
+        [sys.executable, "-m", "experiments.speed", name],
         env=os.environ | {"NPROC": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     row = Row(*json.loads(result.stdout))
-    return row._replace(details=f"NPROC=1, {row.details}")
+    return row._replace(details=f"one thread, {row.details}")
+
+
+def small_batch() -> Row:
+    return against_torch(Work((784, 100, 10), 50_000, 10, 5_000), 1_000, "≥ 5×")
 
 
 # --- the other rows ----------------------------------------------------------------------------
@@ -170,6 +171,9 @@ def tracked_against_bare() -> Row:
     )
 
 
+SMALL = {"small_batch": small_batch, "tracked_against_bare": tracked_against_bare}
+
+
 def write_random_mnist(root: Path) -> None:
     """Four IDX files of MNIST's shapes with random contents: speed does not depend on them."""
     rng = np.random.default_rng(0)
@@ -219,12 +223,12 @@ def measure() -> list[Row]:
     else:
         rows += [
             against_torch(Work((2, 8, 1), 4, 4, 100_000), 2_000, "≥ 40×"),
-            on_one_thread(),
+            on_one_thread("small_batch"),
             against_torch(Work((784, 100, 10), 50_000, 128, 780), 390, "≥ 2.5×"),
         ]
     rows.append(large_network_against_matmul())
     rows += backprop_against_autodiff()
-    rows.append(tracked_against_bare())
+    rows.append(on_one_thread("tracked_against_bare"))
     rows.append(end_to_end_against_imports())
     rows += of_populations()
     rows.append(Row(*bulk_against_client()))
@@ -232,8 +236,8 @@ def measure() -> list[Row]:
 
 
 def main() -> None:
-    if "--small-batch" in sys.argv:
-        print(json.dumps(against_torch(SMALL_BATCH, 1_000, "≥ 5×")))
+    if names := sys.argv[1:]:
+        print(json.dumps(SMALL[names[0]]()))
         return
     rows = measure()
     device = jax.devices()[0]
