@@ -244,7 +244,8 @@ def _structure(experiment: Experiment) -> str:
     """All that the networks of one population have in common, as text.
 
     Whether a key that may be null is null belongs to it; so does the data where the weights of
-    the classes are counted from it.
+    the classes are counted from it. Labels that are smoothed do not suit all data: networks without
+    are not to fail with them.
     """
     counts_classes = experiment.model.class_weights == "balanced"
     return json.dumps(
@@ -256,6 +257,7 @@ def _structure(experiment: Experiment) -> str:
             and (
                 path not in config.TRACED_KEYS
                 or value is None
+                or (path == "model.label_smoothing" and value == 0)
                 or (counts_classes and path.startswith("data."))
             )
         }

@@ -160,8 +160,10 @@ def test_a_mixed_sweep_finds_its_groups(sweep: Callable[[], Sweep]) -> None:
         ["population.exact=true"],
         ["++seed=5"],
         ["sweep.halvings=2"],
+        ["model.label_smoothing=0.1"],
+        ["model.label_smoothing=0.2"],
     )
-    assert group_sizes(made) == [[0, 1, 3, 10], [2, 5], [4], [6, 7], [8], [9], [11]]
+    assert group_sizes(made) == [[0, 1, 3, 10], [2, 5], [4], [6, 7], [8], [9], [11], [12, 13]]
 
 
 def test_weights_counted_from_the_data_make_it_structure(sweep: Callable[[], Sweep]) -> None:
