@@ -150,6 +150,22 @@ def test_autodiff_trains_to_the_same_parameters():
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("autodiff", [False, True])
+def test_the_reported_loss_costs_no_product_and_an_unasked_penalty_no_sum(autodiff):
+    def count(function, *arguments):
+        program = str(jax.jit(function).lower(*arguments).compile().as_text())
+        return program.count(" dot("), program.count(" reduce(")
+
+    plain = make_training(autodiff=autodiff)
+    penalised = plain._replace(penalty=Penalty(l2=0.3, l1=0.2))
+    params, batch = make_params(), make_part(BATCH_SIZE)
+    state = training.init_state(plain, params)
+    num_products, _ = count(partial(training.gradient, plain), params, batch)
+    of_step = count(partial(training.train_step, plain), state, batch)
+    assert of_step[0] == num_products > 0
+    assert count(partial(training.train_step, penalised), state, batch) == of_step
+
+
 def test_the_reported_loss_leaves_the_penalty_out_and_the_step_does_not():
     penalty = Penalty(l2=0.3, l1=0.2)
     fixed = make_training(penalty=penalty, batch_size=NUM_EXAMPLES)
