@@ -159,7 +159,7 @@ def tracked_against_bare() -> Row:
         quiet = Console(RichConsole(quiet=True))
         shares = []
         loop(state, prepared.shuffle_key, prepared.train)
-        for _ in range(3):
+        for _ in range(5):
             bare = seconds(lambda: loop(state, prepared.shuffle_key, prepared.train))
             result = experiment.run(experiment_config, quiet)
             shares.append(bare / result.seconds)
