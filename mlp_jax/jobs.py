@@ -244,8 +244,7 @@ def _structure(experiment: Experiment) -> str:
     """All that the networks of one population have in common, as text.
 
     Whether a key that may be null is null belongs to it; so does the data where the weights of
-    the classes are counted from it. Labels that are smoothed do not suit all data: networks without
-    are not to fail with them.
+    the classes are counted from it, and whether labels are smoothed, which not all data allow.
     """
     counts_classes = experiment.model.class_weights == "balanced"
     return json.dumps(

@@ -74,7 +74,7 @@ def is_ready(file: Path, seconds: float = _LOCKED_SECONDS) -> bool:
     """
     try:
         address = f"{file.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, seconds, uri=True)) as database:
+        with closing(sqlite3.connect(address, timeout=seconds, uri=True)) as database:
             query = "SELECT 1 FROM alembic_version, experiments"  # the last things it creates
             return database.execute(query).fetchone() is not None
     except sqlite3.OperationalError as error:
@@ -209,7 +209,7 @@ def _create_tables(file: Path, uri: str) -> None:
 def _check_unlocked(file: Path) -> None:
     """Whether the database can be written now; MLflow would wait 20 s for each statement."""
     try:
-        with closing(sqlite3.connect(file, _LOCKED_SECONDS, isolation_level=None)) as database:
+        with closing(sqlite3.connect(file, timeout=_LOCKED_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
