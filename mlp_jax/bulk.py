@@ -192,13 +192,21 @@ def _insert(
             _write_texts(root / run_id / "artifacts", record.texts)
         with engine.begin() as connection:
             # Nobody else may add a dataset between the search for it and its insertion.
+            connection.exec_driver_sql(
+                "PRAGMA cache_size=-65536"
+            )  # in KiB: what is not yet written
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             dataset_ids = _insert_datasets(connection, experiment.experiment_id, records)
             for i in range(0, len(records), _CHUNK):
                 chunk = list(zip(run_ids, records, strict=True))[i : i + _CHUNK]
                 for table, rows in _rows(experiment, chunk, context, dataset_ids).items():
                     if rows:
-                        connection.execute(sqlalchemy.insert(table), rows)
+                        names = rows[0]  # SQLAlchemy's own insertion takes as long as SQLite
+                        connection.exec_driver_sql(
+                            f"INSERT INTO {table.__tablename__} ({', '.join(names)}) "
+                            f"VALUES (:{', :'.join(names)})",
+                            rows,
+                        )
                 on_progress(i + len(chunk))
     except Exception:
         for run_id in run_ids:
