@@ -191,10 +191,9 @@ def _insert(
         for run_id, record in zip(run_ids, records, strict=True):
             _write_texts(root / run_id / "artifacts", record.texts)
         with engine.begin() as connection:
+            # Room for 64 MiB that are not yet written.
+            connection.exec_driver_sql("PRAGMA cache_size=-65536")
             # Nobody else may add a dataset between the search for it and its insertion.
-            connection.exec_driver_sql(
-                "PRAGMA cache_size=-65536"
-            )  # in KiB: what is not yet written
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             dataset_ids = _insert_datasets(connection, experiment.experiment_id, records)
             for i in range(0, len(records), _CHUNK):

@@ -164,8 +164,9 @@ class Study:
             # A trial of the batch that is not yet known counts as a bad one, so they spread.
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         try:
+            self._storage = optuna.storages.RDBStorage(storage) if storage is not None else None
             self._study = optuna.create_study(
-                sampler=sampler, storage=storage, study_name=name, load_if_exists=True
+                sampler=sampler, storage=self._storage, study_name=name, load_if_exists=True
             )
         except Exception as error:  # whatever the database and its driver come up with
             reason = str(error).splitlines()[0]
@@ -192,6 +193,12 @@ class Study:
         """What the jobs of the last `ask` came to; infinite where there is nothing finite."""
         for trial, loss in zip(self._asked, losses, strict=True):
             self._study.tell(trial, loss)
+
+    def close(self) -> None:
+        """Lets go of the storage."""
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
 
 def _proposed(dimension: Dimension, params: dict[str, Any]) -> str:

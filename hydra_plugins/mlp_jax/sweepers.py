@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -135,7 +136,7 @@ class OptunaSweeper(RandomSweeper):
     def search(self, dimensions: Sequence[Any]) -> Any:
         from mlp_jax import search
 
-        study = search.Study(dimensions, self.seed, self.storage, self.study_name)
-        for start in range(0, self.num_trials, self.batch_size):
-            losses = yield study.ask(min(self.batch_size, self.num_trials - start))
-            study.tell(losses)
+        with closing(search.Study(dimensions, self.seed, self.storage, self.study_name)) as study:
+            for start in range(0, self.num_trials, self.batch_size):
+                losses = yield study.ask(min(self.batch_size, self.num_trials - start))
+                study.tell(losses)
