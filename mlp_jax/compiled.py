@@ -47,7 +47,7 @@ def keep() -> None:
         return
     os.environ[DIRECTORY] = str(directory)
     _set(SETTINGS)
-    if "jax" in sys.modules:  # which read the environment when it was imported
+    if environment.has_jax():  # which read the environment when it was imported
         sys.modules["jax"].config.update("jax_compilation_cache_dir", str(directory))
 
 

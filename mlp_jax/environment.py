@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,11 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def has_jax() -> bool:
+    """Whether JAX is imported, after which it may compute at any time."""
+    return "jax" in sys.modules
 
 
 def pin_cores(cores: int) -> None:

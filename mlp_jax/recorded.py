@@ -40,6 +40,8 @@ def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
         for group, choices in schema.CHOICES.items():
             composed[group] = next(c for c in choices if _is_choice(c, record[group]))
         composed.merge_with(record)
+        if lacking := OmegaConf.missing_keys(composed):
+            raise LookupError(f"it lacks {', '.join(sorted(lacking))}.")
         config = schema.to_experiment(composed)
     except (UserError, OmegaConfBaseException, LookupError, TypeError, StopIteration) as error:
         raise RunError(f"{source}: is not the config of a run of this version: {error}") from None

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,13 @@ def train(config: Experiment) -> float:
 
 
 def open_sweep(jobs: Sequence[Job]) -> "Sweep":
-    _pin_if_deterministic([job.config for job in jobs])
+    configs = [job.config for job in jobs]
+    _pin_if_deterministic(configs)
+    if all(config.population.exact for config in configs):
+        from mlp_jax import data
+
+        with suppress(UserError):  # of which the sweep tells when it comes to that job
+            _pin_if_small(configs[0], data.load(configs[0].data))
     from mlp_jax.sweep import Sweep
 
     return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
@@ -124,15 +131,13 @@ wait for each other longer than they compute."""
 
 
 def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
-    """One thread for a small network, in a process of its own whose user has not said how many."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+    """One thread for a small network, if it is the first of its process and no $NPROC is given."""
+    if os.environ.get("NPROC") or environment.has_jax():
+        return
     num_examples, n_0 = dataset.train.x.shape
     sizes = [n_0, *config.model.hidden_sizes, len(dataset.class_names or dataset.target_names)]
     products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
-    is_small = (config.batch_size or num_examples) * max(products) < _SMALL_PRODUCT
-    if is_small and "NPROC" not in os.environ and HydraConfig.get().mode == RunMode.RUN:
+    if (config.batch_size or num_examples) * max(products) < _SMALL_PRODUCT:
         _pin_cores(1)
 
 

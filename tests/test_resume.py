@@ -8,13 +8,10 @@ import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from mlflow import MlflowClient
 
 from mlp_jax import data, environment, experiment, fitting, problem, repeat, rundir, store, train
@@ -264,6 +261,16 @@ def test_a_damaged_record_is_an_error(file, damage, interrupted):
         train.resume(path.parent.name, [])
 
 
+def test_a_record_of_another_version_says_what_it_lacks(interrupted):
+    interrupted(100, *QUIET)
+    (directory,) = directories()
+    record = rundir.read(directory, rundir.CONFIG)
+    del record["data"]["noise"]
+    rundir.write(directory, rundir.CONFIG, record)
+    with pytest.raises(RunError, match=r"of this version: it lacks data\.noise\.$"):
+        train.resume(directory.name, [])
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(interrupted, capsys):
     interrupted(100, *QUIET, "checkpoint.every_epochs=4")
     (directory,) = directories()
@@ -372,34 +379,45 @@ def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("overrides", "given", "mode", "is_pinned"),
+    ("overrides", "given", "has_jax", "is_pinned"),
     [
-        ([], None, "RUN", True),
-        ([], "2", "RUN", False),
-        ([], None, "MULTIRUN", False),
-        (["batch_size=90"], None, "RUN", True),
-        (["model.hidden_sizes=[1024,1024]"], None, "RUN", False),
-        (["model.hidden_sizes=[256,256]"], None, "RUN", False),
-        (["model.hidden_sizes=[255,256]"], None, "RUN", True),
-        (["model.hidden_sizes=[1000]", "batch_size=90"], None, "RUN", True),
-        (["model.hidden_sizes=[3000]", "batch_size=90"], None, "RUN", False),
-        (["model.hidden_sizes=[3000]", "batch_size=null"], None, "RUN", False),
+        ([], None, False, True),
+        ([], "", False, True),
+        ([], "2", False, False),
+        ([], None, True, False),
+        (["batch_size=90"], None, False, True),
+        (["model.hidden_sizes=[1024,1024]"], None, False, False),
+        (["model.hidden_sizes=[256,256]"], None, False, False),
+        (["model.hidden_sizes=[255,256]"], None, False, True),
+        (["model.hidden_sizes=[1000]", "batch_size=90"], None, False, True),
+        (["model.hidden_sizes=[3000]", "batch_size=90"], None, False, False),
+        (["model.hidden_sizes=[3000]", "batch_size=null"], None, False, False),
     ],
 )
-def test_a_small_network_is_given_one_thread(overrides, given, mode, is_pinned, monkeypatch):
+def test_a_small_network_is_given_one_thread(overrides, given, has_jax, is_pinned, monkeypatch):
     pinned = []
     monkeypatch.setattr(train, "_pin_cores", pinned.append)
-    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(mode=getattr(RunMode, mode)))
-    monkeypatch.setenv("NPROC", given) if given else monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr(environment, "has_jax", lambda: has_jax)
+    monkeypatch.delenv("NPROC", raising=False)
+    if given is not None:
+        monkeypatch.setenv("NPROC", given)
     config = compose(["data=iris", "batch_size=16", *overrides])
     train._pin_if_small(config, data.load(config.data))
     assert pinned == [1] * is_pinned
 
 
-def test_the_threads_of_a_run_are_those_that_it_records():
-    line = [sys.executable, "-m", "mlp_jax.train", *QUIET]
-    subprocess.run(line, check=True, capture_output=True)
-    assert rundir.read(directories()[0], rundir.ENVIRONMENT)["num_cores"] == 1
+def test_alone_job_by_job_or_exact_a_small_network_has_the_same_bits():
+    """Of a mean over so many examples that two threads would add otherwise."""
+    line = [sys.executable, "-m", "mlp_jax.train", "data=sine", "data.num_examples=60000",
+            "num_epochs=20", "tracking.model=false", "tracking.figures=false"]  # fmt: skip
+    for given in (["seed=3"], ["-m", "seed=3,4", "population.exact=true"],
+                  ["-m", "seed=3,4", "hydra/launcher=basic"]):  # fmt: skip
+        subprocess.run([*line[:3], *given, *line[3:]], check=True, capture_output=True)
+    assert {rundir.read(at, rundir.ENVIRONMENT)["num_cores"] for at in directories()} == {1}
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    found = client.search_runs(["1"], "params.seed = '3' and tags.params_sha256 != ''")
+    assert len(found) == 3
+    assert len({run.data.tags["params_sha256"] for run in found}) == 1
 
 
 @pytest.mark.parametrize("cores", ["abc", "0", "-1", "²", "1.5"])
