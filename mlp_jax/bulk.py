@@ -199,13 +199,7 @@ def _insert(
             for i in range(0, len(records), _CHUNK):
                 chunk = list(zip(run_ids, records, strict=True))[i : i + _CHUNK]
                 for table, rows in _rows(experiment, chunk, context, dataset_ids).items():
-                    if rows:
-                        names = rows[0]  # SQLAlchemy's own insertion takes as long as SQLite
-                        connection.exec_driver_sql(
-                            f"INSERT INTO {table.__tablename__} ({', '.join(names)}) "
-                            f"VALUES (:{', :'.join(names)})",
-                            rows,
-                        )
+                    _insert_rows(connection, table, rows)
                 on_progress(i + len(chunk))
     except Exception:
         for run_id in run_ids:
@@ -247,8 +241,20 @@ def _insert_datasets(
             "dataset_schema": entity.schema,
             "dataset_profile": entity.profile,
         }
-        connection.execute(sqlalchemy.insert(SqlDataset), [row])
+        _insert_rows(connection, SqlDataset, [row])
     return ids
+
+
+def _insert_rows(
+    connection: "sqlalchemy.Connection", table: Any, rows: list[dict[str, Any]]
+) -> None:
+    """As `sqlalchemy.insert` would, without its copy of each row."""
+    if rows:
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.__tablename__} ({', '.join(rows[0])}) "
+            f"VALUES (:{', :'.join(rows[0])})",
+            rows,
+        )
 
 
 def _rows(

@@ -36,9 +36,9 @@ def run(
     """Trains what `config` describes, proves its gradient first and records it in MLflow.
 
     `command` is the command line and `tags` are more, for the record. `directory` is that of a run
-    to continue, whose config this is. `dataset` is its data, where they are loaded. Raises
-    `UserError` for a config that cannot be run, before anything is written, `RunError` for a run
-    that fails, and `KeyboardInterrupt`, with the command to continue it, for one that was stopped.
+    to continue, whose config this is. `dataset` is its data, if loaded before. Raises `UserError`
+    for a config that cannot be run, before anything is written, `RunError` for a run that fails,
+    and `KeyboardInterrupt`, with the command to continue it, for one that was stopped.
     """
     console = console or Console()
     with numeric_settings(config) as device:

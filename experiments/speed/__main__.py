@@ -5,6 +5,7 @@ the median ratio and its range. PyTorch comes with `pip install -e '.[bench]'`; 
 comparisons with it are left out.
 """
 
+import argparse
 import gzip
 import json
 import os
@@ -179,9 +180,6 @@ def tracked_against_bare() -> Row:
     )
 
 
-SMALL = {"small_batch": small_batch, "tracked_against_bare": tracked_against_bare}
-
-
 def write_random_mnist(root: Path) -> None:
     """Four IDX files of MNIST's shapes with random contents: speed does not depend on them."""
     rng = np.random.default_rng(0)
@@ -222,6 +220,9 @@ def of_populations() -> list[Row]:
     return [Row(*json.loads(row)) for row in result.stdout.splitlines()]
 
 
+SMALL = {"small_batch": small_batch, "tracked_against_bare": tracked_against_bare}
+
+
 def measure() -> list[Row]:
     rows = []
     try:
@@ -244,8 +245,10 @@ def measure() -> list[Row]:
 
 
 def main() -> None:
-    if names := sys.argv[1:]:
-        print(json.dumps(SMALL[names[0]]()))
+    parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__)
+    parser.add_argument("row", nargs="?", choices=SMALL, help="only this one, as JSON")
+    if row := parser.parse_args().row:
+        print(json.dumps(SMALL[row]()))
         return
     rows = measure()
     device = jax.devices()[0]
