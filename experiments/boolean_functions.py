@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.network import apply
-from mlp_jax.representation import (
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.network import apply
+from mlp_jax.core.representation import (
     boolean,
     boolean_padded,
     fewest_hidden_units,
@@ -29,7 +29,7 @@ from mlp_jax.representation import (
     truth_tables,
     vertices,
 )
-from mlp_jax.types import Params
+from mlp_jax.core.types import Params
 
 STEP = ACTIVATIONS["step"]
 SEPARABLE = {1: 4, 2: 14, 3: 104, 4: 1882}

@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from experiments import populations
 from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.backprop import deltas_of
-from mlp_jax.initializers import INITIALIZERS
-from mlp_jax.losses import LOSSES
-from mlp_jax.network import forward, init_params
-from mlp_jax.training import Part
-from mlp_jax.types import Layer, Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import deltas_of
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import forward, init_params
+from mlp_jax.core.training import Part
+from mlp_jax.core.types import Layer, Params
 
 DEPTH = 50
 WIDTH = 32

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from experiments.study import Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.backprop import batch_loss
-from mlp_jax.explain import Explanation, explain
-from mlp_jax.losses import LOSSES, Loss
-from mlp_jax.metrics import LN2
-from mlp_jax.optimizers import gradient_descent
-from mlp_jax.types import Layer, Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import batch_loss
+from mlp_jax.core.explain import Explanation, explain
+from mlp_jax.core.losses import LOSSES, Loss
+from mlp_jax.core.metrics import LN2
+from mlp_jax.core.optimizers import gradient_descent
+from mlp_jax.core.types import Layer, Params
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 BINARY_CROSS_ENTROPY = LOSSES["sigmoid", "binary_cross_entropy"]

@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.losses import LOSSES
-from mlp_jax.metrics import LN2, cross_entropy, entropy, information, kl_divergence
-from mlp_jax.optimizers import gradient_descent
-from mlp_jax.training import Part, Training, init_state, train_steps
-from mlp_jax.types import Layer
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.metrics import LN2, cross_entropy, entropy, information, kl_divergence
+from mlp_jax.core.optimizers import gradient_descent
+from mlp_jax.core.training import Part, Training, init_state, train_steps
+from mlp_jax.core.types import Layer
 
 SOURCE = "lecture §3"
 P = (0.2, 0.1, 0.4, 0.3)

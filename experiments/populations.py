@@ -1,6 +1,6 @@
 """Networks of many seeds that train side by side, for the studies.
 
-`mlp_jax.population` trains what configs describe; here a study looks at the parameters on the way.
+`mlp_jax.core.population` trains what configs describe; a study looks at the parameters on the way.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.initializers import INITIALIZERS
-from mlp_jax.losses import LOSSES
-from mlp_jax.network import init_params
-from mlp_jax.optimizers import gradient_descent
-from mlp_jax.problem import keys_of
-from mlp_jax.training import Part, Training, TrainState, init_state, train_steps
-from mlp_jax.types import Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import init_params
+from mlp_jax.core.optimizers import gradient_descent
+from mlp_jax.core.training import Part, Training, TrainState, init_state, train_steps
+from mlp_jax.core.types import Params
+from mlp_jax.experiment.setup import keys_of
 
 
 class Trained(NamedTuple):

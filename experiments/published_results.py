@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax import data, population
-from mlp_jax.cli import compose
-from mlp_jax.config import Data, Experiment
+from mlp_jax import data
+from mlp_jax.commands.frame import compose
+from mlp_jax.config.schema import Data, Experiment
+from mlp_jax.core import population
+from mlp_jax.core.lockstep import spread_over_cores
 from mlp_jax.data import Dataset
-from mlp_jax.lockstep import spread_over_cores
 
 NUM_SEEDS = 5
 MNIST_ROOT = os.environ.get("MNIST_ROOT", "data/mnist")

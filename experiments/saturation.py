@@ -17,11 +17,11 @@ from sklearn.datasets import load_digits
 from experiments import populations
 from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.backprop import backprop
-from mlp_jax.losses import LOSSES
-from mlp_jax.training import Part, evaluate, init_state, train_steps
-from mlp_jax.types import Layer, Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import backprop
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.training import Part, evaluate, init_state, train_steps
+from mlp_jax.core.types import Layer, Params
 
 LOSS_NAMES = {"squared error": "half_squared_error", "cross-entropy": "binary_cross_entropy"}
 SOURCE = "lecture §3"

@@ -30,7 +30,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mlp_jax import store, tracking
+from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.network import apply
-from mlp_jax.representation import approximate, outputs, sigmoid_step, staircase, tower
-from mlp_jax.types import Layer, Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.network import apply
+from mlp_jax.core.representation import approximate, outputs, sigmoid_step, staircase, tower
+from mlp_jax.core.types import Layer, Params
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 LIPSCHITZ = 7.0

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 from experiments import populations
 from experiments.populations import networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.config import Adam, Cosine
-from mlp_jax.losses import LOSSES
-from mlp_jax.network import apply
-from mlp_jax.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.representation import approximate, staircase
-from mlp_jax.training import Part, Training
-from mlp_jax.types import Params
+from mlp_jax.config.schema import Adam, Cosine
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import apply
+from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.core.representation import approximate, staircase
+from mlp_jax.core.training import Part, Training
+from mlp_jax.core.types import Params
 
 LIPSCHITZ = 7.0
 TOLERANCES = (0.8, 0.4, 0.2, 0.1)  # ε of the constructions: 5, 10, 20, 39 towers

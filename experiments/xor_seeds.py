@@ -32,12 +32,12 @@ from scipy.stats import binomtest
 from experiments import populations
 from experiments.populations import descent, networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.backprop import backprop
-from mlp_jax.losses import LOSSES
-from mlp_jax.network import forward, predict
-from mlp_jax.training import Part
-from mlp_jax.types import Params
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import backprop
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import forward, predict
+from mlp_jax.core.training import Part
+from mlp_jax.core.types import Params
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 Y = np.array([[0], [1], [1], [0]], np.float32)

@@ -1,29 +1,6 @@
-"""`python -m mlp_jax.gradcheck +exp=xor` proves the gradient of an experiment, layer by layer."""
+"""`python -m mlp_jax.gradcheck`: see `--help`."""
 
-from mlp_jax.cli import run_command
-from mlp_jax.config import Experiment
-
-
-def gradcheck(config: Experiment) -> None:
-    from mlp_jax import experiment
-
-    experiment.prove(config)
-
-
-def main() -> None:
-    run_command(
-        gradcheck,
-        module="mlp_jax.gradcheck",
-        summary="Holds backprop against jax.grad and central differences, and trains nothing.",
-        examples=[
-            ("+exp=xor", "XOR"),
-            ("+exp=xor model.activation=relu", "with another activation"),
-            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
-            ("+exp=table data.path=my.csv data.target=price", "your own table"),
-            ("+exp=digits model.l1=0.01 model.l2=0.1", "with penalties"),
-        ],
-    )
-
+from mlp_jax.commands.gradcheck import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ import jax
 import matplotlib
 import pytest
 
-from mlp_jax import compiled
+from mlp_jax.experiment import compiled
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
@@ -35,7 +35,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """An SQLite store as MLflow creates it, which takes seconds; to be copied."""
-    from mlp_jax import store
+    from mlp_jax.tracking import store
 
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     store.open_store(f"sqlite:///{file}")
@@ -56,7 +56,7 @@ def make_store(empty_database: Path) -> Callable[[Path], str]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, empty_database):
     """A client of a store that the tests of a module share."""
-    from mlp_jax import store
+    from mlp_jax.tracking import store
 
     folder = tmp_path_factory.mktemp("a store #1")  # a URI must quote this
     shutil.copy(empty_database, folder)

@@ -15,12 +15,18 @@ from unittest.mock import patch
 import numpy as np
 
 from experiments.reliability.rows import Row
-from mlp_jax import data, experiment, fitting, problem, rundir, saving, train
-from mlp_jax.checkpoint import FILES, Checkpoints
-from mlp_jax.cli import compose
-from mlp_jax.config import Experiment
+from mlp_jax import data
+from mlp_jax.commands import train
+from mlp_jax.commands.frame import compose
+from mlp_jax.config.schema import Experiment
+from mlp_jax.core import fit as fitting
+from mlp_jax.core.fit import compile_programs, template
+from mlp_jax.durable import rundir
+from mlp_jax.durable import saver as saving
+from mlp_jax.durable.checkpoints import FILES, Checkpoints
 from mlp_jax.errors import RunError, UserError
-from mlp_jax.fitting import compile_programs, template
+from mlp_jax.experiment import run as experiment
+from mlp_jax.experiment import setup as problem
 
 CIRCLES = ["+exp=circles", "num_epochs=12", "log_every=18", "checkpoint.every_epochs=3",
            "tracking=none"]  # fmt: skip

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from experiments.reliability import tracking_faults as faults
-from mlp_jax import store, tracking
-from mlp_jax.journal import Journal
+from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking import store
+from mlp_jax.tracking.journal import Journal
 
 
 def die_after(num_delivered: int) -> None:

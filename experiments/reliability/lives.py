@@ -40,21 +40,21 @@ class Phase(NamedTuple):
 
 PHASES = {
     "start-up": Phase("mlp_jax.data", "load", 1, 1.0),
-    "opening the store": Phase("mlp_jax.store", "_create", 1, 2.0),
-    "training": Phase("mlp_jax.fitting", "_advance", 30, 0.01),
-    "saving": Phase("mlp_jax.checkpoint", "_write", 9, 0.003),
-    "logging": Phase("mlp_jax.delivery", "Delivery.deliver", 4, 0.01),
-    "ending": Phase("mlp_jax.session", "evaluate_parts", 1, 0.4),
+    "opening the store": Phase("mlp_jax.tracking.store", "_create", 1, 2.0),
+    "training": Phase("mlp_jax.core.fit", "_advance", 30, 0.01),
+    "saving": Phase("mlp_jax.durable.checkpoints", "_write", 9, 0.003),
+    "logging": Phase("mlp_jax.tracking.delivery", "Delivery.deliver", 4, 0.01),
+    "ending": Phase("mlp_jax.experiment.session", "evaluate_parts", 1, 0.4),
 }
 
 
 SWEEP_PHASES = {
     "composing": Phase("hydra_plugins.mlp_jax._population", "launch", 1, 0.3),
-    "compiling": Phase("mlp_jax.population", "train", 2, 2.0),
-    "training together": Phase("mlp_jax.lockstep", "Lockstep._advance", 6, 0.02),
-    "beginning the parent": Phase("mlp_jax.family", "Family.__init__", 1, 0.3),
-    "writing the runs": Phase("mlp_jax.bulk", "_insert", 2, 0.1),
-    "ending the parent": Phase("mlp_jax.overview", "log", 1, 1.0),
+    "compiling": Phase("mlp_jax.core.population", "train", 2, 2.0),
+    "training together": Phase("mlp_jax.core.lockstep", "Lockstep._advance", 6, 0.02),
+    "beginning the parent": Phase("mlp_jax.sweep.runs", "Family.__init__", 1, 0.3),
+    "writing the runs": Phase("mlp_jax.tracking.bulk", "_insert", 2, 0.1),
+    "ending the parent": Phase("mlp_jax.sweep.summary", "log", 1, 1.0),
 }
 
 
@@ -85,13 +85,13 @@ class Life(NamedTuple):
 
 def prepare(cache: Path) -> None:
     """Imports what a life needs, without starting JAX; what one compiles, the next finds there."""
-    from mlp_jax import store
+    from mlp_jax.tracking import store
 
     store.preload()
     import jax
     import sklearn.datasets  # noqa: F401
 
-    from mlp_jax import experiment, train  # noqa: F401
+    from mlp_jax.commands import train  # noqa: F401
 
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -129,7 +129,7 @@ def _child(directory: Path, arguments: Sequence[str], instant: Instant | None, p
         os.dup2(output, 2)
         if instant is not None:
             _arm(instant, pipe)
-        from mlp_jax import train
+        from mlp_jax.commands import train
 
         sys.argv = ["train", *arguments]
         train.main()
@@ -228,7 +228,7 @@ def outcome(directory: Path) -> Outcome:
     """
     from mlflow import MlflowClient
 
-    from mlp_jax import sync
+    from mlp_jax.commands import sync
 
     place = run_directory(directory)
     assert place is not None, "no run"

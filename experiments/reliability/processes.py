@@ -43,7 +43,7 @@ def make_store(file: Path) -> None:
     """In a process of its own: this one stays without threads, to fork from."""
     child = os.fork()
     if child == 0:
-        from mlp_jax import store
+        from mlp_jax.tracking import store
 
         store.open_store(f"sqlite:///{file}")
         os._exit(0)

@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax import store
+from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from werkzeug.serving import BaseWSGIServer

@@ -16,7 +16,9 @@ import numpy as np
 
 from experiments.reliability.rows import Row
 from experiments.reliability.server import FaultyServer
-from mlp_jax import recovery, store, sync, tracking
+from mlp_jax.commands import sync
+from mlp_jax.tracking import recovery, store
+from mlp_jax.tracking import run as tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +83,7 @@ def _log_model(run: tracking.Run) -> None:
         (directory / "network.json").write_text("{}")
 
     example, prediction = np.zeros((2, 3)), pd.DataFrame({"prediction": [0.0, 1.0]})
-    run.log_model("mlp_jax.pyfunc", save, example, prediction)
+    run.log_model("mlp_jax.experiment.model", save, example, prediction)
 
 
 def problems(run: tracking.Run, experiment: str) -> list[str]:
@@ -310,7 +312,7 @@ def many_processes_row(folder: Path, rounds: int = 20) -> Row:
 # Forked after the imports, so that all eight arrive at the same instant.
 EIGHT_AT_ONCE = """
 import multiprocessing, sys
-from mlp_jax import store, tracking
+from mlp_jax.tracking import store, run as tracking
 store.preload()
 
 def work(barrier, number):

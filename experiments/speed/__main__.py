@@ -29,12 +29,12 @@ from experiments.speed.loops import Work, examples, our_loop, torch_loop
 from experiments.speed.recording import bulk_against_client
 from experiments.speed.timing import REPEATS, Paired, Row, in_turn, percent, seconds
 from experiments.study import machine
-from mlp_jax import network, training
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.backprop import backprop, batch_loss
-from mlp_jax.environment import num_cores
-from mlp_jax.initializers import INITIALIZERS
-from mlp_jax.losses import LOSSES
+from mlp_jax.core import network, training
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import backprop, batch_loss
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.experiment.environment import num_cores
 
 HERE = Path(__file__).parent
 
@@ -139,9 +139,11 @@ def backprop_against_autodiff() -> list[Row]:
 
 def tracked_against_bare() -> Row:
     """Steps/s of `mlp_jax.train` with tracking on against its compiled loop, log points and all."""
-    from mlp_jax import data, experiment, problem
-    from mlp_jax.cli import compose
-    from mlp_jax.console import Console
+    from mlp_jax import data
+    from mlp_jax.commands.frame import compose
+    from mlp_jax.experiment import run as experiment
+    from mlp_jax.experiment import setup as problem
+    from mlp_jax.experiment.console import Console
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_jax import config, network, training
-from mlp_jax.activations import ACTIVATIONS
-from mlp_jax.initializers import INITIALIZERS
-from mlp_jax.losses import LOSSES
-from mlp_jax.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.training import Part, Training
+from mlp_jax.config import schema as config
+from mlp_jax.core import network, training
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.core.training import Part, Training
 
 
 class Work(NamedTuple):

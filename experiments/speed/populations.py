@@ -15,11 +15,11 @@ import numpy as np
 from experiments.speed.loops import Work, torch_loop
 from experiments.speed.timing import REPEATS, Paired, Row, in_turn, seconds
 from mlp_jax import data
-from mlp_jax.cli import compose
-from mlp_jax.config import Experiment, with_values
-from mlp_jax.fitting import compile_programs, fit
-from mlp_jax.lockstep import Lockstep, spread_over_cores
-from mlp_jax.problem import prepare
+from mlp_jax.commands.frame import compose
+from mlp_jax.config.schema import Experiment, with_values
+from mlp_jax.core.fit import compile_programs, fit
+from mlp_jax.core.lockstep import Lockstep, spread_over_cores
+from mlp_jax.experiment.setup import prepare
 
 NUM_TORCH_STEPS = 2_000
 XOR = ("+exp=xor", "tracking=none")
@@ -113,10 +113,10 @@ def memory_of_16384() -> Row:
     program = (
         "import resource, numpy as np\n"
         "from experiments.speed.populations import XOR\n"
-        "from mlp_jax import population\n"
-        "from mlp_jax.cli import compose\n"
-        "from mlp_jax.config import with_values\n"
-        "from mlp_jax.lockstep import spread_over_cores\n"
+        "from mlp_jax.core import population\n"
+        "from mlp_jax.commands.frame import compose\n"
+        "from mlp_jax.config.schema import with_values\n"
+        "from mlp_jax.core.lockstep import spread_over_cores\n"
         "spread_over_cores()\n"
         "config = compose(list(XOR))\n"
         "population.train([with_values(config, {'seed': i}) for i in range(16_384)])\n"

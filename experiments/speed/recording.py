@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from mlp_jax import bulk, store
-from mlp_jax.bulk import RunRecord
+from mlp_jax.tracking import bulk, store
+from mlp_jax.tracking.bulk import RunRecord
 
 NUM_RUNS, NUM_PARAMS, NUM_POINTS, NUM_METRICS = 1_000, 20, 100, 5
 NUM_THROUGH_CLIENT = 20

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 
-from mlp_jax.config import flat_values
-from mlp_jax.jobs import Composer, Job, Template
-from mlp_jax.store import redacted
+from mlp_jax.config.schema import flat_values
+from mlp_jax.sweep.jobs import Composer, Job, Template
+from mlp_jax.tracking.store import redacted
 
 _NUM = "${hydra.job.num}"
 _NONCE = uuid4().hex

@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax._directories import Directories
 from mlp_jax.errors import UserError
-from mlp_jax.jobs import Composer, Job
-from mlp_jax.store import redacted
+from mlp_jax.sweep.jobs import Composer, Job
+from mlp_jax.tracking.store import redacted
 
 if TYPE_CHECKING:
     from hydra_plugins.mlp_jax.launcher import PopulationLauncher
-    from mlp_jax.sweep import Outcome
+    from mlp_jax.sweep.sweep import Outcome
 
 
 class PopulationReturn(JobReturn):

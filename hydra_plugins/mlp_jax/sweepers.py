@@ -91,7 +91,7 @@ class GridSweeper(_Sweeper):
     may_diverge = False
 
     def search(self, dimensions: Sequence[Any]) -> Any:
-        from mlp_jax import search
+        from mlp_jax.sweep import search
 
         yield search.grid(dimensions)
 
@@ -104,7 +104,7 @@ class RandomSweeper(_Sweeper):
         self.num_trials, self.seed = num_trials, seed
 
     def search(self, dimensions: Sequence[Any]) -> Any:
-        from mlp_jax import search
+        from mlp_jax.sweep import search
 
         yield search.random(dimensions, self.num_trials, self.seed)
 
@@ -113,7 +113,7 @@ class LatinHypercubeSweeper(RandomSweeper):
     """Random points, spread evenly in each dimension."""
 
     def search(self, dimensions: Sequence[Any]) -> Any:
-        from mlp_jax import search
+        from mlp_jax.sweep import search
 
         yield search.latin_hypercube(dimensions, self.num_trials, self.seed)
 
@@ -134,7 +134,7 @@ class OptunaSweeper(RandomSweeper):
         self.batch_size, self.storage, self.study_name = batch_size, storage, study_name
 
     def search(self, dimensions: Sequence[Any]) -> Any:
-        from mlp_jax import search
+        from mlp_jax.sweep import search
 
         with closing(search.Study(dimensions, self.seed, self.storage, self.study_name)) as study:
             for start in range(0, self.num_trials, self.batch_size):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_jax.config import Data
+from mlp_jax.config.schema import Data
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.preprocessing import Inputs, Preprocessing, Raw, fit, fit_columns
 from mlp_jax.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_jax.config import Boolean, ScikitLearn, Synthetic, nearest
+from mlp_jax.config.schema import Boolean, ScikitLearn, Synthetic, nearest
 from mlp_jax.data.preprocessing import Raw
 from mlp_jax.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlp_jax.config import Mnist
+from mlp_jax.config.schema import Mnist
 from mlp_jax.data.files import reading
 from mlp_jax.data.preprocessing import Raw
 from mlp_jax.errors import UserError

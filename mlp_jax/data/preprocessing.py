@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
-from mlp_jax.config import Data, Table, nearest
+from mlp_jax.config.schema import Data, Table, nearest
 from mlp_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported only where needed: pandas takes half a second

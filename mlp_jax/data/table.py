@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_jax.config import Table, nearest
+from mlp_jax.config.schema import Table, nearest
 from mlp_jax.data.files import check_npz, reading
 from mlp_jax.data.preprocessing import Column, Raw, as_floats, as_texts, finite_numbers
 from mlp_jax.errors import UserError

@@ -1,0 +1,173 @@
+"""`python -m mlp_jax.train +exp=xor` trains a network and records the run."""
+
+import itertools
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlp_jax.commands.frame import OfRun, run_command
+from mlp_jax.config import saved as recorded
+from mlp_jax.config.schema import Experiment
+from mlp_jax.durable import rundir
+from mlp_jax.errors import UserError
+from mlp_jax.experiment import compiled, environment
+from mlp_jax.sweep.jobs import Job
+
+if TYPE_CHECKING:
+    from mlp_jax.data import Dataset
+    from mlp_jax.sweep.sweep import Sweep
+
+
+def train(config: Experiment) -> float:
+    """Returns what a search minimises."""
+    _pin_if_deterministic([config])
+    from mlp_jax import data
+
+    dataset = data.load(config.data)
+    _pin_if_small(config, dataset)
+    from mlp_jax.experiment import describe as summary
+    from mlp_jax.experiment import run as experiment
+
+    result = experiment.run(config, command=_command(sys.argv[1:]), dataset=dataset)
+    return summary.search_loss(*summary.standing(result))
+
+
+def open_sweep(jobs: Sequence[Job]) -> "Sweep":
+    configs = [job.config for job in jobs]
+    _pin_if_deterministic(configs)
+    if all(config.population.exact for config in configs):
+        from mlp_jax import data
+
+        with suppress(UserError):  # of which the sweep tells when it comes to that job
+            _pin_if_small(configs[0], data.load(configs[0].data))
+    from mlp_jax.sweep.sweep import Sweep
+
+    return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "mlp_jax.train", *arguments])
+
+
+def _config_dir() -> list[str]:
+    """The command line's --config-dir and its value, if it has one."""
+    given = sys.argv[1:]
+    at = [i for i, text in enumerate(given) if text.partition("=")[0] in ("--config-dir", "-cd")]
+    return [text for i in at for text in given[i : i + 2 - ("=" in given[i])]]
+
+
+def resume(name: str, overrides: list[str]) -> None:
+    """Goes on with a run; says so where there is nothing to go on with."""
+    directory, overrides = _find(name, overrides)
+    given = recorded.from_record(rundir.read(directory, rundir.CONFIG), directory)
+    config = recorded.prolonged(given, overrides)
+    result = rundir.result(directory)
+    if result is not None and (config == given or result["stopped_early"]):
+        early = "; early stopping ended it" if result["stopped_early"] else ""
+        print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
+        return
+    _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
+    from mlp_jax.experiment import run as experiment
+
+    experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
+
+
+def rerun(name: str, overrides: list[str]) -> None:
+    """Repeats a run; its directory is looked for first, then the tracking store."""
+    given = dict(text.partition("=")[::2] for text in overrides)
+    if odd := given.keys() - {"checkpoint.root", "tracking.uri"}:
+        raise UserError(
+            f"{', '.join(sorted(odd))}: a run is repeated as it was; only checkpoint.root and "
+            "tracking.uri may say where it is found."
+        )
+    directory = rundir.find(name, given.get("checkpoint.root", rundir.DEFAULT_ROOT))
+    from mlp_jax.experiment import rerun as repeat
+
+    if directory is not None:
+        original = repeat.from_directory(directory)
+    else:
+        original = repeat.from_store(name, given.get("tracking.uri"))
+    _pin_as_recorded(original.environment)
+    repeat.rerun(original, command=_command(sys.argv[1:]))
+
+
+def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The directory of a run, and the overrides without the one that says where to look."""
+    key = "checkpoint.root="
+    roots = [text.removeprefix(key) for text in overrides if text.startswith(key)]
+    root = roots[-1] if roots else rundir.DEFAULT_ROOT
+    directory = rundir.find(name, root)
+    if directory is None:
+        raise UserError(
+            f"resume={name}: no directory of a run, and none of that name or id below {root}; "
+            "checkpoint.root=DIRECTORY says where else to look."
+        )
+    return directory, [text for text in overrides if not text.startswith(key)]
+
+
+def _pin_as_recorded(then: Mapping[str, Any]) -> None:
+    """As many threads as the run was begun with, and its order: they may change the last bits."""
+    if then.get("num_cores") not in (None, environment.num_cores()):
+        _pin_cores(then["num_cores"])
+    environment.fix_order(then.get("xla_flags", ""))
+
+
+def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
+    if not any(config.deterministic for config in configs):
+        return
+    cores = os.environ.get("NPROC") or "1"
+    if not cores.isdecimal() or int(cores) < 1:
+        raise UserError(
+            f"NPROC={cores}: with deterministic=true it must be the number of cores, from 1."
+        )
+    _pin_cores(int(cores))
+    environment.fix_order()
+
+
+_SMALL_PRODUCT = 2**20
+"""Multiplications and additions, as many as 784 times 100 in a batch of 13: with fewer, threads
+wait for each other longer than they compute."""
+
+
+def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
+    """One thread for a small network, if it is the first of its process and no $NPROC is given."""
+    if os.environ.get("NPROC") or environment.has_jax():
+        return
+    num_examples, n_0 = dataset.train.x.shape
+    sizes = [n_0, *config.model.hidden_sizes, len(dataset.class_names or dataset.target_names)]
+    products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
+    if (config.batch_size or num_examples) * max(products) < _SMALL_PRODUCT:
+        _pin_cores(1)
+
+
+def _pin_cores(cores: int) -> None:
+    environment.pin_cores(cores)
+    compiled.keep()  # elsewhere than the programs for all cores
+
+
+def main() -> None:
+    run_command(
+        train,
+        open_sweep=open_sweep,
+        module="mlp_jax.train",
+        summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
+        examples=[
+            ("+exp=xor", "XOR in seconds"),
+            ("+exp=xor seed=1 model.activation=tanh", "the same with another seed and activation"),
+            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
+            ("+exp=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
+        ],
+        of_runs={
+            "resume": OfRun("go on from its last checkpoint; num_epochs=N may be raised", resume),
+            "rerun": OfRun("repeat it and compare the parameters, bit for bit", rerun),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

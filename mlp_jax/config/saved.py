@@ -1,0 +1,117 @@
+"""The config that a run has recorded: how it is written, read again, and what may change in it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mlp_jax.config import schema
+from mlp_jax.config.schema import Experiment, Mnist, Table, flat_values
+from mlp_jax.errors import RunError, UserError
+from mlp_jax.tracking.store import redacted, store_uri
+
+LENGTHS = ("num_epochs", "num_steps")
+
+
+def to_record(config: Experiment, log_every: int) -> dict[str, Any]:
+    """The config as plain data that holds in any directory; secrets of the store are hidden."""
+    data, tracking = config.data, config.tracking
+    if isinstance(data, Mnist):
+        data = replace(data, root=str(Path(data.root).absolute()))
+    if isinstance(data, Table):
+        data = replace(data, path=str(Path(data.path).absolute()))
+    if tracking.name != "none":
+        tracking = replace(tracking, uri=redacted(store_uri(tracking.uri)))
+    root = str(Path(config.checkpoint.root).absolute())
+    checkpoint = replace(config.checkpoint, root=root)
+    return asdict(
+        replace(config, data=data, tracking=tracking, checkpoint=checkpoint, log_every=log_every)
+    )
+
+
+def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
+    """The config that `source` has recorded, every value checked. Raises `RunError`."""
+    try:
+        composed = OmegaConf.structured(Experiment)
+        for group, choices in schema.CHOICES.items():
+            composed[group] = next(c for c in choices if _is_choice(c, record[group]))
+        composed.merge_with(record)
+        if lacking := OmegaConf.missing_keys(composed):
+            raise LookupError(f"it lacks {', '.join(sorted(lacking))}.")
+        config = schema.to_experiment(composed)
+    except (UserError, OmegaConfBaseException, LookupError, TypeError, StopIteration) as error:
+        raise RunError(f"{source}: is not the config of a run of this version: {error}") from None
+    if asdict(config) != record:
+        raise RunError(f"{source}: is not the config of a run of this version.")
+    return _with_secret(config)
+
+
+def _is_choice(choice: type, values: dict[str, Any]) -> bool:
+    """Whether the dataclass is the one of these values: the one that may have their name."""
+    names = [item for item in fields(choice) if item.name == "name"]
+    return all(item.metadata["allowed"].test(values["name"]) for item in names)
+
+
+def _with_secret(config: Experiment) -> Experiment:
+    """With the address that the environment gives where the recorded one hides a password."""
+    recorded, given = config.tracking.uri or "", os.environ.get("MLFLOW_TRACKING_URI", "")
+    if "***" not in recorded:
+        return config
+    if redacted(given) != recorded:
+        raise UserError(
+            f"tracking.uri={recorded}: the password is not recorded; give the whole address in "
+            "$MLFLOW_TRACKING_URI."
+        )
+    return replace(config, tracking=replace(config.tracking, uri=given))
+
+
+def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
+    """The config with `num_epochs` or `num_steps` raised; `UserError` for any other change."""
+    asked = dict(_asked(config, overrides))
+    flat = flat_values(config)
+    changes = [f"{key}={value} (the run has {flat[key]})" for key, value in asked.items()
+               if flat[key] != value and key not in LENGTHS]  # fmt: skip
+    if changes:
+        raise UserError(
+            f"{', '.join(changes)}: a run that is resumed keeps its config; only num_epochs or "
+            "num_steps may be raised. Start a new run for anything else."
+        )
+    for key in LENGTHS:
+        old, new = flat[key], asked.get(key, flat[key])
+        if new == old:
+            continue
+        if old is None or new is None or new < old:
+            raise UserError(f"{key}={new}: the run has {old}, which may only be raised.")
+        if config.schedule.name != "constant":
+            raise UserError(
+                f"{key}={new}: the learning rate of schedule={config.schedule.name} depends on "
+                f"the length, {old}; only a run with schedule=constant can be prolonged."
+            )
+    return replace(config, **{key: asked[key] for key in LENGTHS if key in asked})
+
+
+def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]]:
+    """The keys of the overrides and their values, each of its key's type."""
+    keys = flat_values(config)
+    for override in overrides:
+        key, _, _ = override.partition("=")
+        if key not in keys:
+            raise UserError(
+                f"{override}: not a key of the run's config, which is taken as it was recorded; "
+                "only num_epochs or num_steps may be raised."
+            )
+        typed = OmegaConf.structured(config)
+        try:
+            typed.merge_with_dotlist([override])
+            changed = OmegaConf.to_object(typed)
+            assert isinstance(changed, Experiment)
+            schema.validate(changed)
+        except OmegaConfBaseException:
+            item = schema.find_field(key)
+            allowed = schema.describe(item) if item else "what it was"
+            raise UserError(f"{override}: must be {allowed}.") from None
+        yield key, flat_values(changed)[key]

@@ -1,0 +1,239 @@
+"""Backpropagation by hand: every derivative written out as the chain rule's sum over paths.
+
+    ∂L/∂w^l_jk = Σ ∂L/∂ŷ_o ∂ŷ_o/∂z^L_p ∂z^L_p/∂a^{L−1}_q ∂a^{L−1}_q/∂z^{L−1}_q ⋯ ∂z^l_j/∂w^l_jk
+
+A path leads from the loss back to the parameter through one neuron of every layer between them.
+`backprop` computes the same sum and shares between the paths what they have in common.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
+
+from mlp_jax.core import network
+from mlp_jax.core.backprop import backprop
+from mlp_jax.core.losses import LOSSES, Loss
+from mlp_jax.core.network import Activations
+from mlp_jax.core.types import Params
+from mlp_jax.errors import UserError
+
+MAX_PATHS = 10_000
+
+Path = dict[str, float]
+"""The factors of one path by name, from the loss to the parameter."""
+
+
+class Derivative(NamedTuple):
+    """∂L/∂θ of one parameter θ: its paths, and the value that `backprop` has for it."""
+
+    name: str
+    paths: list[Path]
+    backprop: float
+
+    @property
+    def value(self) -> float:
+        """The sum over the paths of the product of each one's factors."""
+        return math.fsum(math.prod(path.values()) for path in self.paths)
+
+    def __str__(self) -> str:
+        """Names, then numbers, then the sum; where there are several paths, each one's product."""
+        names = [list(path) for path in self.paths]
+        numbers = [[_number(value) for value in path.values()] for path in self.paths]
+        widths = [max(map(len, column)) for column in zip(*names, *numbers, strict=True)]
+        lines = []
+        for rows in names, numbers:
+            for sign, row in zip("=" + "+" * len(rows), rows, strict=False):
+                cells = (cell.center(width) for cell, width in zip(row, widths, strict=True))
+                lines.append(f"{sign} {' × '.join(cells)}".rstrip())
+        if len(self.paths) > 1:
+            products = [f"   ({_number(math.prod(path.values()))})" for path in self.paths]
+            first = len(self.paths)
+            lines[first:] = map(str.__add__, lines[first:], products)
+        lines.append(f"= {_number(self.value)}    backprop: {_number(self.backprop)}")
+        return f"{self.name} " + ("\n" + " " * (len(self.name) + 1)).join(lines)
+
+
+class Explanation(NamedTuple):
+    """The forward pass of one example by symbol, as "z¹₂", and the derivative by each parameter.
+
+    `weights[l, j, k]` is ∂L/∂w^l_jk and `biases[l, j]` is ∂L/∂b^l_j = δ^l_j; l, j, k count from 1.
+    """
+
+    forward: dict[str, float]
+    weights: dict[tuple[int, int, int], Derivative]
+    biases: dict[tuple[int, int], Derivative]
+
+    def __str__(self) -> str:
+        """The forward pass, a value a line, then the derivatives from the output layer down."""
+        values = "\n".join(f"{symbol} = {_number(value)}" for symbol, value in self.forward.items())
+        derivatives = [*self.weights.values(), *self.biases.values()]
+        return "\n\n".join([values, *map(str, derivatives)])
+
+
+def explain(
+    params: Params, x: ArrayLike, y: ArrayLike, activation: Activations, loss: Loss
+) -> Explanation:
+    """Every factor of every path of one example: its input `x` (n_0,) and its target `y` (n_L,).
+
+    Everything is computed in float64 on the CPU. ∂L/∂ŷ ∂ŷ/∂z^L is one factor ∂L/∂z^L for a loss
+    that is not in `LOSSES`, and where ŷ has rounded to 0 or 1 so that ∂L/∂ŷ is not finite.
+    """
+    _check(params, np.shape(x), np.shape(y))
+    n = _numbers(params, x, y, activation, loss)
+    num_layers = len(params)
+    paths_to_z = _output_paths(n, num_layers)
+    weights, biases = {}, {}
+    for layer in range(num_layers, 0, -1):
+        if layer < num_layers:
+            W, slopes = params[layer].W, n.hidden_slopes[layer - 1]
+            paths_to_z = _hidden_paths(paths_to_z, np.asarray(W), slopes, layer)
+        grad = n.grads[layer - 1]
+        for j, paths in enumerate(paths_to_z, start=1):
+            z, b = _symbol("z", layer, j), _symbol("b", layer, j)
+            biases[layer, j] = _derivative(paths, z, b, 1.0, float(grad.b[j - 1]))
+            for k, a in enumerate(n.activations[layer - 1], start=1):
+                w = _symbol("w", layer, j, k)
+                weights[layer, j, k] = _derivative(
+                    paths, z, w, float(a), float(grad.W[j - 1, k - 1])
+                )
+
+    forward = _by_symbol("x", None, n.activations[0])
+    for layer in range(1, num_layers):
+        forward |= _by_symbol("z", layer, n.zs[layer - 1])
+        forward |= _by_symbol("a", layer, n.activations[layer])
+    forward |= _by_symbol("z", num_layers, n.zs[-1]) | _by_symbol("ŷ", None, n.y_hat)
+    return Explanation(forward | {"L": float(n.value)}, weights, biases)
+
+
+def _check(params: Params, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    sizes = (params[0].W.shape[1], *(b.shape[0] for _, b in params))
+    name = f"this {'-'.join(map(str, sizes))} network"
+    if x_shape != sizes[:1] or y_shape != sizes[-1:]:
+        raise UserError(
+            f"explain: x and y have the shapes {x_shape} and {y_shape}; one example of {name} has "
+            f"{sizes[:1]} and {sizes[-1:]}. Take one row of a batch, x[0] and y[0]."
+        )
+    num_paths = sum(
+        (sizes[layer - 1] + 1) * math.prod(sizes[layer:]) for layer in range(1, len(sizes))
+    )
+    if num_paths > MAX_PATHS:
+        raise UserError(
+            f"explain: {name} has {num_paths:,} paths from the loss to its parameters; at most "
+            f"{MAX_PATHS:,} are written out. Explain a network with fewer or smaller layers."
+        )
+
+
+_LOSS_SLOPES: dict[str, Callable[[Array, Array], Array]] = {
+    "squared_error": lambda y_hat, y: 2 * (y_hat - y),
+    "half_squared_error": lambda y_hat, y: y_hat - y,
+    "binary_cross_entropy": lambda y_hat, y: (1 - y) / (1 - y_hat) - y / y_hat,
+    "cross_entropy": lambda y_hat, y: -y / y_hat,
+}
+"""∂L/∂ŷ."""
+
+_LOSS_NAMES = {loss: name for (_, name), loss in LOSSES.items()}
+
+
+class _Numbers(NamedTuple):
+    """What the paths are made of; `loss_slopes` is ∂L/∂ŷ, `jacobian` ∂ŷ/∂z^L, `delta` ∂L/∂z^L."""
+
+    zs: list[np.ndarray]
+    activations: list[np.ndarray]
+    hidden_slopes: list[np.ndarray]
+    y_hat: np.ndarray
+    loss_slopes: np.ndarray | None
+    jacobian: np.ndarray
+    delta: np.ndarray
+    value: np.ndarray
+    grads: Params
+
+
+def _numbers(
+    params: Params, x: ArrayLike, y: ArrayLike, activation: Activations, loss: Loss
+) -> _Numbers:
+    @jax.jit
+    def numbers(params: Params, x: Array, y: Array) -> dict[str, Any]:
+        zs, activations = network.forward(params, x, activation)
+        hidden = network.hidden_activations(params, activation)
+        y_hat = loss.output(zs[-1])
+        name = _LOSS_NAMES.get(loss)
+        value, grads = backprop(params, x[None], y[None], activation, loss)
+        return {
+            "zs": zs,
+            "activations": activations,
+            "hidden_slopes": [act.dg(z) for act, z in zip(hidden, zs[:-1], strict=True)],
+            "y_hat": y_hat,
+            "loss_slopes": _LOSS_SLOPES[name](y_hat, y) if name in _LOSS_SLOPES else None,
+            "jacobian": jax.jacobian(loss.output)(zs[-1]),
+            "delta": loss.delta(zs[-1], y),
+            "value": value,
+            "grads": grads,
+        }
+
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        at = jax.device_put(
+            jax.tree.map(
+                lambda leaf: np.asarray(leaf, np.float64), (params, np.asarray(x), np.asarray(y))
+            )
+        )
+        return _Numbers(**jax.device_get(numbers(*at)))
+
+
+def _output_paths(n: _Numbers, layer: int) -> list[list[Path]]:
+    """The paths from the loss to each z^L_p: one for an elementwise output, for softmax k."""
+    symbols = [(_symbol("ŷ", None, p), _symbol("z", layer, p)) for p in range(1, len(n.y_hat) + 1)]
+    if n.loss_slopes is None or not np.all(np.isfinite(n.loss_slopes)):
+        return [[{f"∂L/∂{z}": d}] for (_, z), d in zip(symbols, n.delta.tolist(), strict=True)]
+    return [
+        [
+            {f"∂L/∂{y_hat}": float(n.loss_slopes[o]), f"∂{y_hat}/∂{z}": float(n.jacobian[o, p])}
+            for o, (y_hat, _) in enumerate(symbols)
+            if o == p or n.jacobian[o, p] != 0
+        ]
+        for p, (_, z) in enumerate(symbols)
+    ]
+
+
+def _hidden_paths(
+    paths_to_z: list[list[Path]], W: np.ndarray, slopes: np.ndarray, layer: int
+) -> list[list[Path]]:
+    """The paths to each z^l_j from those to each z^{l+1}_p, with W^{l+1} and the slopes g'(z^l)."""
+
+    def step(p: int, j: int) -> Path:
+        z_next, a, z = _symbol("z", layer + 1, p), _symbol("a", layer, j), _symbol("z", layer, j)
+        return {f"∂{z_next}/∂{a}": float(W[p - 1, j - 1]), f"∂{a}/∂{z}": float(slopes[j - 1])}
+
+    return [
+        [path | step(p, j) for p, paths in enumerate(paths_to_z, start=1) for path in paths]
+        for j in range(1, len(slopes) + 1)
+    ]
+
+
+def _derivative(paths: list[Path], z: str, parameter: str, slope: float, grad: float) -> Derivative:
+    """∂L/∂θ from the paths to the z that θ is part of, with ∂z/∂θ as the last factor."""
+    last = {f"∂{z}/∂{parameter}": float(slope)}
+    return Derivative(f"∂L/∂{parameter}", [path | last for path in paths], grad)
+
+
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def _symbol(letter: str, layer: int | None, *indices: int) -> str:
+    """As the lecture writes it: w¹₁₃; with a comma, w¹₁,₁₃, where an index has two digits."""
+    superscript = "" if layer is None else str(layer).translate(_SUPERSCRIPTS)
+    comma = "," if max(indices) > 9 else ""
+    return letter + superscript + comma.join(map(str, indices)).translate(_SUBSCRIPTS)
+
+
+def _by_symbol(letter: str, layer: int | None, values: np.ndarray) -> dict[str, float]:
+    return {_symbol(letter, layer, i): v for i, v in enumerate(values.tolist(), start=1)}
+
+
+def _number(value: float) -> str:
+    return f"{value + 0.0:.10g}"  # + 0.0 turns −0 into 0

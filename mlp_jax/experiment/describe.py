@@ -1,0 +1,305 @@
+"""What a run has to say about itself: its facts, its metrics, its pictures and its model."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlp_jax import data
+from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
+from mlp_jax.core.fit import Fitted
+from mlp_jax.core.gradcheck import GradientCheck
+from mlp_jax.core.network import num_params
+from mlp_jax.core.types import Params
+from mlp_jax.experiment import figures
+from mlp_jax.experiment import model as pyfunc
+from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.setup import Problem, objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Result(NamedTuple):
+    """What a run found out; `metrics` are each part's, for the parameters that it kept.
+
+    `seconds` is the time from the first step to the last, without compilation.
+    """
+
+    problem: Problem
+    gradient: GradientCheck
+    fitted: Fitted
+    metrics: dict[str, dict[str, float]]
+    seconds: float
+
+
+def header(problem: Problem, device: jax.Device) -> dict[str, object]:
+    config = problem.config
+    parts = {"train": problem.train, "validation": problem.validation, "test": problem.test}
+    sizes = ", ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
+    return {
+        "data": f"{problem.dataset.name}: {sizes}",
+        "network": f"{_sizes(problem)}, {num_params(problem.params):,} parameters, "
+        f"{_activation(problem)}, {config.model.output} + {config.model.loss}",
+        "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
+        f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
+        "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
+        f"matmul precision {config.matmul_precision}",
+    }
+
+
+def gradient_line(gradient: GradientCheck) -> str:
+    """The gradient check in one line."""
+    by_layer = ", ".join(f"{layer.autodiff_error:.1e}" for layer in gradient.layers)
+    return (
+        f"gradient  {'proved' if gradient.passed else 'WRONG'}: backprop − jax.grad by layer "
+        f"{by_layer}; central differences {gradient.difference_error:.1e}"
+    )
+
+
+def _sizes(problem: Problem) -> str:
+    return "-".join(map(str, problem.sizes))
+
+
+def _activation(problem: Problem) -> str:
+    names = problem.config.model.activation
+    return names if isinstance(names, str) else "+".join(names)
+
+
+def experiment_name(config: Experiment) -> str:
+    """The config's, else the data's; a table's is that of its file."""
+    if config.name is None and isinstance(config.data, Table):
+        return Path(config.data.path).stem
+    return config.name or config.data.name
+
+
+def run_name(problem: Problem) -> str:
+    """What tells a run from others; what differs most often comes first, since lists cut names."""
+    config, optimizer = problem.config, problem.config.optimizer
+    name = (
+        f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
+        f"{_sizes(problem)} {_activation(problem)}"
+    )
+    return name[:MAX_NAME_LENGTH]
+
+
+def note(problem: Problem, device: jax.Device, command: str) -> str:
+    facts = header(problem, device)
+    lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
+    return f"{lines}\n\n```\n{command}\n```\n" if command else lines
+
+
+def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
+    return {
+        "command": command,
+        "device": f"{device.device_kind} ({device.platform})",
+        "objective": objective(problem.config, problem.dataset),
+        "num_params": str(num_params(problem.params)),
+        "sizes": _sizes(problem),
+        **_versions(),
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("mlp_jax", "jax", "jaxlib", "optax", "numpy", "mlflow")
+    return {f"version.{name}": version(name) for name in packages}
+
+
+def parameters(problem: Problem) -> dict[str, Any]:
+    """Every key of the config but those of the sweep that the run may be part of."""
+    values = asdict(problem.config)
+    values["log_every"] = problem.log_every
+    return {name: value for name, value in values.items() if name not in ("sweep", "population")}
+
+
+def final_metrics(result: Result) -> dict[str, float]:
+    """The metrics that are known at the end: of the test part, the best ones, the gradient's."""
+    logged = {name for point in result.fitted.history for name in point.metrics}
+    summary = {
+        f"{part}/{name}": value
+        for part, measured in result.metrics.items()
+        for name, value in measured.items()
+        if f"{part}/{name}" not in logged
+    }
+    stops_early = result.problem.config.early_stopping.patience is not None
+    summary |= best_metrics(result.fitted, standing(result)[0] if stops_early else None)
+    for number, layer in enumerate(result.gradient.layers, start=1):
+        summary[f"gradcheck/layer_{number}"] = layer.autodiff_error
+    summary["kept_step"] = float(result.fitted.step)
+    return summary | {"gradcheck/differences": result.gradient.difference_error}
+
+
+def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, float]:
+    """The lowest loss and the highest accuracy or R² of each part.
+
+    What early stopping monitors is that of the parameters it kept, which `min_delta` may prefer.
+    """
+    best = {}
+    at_kept = next((p.metrics for p in fitted.history if p.step == fitted.step), {})
+    for name in fitted.history[-1].metrics:
+        part, _, metric = name.partition("/")
+        if metric in ("loss", "accuracy", "r2"):
+            pick = min if metric == "loss" else max
+            values = [point.metrics[name] for point in fitted.history]
+            if name == monitored and name in at_kept:
+                values = [at_kept[name]]
+            best[f"best/{part}_{metric}"] = pick(values)
+    return best
+
+
+def print_result(result: Result, console: Console) -> None:
+    """The metrics of each part, and for a truth table each of its rows."""
+    metrics = result.metrics
+    names = list(next(iter(metrics.values())))
+    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
+    console.table(["", *names], rows)
+    if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
+        x, y = (np.asarray(array) for array in result.problem.train)
+        y_hat = outputs(result, x)
+        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
+        console.table(
+            [*result.problem.dataset.feature_names, "target", "prediction"],
+            [
+                [*map(int, row), *map(float, t), *map(float, p)]
+                for row, t, p in zip(raw, y, y_hat, strict=True)
+            ],
+        )
+    last = result.fitted.history[-1].step
+    if result.fitted.step != last or last < result.problem.num_steps:
+        console.line(
+            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
+        )
+
+
+def params_sha256(params: Params) -> str:
+    """Of every array's dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(params)):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def ending(result: Result) -> dict[str, object]:
+    """How a run ended, in a few numbers."""
+    last = result.fitted.history[-1].step
+    return {
+        "last_step": last,
+        "kept_step": result.fitted.step,
+        "stopped_early": last < result.problem.num_steps,
+        "params_sha256": params_sha256(result.fitted.params),
+    }
+
+
+def standing(result: Result) -> tuple[str, float]:
+    """The metric by which a sweep ranks its runs, and its value for the kept parameters."""
+    name = objective(result.problem.config, result.problem.dataset)
+    part, _, metric = name.partition("/")
+    return name, result.metrics[part][metric]
+
+
+def search_loss(name: str, value: float) -> float:
+    """What a search minimises: the loss, or the negative of what is to be high."""
+    return value if name.endswith("/loss") else -value
+
+
+def to_model(result: Result) -> pyfunc.Model:
+    """The trained network with all that a prediction from raw inputs takes."""
+    problem, model = result.problem, result.problem.config.model
+    names = model.activation
+    if isinstance(names, str):
+        names = [names] * len(model.hidden_sizes)
+    assert model.output is not None and model.loss is not None
+    return pyfunc.Model(
+        params=result.fitted.params,
+        activation=tuple(names),
+        output=model.output,
+        loss=model.loss,
+        class_names=problem.dataset.class_names,
+        target_names=problem.dataset.target_names,
+        preprocessing=problem.dataset.preprocessing,
+    )
+
+
+def outputs(result: Result, x: np.ndarray) -> np.ndarray:
+    """ŷ of preprocessed inputs."""
+    model = to_model(result)
+    x_on_device = jnp.asarray(x, result.problem.config.dtype)
+    names = (model.activation, model.output, model.loss)
+    return np.asarray(pyfunc.predict_batch(model.params, x_on_device, *names))
+
+
+def draw_figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
+    """The loss curves, and what the data lends itself to, of the part least trained on."""
+    history, dataset = result.fitted.history, result.problem.dataset
+    names = [name for name in history[-1].metrics if "/" in name]
+    was_best_at_the_end = result.fitted.step == history[-1].step
+    yield (
+        "loss_curves",
+        figures.loss_curves(
+            np.array([point.step for point in history]),
+            {name: np.array([point.metrics[name] for point in history]) for name in names},
+            loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
+            best_step=None if was_best_at_the_end else float(result.fitted.step),
+        ),
+    )
+    part = dataset.test or dataset.validation or dataset.train
+    if dataset.class_names:
+        yield from _class_figures(result, part)
+    else:
+        yield from _regression_figures(result, part)
+
+
+def _class_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
+    dataset, output = result.problem.dataset, str(result.problem.config.model.output)
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        return pyfunc.classify(outputs(result, x), output)[1]
+
+    labels, _, _ = pyfunc.classify(outputs(result, part.x), output)
+    yield "confusion_matrix", figures.confusion_matrix(part.y, labels, dataset.class_names)
+    if dataset.train.x.shape[1] == 2:
+        train, names = dataset.train, dataset.feature_names
+        yield (
+            "decision_boundary",
+            figures.decision_boundary(scores, train.x, train.y, dataset.class_names, names),
+        )
+
+
+def _regression_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
+    """In the targets' own units, one figure for each target."""
+    dataset = result.problem.dataset
+
+    def targets(y: np.ndarray) -> np.ndarray:
+        return dataset.preprocessing.decode_targets(y)
+
+    if part.x.shape[1] == 1 and part.y.shape[1] == 1:
+        train, shift, scale = dataset.train, *_x_units(dataset)
+        yield (
+            "fit",
+            figures.regression_fit(
+                lambda raw: targets(outputs(result, (raw - shift) / scale))[:, 0],
+                train.x * scale + shift,
+                targets(train.y)[:, 0],
+                dataset.feature_names[0],
+                dataset.target_names[0],
+            ),
+        )
+    true, predicted = targets(part.y), targets(outputs(result, part.x))
+    for index, name in enumerate(dataset.target_names):
+        number = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
+        yield (
+            f"predicted{number}",
+            figures.predicted_against_target(true[:, index], predicted[:, index], name),
+        )
+
+
+def _x_units(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return dataset.preprocessing.x_shift, dataset.preprocessing.x_scale

@@ -1,0 +1,349 @@
+"""From a config and its data to a pure problem: arrays, initial parameters and functions."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import PRNGKeyArray
+
+from mlp_jax import data
+from mlp_jax.config.schema import Experiment
+from mlp_jax.core import network, training
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Penalty
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES, Loss, class_weighted, smoothed
+from mlp_jax.core.network import Activations
+from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.core.training import Part, Training
+from mlp_jax.core.types import Layer, Params
+from mlp_jax.data import Dataset
+from mlp_jax.errors import UserError
+
+
+class Parts(NamedTuple):
+    """The parts of the data, on the device."""
+
+    train: Part
+    validation: Part | None
+    test: Part | None
+
+
+class Problem(NamedTuple):
+    """Everything that a training needs, as arrays and pure functions."""
+
+    config: Experiment
+    dataset: Dataset
+    sizes: tuple[int, ...]
+    train: Part
+    validation: Part | None
+    test: Part | None
+    params: Params
+    shuffle_key: PRNGKeyArray
+    training: Training
+    steps_per_epoch: int
+    num_steps: int
+    log_every: int
+
+
+@contextmanager
+def numeric_settings(config: Experiment) -> Iterator[jax.Device]:
+    """The device, dtype and matmul precision of a run."""
+    try:
+        device = jax.devices(None if config.device == "auto" else config.device)[0]
+    except RuntimeError:
+        present = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise UserError(
+            f"device={config.device}: JAX finds none here, only {present}. Use device=auto, or "
+            "install JAX for it: pip install 'mlp_jax[cuda13]' (or cuda12, tpu)."
+        ) from None
+    with ExitStack() as settings:
+        settings.enter_context(jax.enable_x64(config.dtype == "float64"))
+        settings.enter_context(jax.default_device(device))
+        settings.enter_context(jax.default_matmul_precision(config.matmul_precision))
+        yield device
+
+
+_MATCHED = {
+    "identity": "squared_error",
+    "sigmoid": "binary_cross_entropy",
+    "softmax": "cross_entropy",
+    "tanh": "squared_error",
+}
+
+
+def choose_output_and_loss(config: Experiment, dataset: Dataset) -> tuple[str, str]:
+    """The pair that the config names; where it leaves one open, the matched one for the data."""
+    output, loss = config.model.output, config.model.loss
+    num_classes = len(dataset.class_names)
+    if output is None:
+        fits_data = {0: "identity", 2: "sigmoid"}.get(num_classes, "softmax")
+        pairs = [o for o, name in LOSSES if loss in (None, name)]
+        output = fits_data if fits_data in pairs else pairs[0]
+    if loss is None:
+        loss = _MATCHED[output] if num_classes else "squared_error"
+    if num_classes == 0 and (output == "softmax" or loss == "binary_cross_entropy"):
+        raise UserError(
+            f"model.output={output} model.loss={loss}: the target of {dataset.name} is a number, "
+            "not a class; use model.output=identity model.loss=squared_error."
+        )
+    return output, loss
+
+
+def encode_targets(y: np.ndarray, dataset: Dataset, output: str) -> np.ndarray:
+    """Targets as the output produces them.
+
+    Numbers stay; k classes become one-hot rows. Two classes before a sigmoid, tanh or identity
+    become one column, in {0, 1} or for tanh in {−1, 1}.
+    """
+    num_classes = len(dataset.class_names)
+    if num_classes == 0:
+        limits = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(output, (-np.inf, np.inf))
+        if y.min() < limits[0] or y.max() > limits[1]:
+            raise UserError(
+                f"model.output={output}: its values lie in [{limits[0]:g}, {limits[1]:g}], but the "
+                f"targets of {dataset.name} reach from {y.min():.4g} to {y.max():.4g}; "
+                "use model.output=identity."
+            )
+        return y
+    if num_classes == 2 and output != "softmax":
+        return (2 * y - 1 if output == "tanh" else y)[:, None]
+    return np.eye(num_classes)[y] * (2 if output == "tanh" else 1) - (output == "tanh")
+
+
+def encode_parts(config: Experiment, dataset: Dataset) -> Parts:
+    """The parts of the data on the device, their targets as the chosen output produces them."""
+    assert config.model.output is not None
+    output = config.model.output
+
+    def encode(part: data.Part) -> Part:
+        y = encode_targets(part.y, dataset, output)
+        return Part(jnp.asarray(part.x, config.dtype), jnp.asarray(y, config.dtype))
+
+    return Parts(
+        encode(dataset.train),
+        None if dataset.validation is None else encode(dataset.validation),
+        None if dataset.test is None else encode(dataset.test),
+    )
+
+
+def _class_weights(config: Experiment, dataset: Dataset) -> Array | None:
+    """The given weights, or `balanced`: n / (k n_c) for class c of n_c training examples."""
+    given, num_classes = config.model.class_weights, len(dataset.class_names)
+    if given is None:
+        return None
+    if num_classes == 0:
+        raise UserError(f"model.class_weights={given}: {dataset.name} has no classes; use null.")
+    if given == "balanced":
+        counts = np.bincount(dataset.train.y, minlength=num_classes)
+        return jnp.asarray(len(dataset.train.y) / (num_classes * np.maximum(counts, 1)))
+    if len(given) != num_classes:
+        raise UserError(
+            f"model.class_weights={given}: {len(given)} weights for {num_classes} classes "
+            f"({', '.join(dataset.class_names)}); give one for each, or balanced."
+        )
+    return jnp.asarray(given)
+
+
+def _is_positive(value: float | Array) -> bool:
+    """Whether a number that may be 0 is in use; one that is traced is."""
+    return isinstance(value, Array) or value > 0
+
+
+def check_smoothing(config: Experiment, dataset: Dataset) -> None:
+    """Raises `UserError` where the targets cannot be smoothed, of numbers that are not traced."""
+    smoothing = config.model.label_smoothing
+    if smoothing and not dataset.class_names:
+        raise UserError(f"model.label_smoothing={smoothing}: {dataset.name} has no classes; use 0.")
+    if smoothing and config.model.output == "tanh":
+        raise UserError(
+            f"model.label_smoothing={smoothing}: targets of a tanh output are −1 and 1, not "
+            "probabilities; use model.output=sigmoid or softmax."
+        )
+
+
+def _make_loss(config: Experiment, dataset: Dataset, pair: tuple[str, str]) -> Loss:
+    loss = LOSSES[pair]
+    if _is_positive(config.model.label_smoothing):
+        loss = smoothed(loss, config.model.label_smoothing)
+    weights = _class_weights(config, dataset)
+    if weights is not None:
+        if pair[0] == "tanh":
+            raise UserError(
+                f"model.class_weights={config.model.class_weights}: targets of a tanh output are "
+                "−1 and 1, not probabilities; use model.output=sigmoid or softmax."
+            )
+        loss = class_weighted(loss, weights)
+    return loss
+
+
+def _explicit_params(config: Experiment, sizes: tuple[int, ...]) -> Params:
+    """`model.params` as layers, held against the sizes."""
+    given = config.model.params or []
+    try:
+        layers = [
+            Layer(jnp.array(layer["W"], config.dtype), jnp.array(layer["b"], config.dtype))
+            for layer in given
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"model.params: not a list of {{W: [[numbers]], b: [numbers]}}, one a layer ({error})."
+        ) from None
+    shapes = [(layer.W.shape, layer.b.shape) for layer in layers]
+    wanted = [((n, m), (n,)) for m, n in itertools.pairwise(sizes)]
+    if shapes != wanted:
+        raise UserError(
+            f"model.params: shapes of W and b are {shapes}; sizes {'-'.join(map(str, sizes))} "
+            f"need {wanted}. Set model.hidden_sizes to fit."
+        )
+    return tuple(layers)
+
+
+def initial_params(config: Experiment, sizes: tuple[int, ...], init_key: PRNGKeyArray) -> Params:
+    model = config.model
+    if model.params is not None:
+        return _explicit_params(config, sizes)
+    names = (model.initializer, model.bias_initializer)
+    return _draw(init_key, model.initializer_scale, sizes, names, config.dtype)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw(
+    init_key: PRNGKeyArray,
+    scale: float | Array,
+    sizes: tuple[int, ...],
+    names: tuple[str, str],
+    dtype: str,
+) -> Params:
+    """`names` are the initializers of weights and biases."""
+    initializer, bias_initializer = (INITIALIZERS[name] for name in names)
+    return network.init_params(
+        init_key, sizes, initializer, bias_initializer=bias_initializer, scale=scale, dtype=dtype
+    )
+
+
+def _activations(config: Experiment) -> Activations:
+    names = config.model.activation
+    if isinstance(names, str):
+        return ACTIVATIONS[names]
+    return tuple(ACTIVATIONS[name] for name in names)
+
+
+def _lengths(config: Experiment, num_examples: int) -> tuple[int, int, int, int]:
+    """batch_size, steps_per_epoch, num_steps and log_every, all in examples or steps."""
+    batch_size = config.batch_size or num_examples
+    if batch_size > num_examples:
+        raise UserError(
+            f"batch_size={batch_size}: there are {num_examples} training examples; "
+            f"use a number from 1 to {num_examples}, or null for the full batch."
+        )
+    steps_per_epoch = num_examples // batch_size
+    if config.num_steps is not None:
+        num_steps = config.num_steps
+        log_every = -(-num_steps // 100)
+    else:
+        assert config.num_epochs is not None
+        num_steps = config.num_epochs * steps_per_epoch
+        log_every = steps_per_epoch * -(-config.num_epochs // 100)
+    if num_steps >= 2**31:
+        raise UserError(
+            f"num_epochs={config.num_epochs}: {num_steps:,} steps of {batch_size:,} examples; "
+            "a training has fewer than 2,147,483,648 steps."
+        )
+    return batch_size, steps_per_epoch, num_steps, min(config.log_every or log_every, num_steps)
+
+
+def _monitor(config: Experiment, dataset: Dataset) -> Callable[[training.Metrics], Array] | None:
+    stopping = config.early_stopping
+    if stopping.patience is None:
+        return None
+    if dataset.validation is None:
+        raise UserError(
+            f"early_stopping.patience={stopping.patience}: {dataset.name} has no validation part; "
+            "set data.validation_size, or early_stopping.patience=null."
+        )
+    measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")
+    if stopping.monitor not in measured:
+        raise UserError(
+            f"early_stopping.monitor={stopping.monitor}: {dataset.name} measures "
+            f"{' and '.join(measured)}."
+        )
+    sign = -1 if stopping.monitor == "loss" else 1
+    return lambda logged: sign * logged[f"validation/{stopping.monitor}"]
+
+
+def objective(config: Experiment, dataset: Dataset) -> str:
+    """The metric by which trainings are compared, such as `validation/accuracy`.
+
+    What early stopping monitors, of the validation part; without one the loss of training.
+    """
+    if dataset.validation is None:
+        return "train/loss"
+    measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")
+    monitor = config.early_stopping.monitor
+    return f"validation/{monitor if monitor in measured else 'loss'}"
+
+
+def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Keys of the initial parameters and of the order: one root key, folded by purpose."""
+    root_key = jax.random.key(seed)
+    return jax.random.fold_in(root_key, 0), jax.random.fold_in(root_key, 1)
+
+
+def make_training(
+    config: Experiment, dataset: Dataset, batch_size: int, num_steps: int
+) -> Training:
+    """The fixed part of a training, for a config whose output and loss are chosen.
+
+    The config's numbers may be traced arrays.
+    """
+    assert config.model.output is not None and config.model.loss is not None
+    pair = (config.model.output, config.model.loss)
+    learning_rate = make_learning_rate(config.schedule, config.optimizer.learning_rate, num_steps)
+    has_penalty = _is_positive(config.model.l2) or _is_positive(config.model.l1)
+    return Training(
+        activation=_activations(config),
+        loss=_make_loss(config, dataset, pair),
+        penalty=Penalty(config.model.l2, config.model.l1) if has_penalty else None,
+        optimizer=make_optimizer(config.optimizer, learning_rate),
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        autodiff=config.gradient == "autodiff",
+        threshold=(0.0 if pair[0] == "tanh" else 0.5) if dataset.class_names else None,
+        monitor=_monitor(config, dataset),
+        patience=config.early_stopping.patience,
+        min_delta=config.early_stopping.min_delta,
+    )
+
+
+def prepare(config: Experiment, dataset: Dataset) -> Problem:
+    """The pure problem behind a config. Raises `UserError` where config and data don't fit."""
+    pair = choose_output_and_loss(config, dataset)
+    config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
+    check_smoothing(config, dataset)
+
+    train, validation, test = encode_parts(config, dataset)
+    sizes = (train.x.shape[1], *config.model.hidden_sizes, train.y.shape[1])
+    batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(train.x))
+    init_key, shuffle_key = keys_of(config.seed)
+    return Problem(
+        config=config,
+        dataset=dataset,
+        sizes=sizes,
+        train=train,
+        validation=validation,
+        test=test,
+        params=initial_params(config, sizes, init_key),
+        shuffle_key=shuffle_key,
+        training=make_training(config, dataset, batch_size, num_steps),
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+        log_every=log_every,
+    )

@@ -1,0 +1,433 @@
+"""A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
+
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import yaml
+
+from mlp_jax.config import saved as recorded
+from mlp_jax.config.schema import flat_values
+from mlp_jax.core.course import Member
+from mlp_jax.core.fit import LogPoint, divergence
+from mlp_jax.errors import NoResultError, RunError
+from mlp_jax.experiment import describe as summary
+from mlp_jax.experiment import environment, packaging
+from mlp_jax.experiment import model as pyfunc
+from mlp_jax.experiment.describe import Result
+from mlp_jax.sweep import compare as comparison
+from mlp_jax.sweep import summary as overview
+from mlp_jax.sweep.jobs import Job, config_hash, differences
+from mlp_jax.tracking import bulk, store
+from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.bulk import NotWrittenError, RunRecord
+from mlp_jax.tracking.delivery import put_model_files
+from mlp_jax.tracking.store import UnreachableError
+
+if TYPE_CHECKING:  # takes seconds to import
+    import mlflow
+    import mlflow.entities
+
+_PARENT = "mlflow.parentRunId"
+_IS_SWEEP = "sweep"
+"""A tag that only the parents of sweeps have."""
+_RESUME = " sweep.resume=true"
+_BEGIN_SECONDS = 30.0
+"""How long the first runs wait for a store that is slow to take their parent."""
+
+
+OnLine = Callable[[str], None]
+
+
+def resume_command(command: str) -> str:
+    """The command that goes on with the sweep of another one, which may go on with one itself.
+
+    >>> resume_command("train -m sweep.resume=true seed=1,2")
+    'train -m seed=1,2 sweep.resume=true'
+    """
+    return command.replace(_RESUME, "") + _RESUME
+
+
+class Trained(NamedTuple):
+    """A network of a sweep after its training; `command` trains it alone, times are in ms."""
+
+    job: Job
+    member: Member
+    device: jax.Device
+    command: str
+    start_time: int
+    end_time: int
+
+    @property
+    def result(self) -> Result:
+        member = self.member
+        seconds = max(self.end_time - self.start_time, 1) / 1000
+        return Result(member.problem, member.gradient, member.fitted, member.metrics, seconds)
+
+    @property
+    def error(self) -> NoResultError | None:
+        if self.member.diverged_at is None:
+            return None
+        rate = self.job.config.optimizer.learning_rate
+        return NoResultError(divergence(self.member.diverged_at, rate))
+
+
+def record(trained: Trained, name: str) -> RunRecord:
+    """All that `experiment.run` would have recorded of this training."""
+    job, member, result, error = trained.job, trained.member, trained.result, trained.error
+    problem, points = member.problem, member.fitted.history
+    tags = summary.tags(problem, trained.device, trained.command)
+    tags |= {"config_hash": config_hash(job.config)}
+    if error is not None:
+        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
+    else:
+        tags |= {"params_sha256": summary.params_sha256(member.fitted.params)}
+        points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
+    if member.halved_at is not None:
+        tags["halved_at"] = str(member.halved_at)
+    texts = {
+        "config.yaml": recorded.to_record(problem.config, problem.log_every),
+        "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
+    }
+    return RunRecord(
+        name=name,
+        params=summary.parameters(problem),
+        tags=tags,
+        note=summary.note(problem, trained.device, trained.command),
+        metrics=_curves(points),
+        status="FINISHED" if error is None else "FAILED",
+        start_time=trained.start_time,
+        end_time=trained.end_time,
+        texts={file: _yaml(values) for file, values in texts.items()},
+        dataset=problem.dataset,
+        id=uuid.uuid4().hex,
+    )
+
+
+def _last_metrics(result: Result) -> dict[str, float]:
+    speed = result.fitted.history[-1].step / result.seconds
+    return {**summary.final_metrics(result), "steps_per_second": speed}
+
+
+def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The steps and the values of each metric."""
+    by_name: dict[str, tuple[list[int], list[float]]] = {}
+    for point in points:
+        for name, value in point.metrics.items():
+            steps, values = by_name.setdefault(name, ([], []))
+            steps.append(point.step)
+            values.append(value)
+    return {name: (np.array(s), np.array(v)) for name, (s, v) in by_name.items()}
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The C library's where PyYAML has it: ten times as fast as `OmegaConf.to_yaml`."""
+
+
+def _quoted_if_number(dumper: Any, text: str) -> Any:
+    """OmegaConf reads `1e3` as a number, YAML as a text."""
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted_if_number)
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    text = yaml.dump(
+        values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+    return store.redacted(str(text))
+
+
+class _Best(NamedTuple):
+    """A run among the best of its family; `result` is None in one of an earlier sweep."""
+
+    loss: float
+    run_id: str
+    result: Result | None
+    is_complete: bool
+    """Whether it has its figures and its model."""
+
+
+class Family:
+    """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does.
+
+    A parent that comes to its end is given what its children have in common. Where the store does
+    not take runs they are kept beside the parent's directory and delivered later; the parent then
+    ends as FAILED, and a sweep that is resumed completes it.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, jobs: Sequence[Job], command: str, warn: OnLine
+    ) -> None:
+        self.uri, self.experiment, self.command, self._warn = uri, experiment, command, warn
+        self._root = Path(jobs[0].config.checkpoint.root)
+        self._client: mlflow.MlflowClient | None = None
+        names = ", ".join(differences(jobs))
+        self.parent = tracking.start(
+            self._reach() or uri,
+            experiment,
+            f"sweep of {names or 'one'}",
+            params=_in_common(jobs),
+            note=f"```\n{command}\n```\n",
+            tags={"command": command, _IS_SWEEP: names},
+            root=self._root,
+            warn=warn,
+        )
+        self._stops_early = jobs[0].config.early_stopping.patience is not None
+        self._num_best = jobs[0].config.sweep.best
+        self._best: list[_Best] = []
+        self._runs: dict[str, RunRecord] = {}
+        """All children that are in the store, by their ids."""
+        self._num_kept = 0
+        self._best_first: str | None = None
+
+    def _reach(self) -> "mlflow.MlflowClient | None":
+        """A client; None while the store does not answer.
+
+        Raises `UserError` where it never will.
+        """
+        if self._client is None:
+            with suppress(UnreachableError):
+                self._client = store.open_store(self.uri)
+        return self._client
+
+    @property
+    def client(self) -> "mlflow.MlflowClient":
+        """Raises `UnreachableError`."""
+        return self._reach() or store.open_store(self.uri)
+
+    def __enter__(self) -> "Family":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None and self._num_kept:
+            error = RunError(f"{self._num_kept:,} runs were not in the store at the sweep's end")
+        if error is not None:
+            self.parent.__exit__(type(error), error, traceback)
+            return
+        with self.parent:
+            for _, run_id, result, is_complete in self._best:
+                if result is not None and not is_complete:
+                    self._attach(run_id, result)
+            if any(each.metrics for each in self._runs.values()):
+                self._best_first = self._log_overview()
+
+    def _log_overview(self) -> str:
+        """Returns the link to the list of the runs, best first."""
+        records = list(self._runs.values())
+        metric = comparison.kept(records[0].tags["objective"], self._stops_early)
+        return overview.log(
+            self.client, self.parent, records, list(self._runs), metric, self.command
+        )
+
+    def write(
+        self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
+    ) -> list[str | None]:
+        """The runs' ids; None for those that the store did not take.
+
+        `on_progress` hears how many are written.
+        """
+        records = [record(each, _run_name(each)) for each in trained]
+        written = self._write(records, on_progress)
+        self._runs |= zip(written, records, strict=False)
+        for each, run_id in zip(trained, written, strict=False):
+            if each.error is None and each.member.halved_at is None:
+                loss = summary.search_loss(*summary.standing(each.result))
+                self._keep_best(_Best(loss, run_id, each.result, False))
+        kept = records[len(written) :]
+        if kept:
+            bulk.keep(self.uri, self.experiment, kept, self.parent.id, self._root)
+            self._num_kept += len(kept)
+        return [*written, *[None] * len(kept)]
+
+    def _write(self, records: Sequence[RunRecord], on_progress: Callable[[int], None]) -> list[str]:
+        """The ids of the runs that the store takes, the first ones; says why it takes no more."""
+        client, reason = self._reach(), "the tracking store does not answer"
+        parent_id = self.parent.wait_until_begun(_BEGIN_SECONDS) if client else None
+        written: list[str] = []
+        if client and parent_id:
+            try:
+                return bulk.write(client, self.experiment, records, parent_id, on_progress)
+            except NotWrittenError as error:
+                written, reason = error.run_ids, str(error)
+        self._warn(
+            f"{reason}\n{len(records) - len(written):,} runs are kept in {self._root}; when the "
+            f"store is back: python -m mlp_jax.sync\nand for their curves, figures and the best "
+            f"model: {resume_command(self.command)}"
+        )
+        return written
+
+    def include(self, runs: Sequence["mlflow.entities.Run"], losses: Sequence[float]) -> None:
+        """Compares runs of earlier sweeps, with these losses, as if they were children."""
+        for run, loss in zip(runs, losses, strict=True):
+            self._runs[run.info.run_id] = overview.read(self.client, run)
+            if math.isfinite(loss) and "halved_at" not in run.data.tags:
+                self._keep_best(_Best(loss, run.info.run_id, None, _has_model(run)))
+
+    @property
+    def run_ids(self) -> Set[str]:
+        """Of the children that are in the store."""
+        return self._runs.keys()
+
+    def _keep_best(self, new: _Best) -> None:
+        """Remembers a run if it is one of those whose figures and models are kept."""
+        self._best = sorted([*self._best, new], key=lambda best: best.loss)
+        if self._num_best != "all":
+            del self._best[self._num_best :]
+
+    def lacking(self) -> set[str]:
+        """The ids of the best runs whose model a sweep that was interrupted did not come to."""
+        return {best.run_id for best in self._best if not best.result and not best.is_complete}
+
+    def complete(self, run_id: str, trained: Trained) -> None:
+        """Gives one of `lacking` the result of training it again."""
+        self._best = [
+            best._replace(result=trained.result) if best.run_id == run_id else best
+            for best in self._best
+        ]
+
+    def _attach(self, run_id: str, result: Result) -> None:
+        """The figures and the model of a child, as its config wants them."""
+        config = result.problem.config
+        if config.tracking.figures:
+            for name, figure in summary.draw_figures(result):
+                self.client.log_figure(run_id, figure, f"{name}.png")
+        if config.tracking.model:
+            self._attach_model(run_id, result)
+
+    def _attach_model(self, run_id: str, result: Result) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        model = summary.to_model(result)
+        example = pyfunc.raw_inputs(result.problem.dataset, 5)
+        save = partial(pyfunc.save, model=model)
+        experiment = self.client.get_run(run_id).info.experiment_id
+        logged = self.client.create_logged_model(
+            experiment, "model", source_run_id=run_id, model_type="mlp"
+        )
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "model")
+            packaging.save_model(path, pyfunc.__name__, save, example, model.predict(example))
+            put_model_files(self.client, run_id, logged, path)
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+    def adopt(self, runs: Sequence["mlflow.entities.Run"], parent_id: str) -> None:
+        """Takes over those children of a sweep that was interrupted, and removes what is left.
+
+        Children that it left unfinished go, too: they are trained again.
+        """
+        own_id = self.parent.wait_until_begun(_BEGIN_SECONDS)
+        if own_id is None:
+            return  # the next one that is resumed does it
+        for run in runs:
+            if run.data.tags.get(_PARENT) == parent_id:
+                self.client.set_tag(run.info.run_id, _PARENT, own_id)
+        experiment = self.client.get_run(parent_id).info.experiment_id
+        of_parent = f"tags.`{_PARENT}` = '{parent_id}'"
+        for run in _search(self.client, experiment, of_parent):
+            if run.info.status == "RUNNING":
+                self.client.delete_run(run.info.run_id)
+            else:  # such as one that failed: it must not lose its parent
+                self.client.set_tag(run.info.run_id, _PARENT, own_id)
+        self.client.delete_run(parent_id)
+
+    def links(self) -> dict[str, object]:
+        """Where to look at it."""
+        command = store.ui_command(self.uri)
+        facts: dict[str, object] = {"sweep": self.parent.name}
+        if self.parent.url is not None:
+            facts["page"] = self.parent.url
+        if self._best_first is not None:
+            facts["best first"] = self._best_first
+        if not self.parent.is_delivered:
+            return facts | {"deliver it": "python -m mlp_jax.sync"}
+        return facts | ({"open it with": command} if command else {})
+
+
+def _has_model(run: "mlflow.entities.Run") -> bool:
+    """It is the last thing that one of the best is given; without models nothing tells."""
+    wants_model = run.data.params.get("tracking.model") == "true"
+    return not wants_model or bool(run.outputs and run.outputs.model_outputs)
+
+
+def _run_name(trained: Trained) -> str:
+    return trained.job.config.tracking.run_name or summary.run_name(trained.member.problem)
+
+
+def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The values that are the same in all configs."""
+    flat = [flat_values(job.config) for job in jobs]
+    return {
+        path: value
+        for path, value in flat[0].items()
+        if not path.startswith(("sweep.", "population."))
+        and all(values.get(path) == value for values in flat)
+    }
+
+
+def find_finished(
+    client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job]
+) -> dict[int, "mlflow.entities.Run"]:
+    """The FINISHED runs of an experiment that are what jobs ask for, by the job's index."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return {}
+    runs = _search(client, found.experiment_id, "attributes.status = 'FINISHED'")
+    by_hash = {run.data.tags.get("config_hash"): run for run in runs}
+    hashes = {job.index: config_hash(job.config) for job in jobs}
+    return {index: by_hash[name] for index, name in hashes.items() if name in by_hash}
+
+
+def interrupted_parents(
+    client: "mlflow.MlflowClient",
+    experiment: str,
+    runs: Sequence["mlflow.entities.Run"],
+    command: str,
+) -> list[str]:
+    """The sweeps that did not come to their end and that have some of these runs.
+
+    Or none yet, where the command was the same.
+    """
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    ids = {run.data.tags.get(_PARENT) for run in runs}
+    same = resume_command(command)
+    return [
+        parent.info.run_id
+        for status in ("KILLED", "FAILED")
+        for parent in _search(client, found.experiment_id, f"attributes.status = '{status}'")
+        if _IS_SWEEP in parent.data.tags
+        and (
+            parent.info.run_id in ids or resume_command(parent.data.tags.get("command", "")) == same
+        )
+    ]
+
+
+def _search(
+    client: "mlflow.MlflowClient", experiment_id: str, condition: str
+) -> Iterator["mlflow.entities.Run"]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return

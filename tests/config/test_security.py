@@ -1,0 +1,327 @@
+"""Nothing that a config, a file or a store holds makes a command run code or leak a secret."""
+
+import ast
+import gzip
+import io
+import pickle
+import pickletools
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import mlp_jax
+from mlp_jax.commands import train
+from mlp_jax.commands.frame import compose
+from mlp_jax.data import files, load, mnist
+from mlp_jax.errors import UserError
+from mlp_jax.experiment import run as experiment
+from mlp_jax.tracking import run as tracking
+
+PACKAGE = Path(mlp_jax.__file__).parent
+
+# --- a config imports nothing ------------------------------------------------------------------
+
+CANARY = "hostile_canary"
+_HANDLER = f"{{class: {CANARY}.run}}"
+_LOGGING = "version: 1, root: {handlers: [x], level: INFO}"
+HOSTILE = [
+    *(f"{plus}{key}._target_={CANARY}.run"
+      for key in ("model", "data", "optimizer", "schedule", "tracking", "early_stopping",
+                  "population", "sweep", "checkpoint", "model.params", "data.function")
+      for plus in ("+", "++")),
+    f"+_target_={CANARY}.run",
+    f"_target_={CANARY}.run",
+    f"model={{_target_: {CANARY}.run}}",
+    f"model.class_weights={{_target_: {CANARY}.run}}",
+    f"model.activation={CANARY}.run",
+    f"model.initializer={CANARY}.run",
+    f"model.bias_initializer={CANARY}.run",
+    f"optimizer={{_target_: {CANARY}.run}}",
+    f"hydra.launcher._target_={CANARY}.run",
+    f"hydra.sweeper._target_={CANARY}.run",
+    f"++hydra.launcher.nested={{_target_: {CANARY}.run}}",
+    f"++hydra.sweeper.sampler={{_target_: {CANARY}.run}}",
+    f"+hydra.callbacks.x={{_target_: {CANARY}.run}}",
+    f"++hydra.callbacks.x._target_={CANARY}.run",
+    f"++hydra.callbacks={{x: {{_target_: {CANARY}.run, _partial_: true}}}}",
+    f"++hydra.job_logging.handlers.x={_HANDLER}",
+    f"++hydra.job_logging={{{_LOGGING}, handlers: {{x: {_HANDLER}}}}}",
+    f"++hydra.job_logging={{{_LOGGING}, handlers: {{x: {{'()': {CANARY}.run}}}}}}",
+    f"++hydra.job_logging={{{_LOGGING}, formatters: {{x: {{'()': {CANARY}.run}}}}}}",
+    f"++hydra.job_logging={{{_LOGGING}, filters: {{x: {{'()': {CANARY}.run}}}}}}",
+    "++hydra.job_logging={" + _LOGGING + ", handlers: {x: {class: logging.StreamHandler, "
+    f"stream: 'ext://{CANARY}.run'}}}}}}",
+    "++hydra.job_logging={" + _LOGGING + ", handlers: {x: {class: logging.handlers.QueueHandler, "
+    f"queue: {CANARY}.run}}}}}}",
+    "++hydra.job_logging={" + _LOGGING + ", handlers: {x: {class: logging.handlers.SocketHandler, "
+    "host: 127.0.0.1, port: 9}}}",
+    f"++hydra.hydra_logging={{{_LOGGING}, handlers: {{x: {_HANDLER}}}}}",
+    f"++hydra.hydra_logging.formatters.x={{'()': {CANARY}.run}}",
+    f"++hydra.job_logging.root={{_target_: {CANARY}.run}}",
+    f"hydra.searchpath=[pkg://{CANARY}]",
+    f"++hydra.searchpath=[pkg://{CANARY}]",
+    f"hydra.searchpath=['file:///tmp','pkg://{CANARY}']",
+    f"++hydra.job.config.x={{_target_: {CANARY}.run}}",
+    f"++hydra.help._target_={CANARY}.run",
+    "+hydra.job.env_set.PATH=/nowhere",
+    "++hydra.job.env_set={LD_PRELOAD: /nowhere.so}",
+    "hydra.job.env_copy=[HOME]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def attack(tmp_path, monkeypatch, capsys):
+    """Runs the command; it fails where the canary was imported or a job would have run."""
+    (tmp_path / f"{CANARY}.py").write_text("def run(*args, **kwargs): raise SystemExit(66)\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = []
+    monkeypatch.setattr(train, "train", ran.append)
+
+    def run(*arguments):
+        """What is wrong with what it did, or ''."""
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        GlobalHydra.instance().clear()
+        status = None
+        try:
+            train.main()
+        except SystemExit as exit_:
+            status = exit_.code
+        except Exception as error:
+            status = repr(error)
+        told = capsys.readouterr().err
+        refused = status == 2 and told.startswith("error: ") and "Traceback" not in told
+        harmless = CANARY not in sys.modules and not ran and not list(work.iterdir())
+        return "" if refused and harmless else f"{arguments}: {status}, {told[:200]}"
+
+    yield run
+    GlobalHydra.instance().clear()
+
+
+def test_there_are_fifty():
+    assert len(set(HOSTILE)) >= 50
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_fifty_hostile_overrides(attack, multirun):
+    # What a sweep checks job by job is the same.
+    hostile = [text for text in HOSTILE if "hydra" in text] if multirun else HOSTILE
+    problems = [problem for each in hostile if (problem := attack(*multirun, each))]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("key", ["model.params", "data.function"])
+def test_what_may_be_any_value_is_only_a_value(monkeypatch, key):
+    value = f"{{_target_: {CANARY}.run}}"
+    value = f"[{value}]" if key == "model.params" else value
+    with pytest.raises(UserError, match=key):
+        experiment.run(compose(["tracking=none", f"{key}={value}"]))
+    assert CANARY not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"model: {{_target_: {CANARY}.run}}",
+        f"hydra: {{callbacks: {{x: {{_target_: {CANARY}.run}}}}}}",
+        f"hydra: {{launcher: {{_target_: {CANARY}.run}}}}",
+        f"hydra: {{sweeper: {{_target_: {CANARY}.run}}}}",
+        f"hydra: {{job_logging: {{{_LOGGING}, handlers: {{x: {_HANDLER}}}}}}}",
+        "hydra: {job: {env_set: {GIT_CONFIG_COUNT: '1'}}}",
+    ],
+)
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_hostile_experiment(attack, tmp_path, text, multirun):
+    (tmp_path / "mine" / "exp").mkdir(parents=True)
+    (tmp_path / "mine" / "exp" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    assert not attack(*multirun, "--config-dir", str(tmp_path / "mine"), "+exp=own")
+
+
+@pytest.mark.parametrize("logging", ["default", "stdout", "none", "disabled"])
+def test_hydras_own_logging_is_allowed(monkeypatch, tmp_path, logging):
+    ran = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", ran.append)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"hydra/job_logging={logging}", "tracking=none"])
+    GlobalHydra.instance().clear()
+    train.main()
+    assert len(ran) == 1
+
+
+# --- pickle ------------------------------------------------------------------------------------
+
+
+def is_pickle(content: bytes) -> bool:
+    """Whether the opcodes are those of a pickle, from the first byte to the last."""
+    try:
+        *_, (last, _, place) = pickletools.genops(content)
+    except Exception:  # of what is none, anything
+        return False
+    return last.name == "STOP" and place == len(content) - 1
+
+
+def pickled_members(path: Path) -> list[str]:
+    content = path.read_bytes()
+    if not zipfile.is_zipfile(path):
+        return [path.name] if is_pickle(content) else []
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, member in members.items():
+        if name.endswith(".npy"):
+            np.load(io.BytesIO(member), allow_pickle=False)
+    return [name for name, member in members.items() if is_pickle(member)]
+
+
+def test_what_a_pickle_looks_like(tmp_path):
+    (tmp_path / "a").write_bytes(pickle.dumps({"a": [1]}))
+    (tmp_path / "b").write_text("no pickle")
+    np.savez(tmp_path / "c.npz", a=np.zeros(3))
+    assert pickled_members(tmp_path / "a") == ["a"]
+    assert not pickled_members(tmp_path / "b") + pickled_members(tmp_path / "c.npz")
+
+
+def test_a_run_neither_reads_nor_writes_a_pickle(tmp_path, monkeypatch, make_store):
+    def refuse(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    monkeypatch.chdir(tmp_path)
+    uri = make_store(tmp_path)
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    experiment.run(compose(["+exp=xor", "num_epochs=20", f"tracking.uri={uri}"]))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {".npz", ".png", ".yaml", ".json"} <= {path.suffix for path in written}
+    assert not [member for path in written for member in pickled_members(path)]
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.stem)
+def test_no_module_imports_pickle_or_lets_numpy_use_it(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        assert not {name.split(".")[0] for name in names} & {
+            "pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal",
+        }  # fmt: skip
+    for call in calls(tree):
+        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "np.load":
+            assert "allow_pickle=False" in ast.unparse(call)
+
+
+# --- files that lie ----------------------------------------------------------------------------
+
+
+def idx(shape, content=b""):
+    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape) + content
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (60_000, 28, 28), (1, 1, 2**31)])
+def test_an_idx_header_that_lies_allocates_nothing(tmp_path, monkeypatch, shape, compress):
+    path = tmp_path / ("a.gz" if compress else "a")
+    content = idx(shape, b"\0" * 100)
+    path.write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(UserError, match=r"declares .* entries and holds fewer"):
+        mnist.read_idx(path, 3)
+
+
+def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path):
+    path = tmp_path / "a.gz"
+    with gzip.open(path, "wb", compresslevel=9) as file:
+        file.write(idx((10, 1, 1)))
+        for _ in range(50):
+            file.write(b"\0" * 2**20)
+    import tracemalloc
+
+    tracemalloc.start()
+    with pytest.raises(UserError, match="holds more"):
+        mnist.read_idx(path, 3)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def npy(shape, descr="<f8", content=b""):
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+    header += b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (npy((10**12,)), "declares 8,000,000,000,1.. bytes and holds 128"),
+        (npy((2,), content=b"\0" * 800), "declares 144 bytes and holds"),
+        (npy((-1,), content=b"\0" * 8), "declares"),
+        (npy((1,), "|O", pickle.dumps([1])), "holds pickled objects, which are not read"),
+        (b"no array at all", "cannot be read"),
+    ],
+)
+def test_an_archive_that_lies_is_refused_before_it_is_read(tmp_path, monkeypatch, member, reason):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("y.npy", member)
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("was read"))
+    with pytest.raises(UserError, match=reason):
+        load(compose(["data=table", f"data.path={path}", "data.target=y"]).data)
+
+
+def test_an_archive_that_is_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, y=np.zeros(10**6))
+    monkeypatch.setattr(files.os, "sysconf", lambda name: 1024)
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("was read"))
+    with pytest.raises(UserError, match=r"unpacks to 8,000,128 bytes; at most 524,288"):
+        load(compose(["data=table", f"data.path={path}", "data.target=y"]).data)
+
+
+def test_a_link_that_leads_out_of_the_root_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_bytes(idx((1, 1, 1), b"0"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "train-images-idx3-ubyte").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"give data.root={tmp_path}"):
+        load(compose(["data=mnist", f"data.root={tmp_path / 'root'}"]).data)
+
+
+@pytest.mark.parametrize("name", ["../a", "/elsewhere/a", "x/../../a"])
+def test_an_artifact_stays_in_its_run(tmp_path, monkeypatch, name, make_store):
+    monkeypatch.chdir(tmp_path)
+    uri = make_store(tmp_path)
+    run = tracking.start(uri, "paths", "a run", params={})
+    with run, pytest.raises(ValueError, match="is not below"):
+        run.log_text("text", name)
+    assert run.is_delivered
+
+
+# --- secrets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://me:pa55word@127.0.0.1:1", "http://127.0.0.1:1/?token=pa55word"]
+)
+def test_a_whole_run_keeps_the_password_of_its_store(tmp_path, monkeypatch, capfd, uri):
+    monkeypatch.chdir(tmp_path)
+    experiment.run(
+        compose(["+exp=xor", "num_epochs=5", f"tracking.uri='{uri}'"]), command=f"train {uri}"
+    )
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert not [path for path in written if b"pa55word" in path.read_bytes()]
+    assert "pa55word" not in "".join(capfd.readouterr())
+
+
+def test_the_ui_listens_on_this_machine_only():
+    from mlp_jax.commands import ui
+
+    assert ui._HOST == "127.0.0.1"
+    assert '"--host", _HOST' in (PACKAGE / "commands/ui.py").read_text(encoding="utf-8")

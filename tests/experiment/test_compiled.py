@@ -1,0 +1,107 @@
+"""Programs that are kept between processes: found again, the same bits, and no harm if damaged."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import pytest
+
+from mlp_jax.experiment import compiled
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """A user's environment that says nothing about the cache, and whose cache is empty."""
+    for name in (compiled.DIRECTORY, *compiled.SETTINGS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = jax.config.jax_compilation_cache_dir
+    yield tmp_path / "cache" / "mlp_jax"
+    jax.config.update("jax_compilation_cache_dir", directory)
+
+
+def train(directory: Path, **environment: str) -> str:
+    """XOR in a process of its own; the hash of its parameters."""
+    line = [sys.executable, "-m", "mlp_jax.train", "+exp=xor", "num_epochs=50", "tracking=none",
+            f"checkpoint.root={directory}"]  # fmt: skip
+    done = subprocess.run(
+        line, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    assert "Traceback" not in done.stderr
+    (result,) = directory.glob("*/result.json")
+    return str(json.loads(result.read_text())["params_sha256"])
+
+
+def programs(cache: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in cache.glob("*/*-cache")}
+
+
+def test_a_second_process_compiles_nothing_and_damage_changes_no_bit(alone, tmp_path):
+    first = train(tmp_path / "first")
+    kept = programs(alone)
+    assert any("advance" in name for name in kept)
+    assert train(tmp_path / "second") == first
+    assert programs(alone) == kept
+
+    draw = random.Random(0)
+    for file in alone.glob("*/*-cache"):
+        damaged = bytearray(file.read_bytes())
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+    assert train(tmp_path / "third") == first
+
+
+def test_every_flipped_bit_of_a_program_is_noticed():
+    """By zlib, which JAX reads it with."""
+    whole = zlib.compress(random.Random(0).randbytes(500))
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert zlib.decompress(bytes(damaged)) == zlib.decompress(whole)
+        except zlib.error:
+            continue
+
+
+def test_a_program_half_written_is_removed(alone):
+    compiled.keep()
+    directory = Path(os.environ[compiled.DIRECTORY])
+    for name in ("half-cache", "whole-cache", "whole-atime"):
+        (directory / name).touch()
+    compiled.keep()
+    assert not (directory / "half-cache").exists()
+    assert (directory / "whole-cache").exists()
+
+
+def test_each_number_of_cores_has_its_own_programs(alone, monkeypatch):
+    compiled.keep()
+    for_all = os.environ[compiled.DIRECTORY]
+    monkeypatch.setenv("NPROC", "77")
+    compiled.keep()
+    assert os.environ[compiled.DIRECTORY] != for_all
+    assert jax.config.jax_compilation_cache_dir == os.environ[compiled.DIRECTORY]
+    assert Path(os.environ[compiled.DIRECTORY]).stat().st_mode & 0o077 == 0
+
+
+def test_the_users_own_directory_stays(alone, monkeypatch, tmp_path):
+    monkeypatch.setenv(compiled.DIRECTORY, str(tmp_path / "mine"))
+    compiled.keep()
+    assert os.environ[compiled.DIRECTORY] == str(tmp_path / "mine")
+    assert not alone.exists()
+    set_now = {name: os.environ[name] for name in compiled.SETTINGS if name in os.environ}
+    assert set_now == {  # all programs are kept, and none of another project is removed
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def test_nothing_is_kept_where_nothing_can_be_written(alone, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled.keep()
+    assert compiled.DIRECTORY not in os.environ

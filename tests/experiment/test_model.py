@@ -1,0 +1,242 @@
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import jax
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mlp_jax.config.schema import ScikitLearn, Synthetic, Table
+from mlp_jax.core import network
+from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.data import load
+from mlp_jax.errors import UserError
+from mlp_jax.experiment import model as pyfunc
+from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking import store
+
+# What MLflow 3.17 does itself.
+MOONS = Synthetic("moons", 0, 0.0, True, 0.0, 50, 0.1)
+
+
+def make_model(dataset, output, loss, n_out, dtype="float32", activation=("tanh", "relu")):
+    sizes = (dataset.train.x.shape[1], *[5, 3][: len(activation)], n_out)
+    initializer = INITIALIZERS["glorot_normal"]
+    params = network.init_params(jax.random.key(0), sizes, initializer, dtype=dtype)
+    names = dataset.class_names, dataset.target_names
+    return pyfunc.Model(params, activation, output, loss, *names, dataset.preprocessing)
+
+
+def write_table(folder: Path) -> Table:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "size": rng.integers(20, 200, 60),
+        "town": rng.choice(["Bonn", "Ulm", "Kiel"], 60),
+        "age": rng.uniform(0, 90, 60),
+    })  # fmt: skip
+    frame["price"] = 1e5 + 900.0 * frame["size"] + rng.normal(0, 1e4, 60)
+    frame.to_csv(folder / "houses.csv", index=False)
+    path = str(folder / "houses.csv")
+    return Table("table", 0, 0.0, True, 0.0, path, "price", "auto", "refuse", [])
+
+
+# --- what the outputs mean ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "y_hat", "labels", "scores", "kind"),
+    [
+        ("sigmoid", [[0.2], [0.5]], [0, 1], [[0.8, 0.2], [0.5, 0.5]], "probability"),
+        ("tanh", [[-0.5], [0.0]], [0, 1], [[0.75, 0.25], [0.5, 0.5]], "probability"),
+        ("identity", [[-1.0], [2.0]], [0, 1], [[2.0, -1.0], [-1.0, 2.0]], "score"),
+        ("softmax", [[0.2, 0.5, 0.3]], [1], [[0.2, 0.5, 0.3]], "probability"),
+        ("sigmoid", [[0.9, 0.2, 0.95]], [2], [[0.9, 0.2, 0.95]], "score"),
+    ],
+)
+def test_classify(output, y_hat, labels, scores, kind):
+    got_labels, got_scores, got_kind = pyfunc.classify(np.array(y_hat), output)
+    np.testing.assert_array_equal(got_labels, labels)
+    np.testing.assert_allclose(got_scores, scores)
+    assert got_kind == kind
+
+
+def test_classes_are_named_with_a_column_for_each():
+    dataset = load(ScikitLearn("iris", 0, 0.0, True, 0.0))
+    model = make_model(dataset, "softmax", "cross_entropy", 3)
+    frame = model.predict(pyfunc.raw_inputs(dataset, 20))
+    columns = [f"probability_{name}" for name in ("setosa", "versicolor", "virginica")]
+    assert list(frame.columns) == ["prediction", *columns]
+    np.testing.assert_allclose(frame[columns].sum(axis=1), 1, rtol=1e-6)
+    assert [f"probability_{name}" for name in frame["prediction"]] == list(
+        frame[columns].idxmax(axis=1)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predictions_are_the_networks_in_units_of_the_target(dtype):
+    dataset = load(ScikitLearn("diabetes", 0, 0.0, True, 0.0))
+    model = make_model(dataset, "identity", "squared_error", 1, dtype)
+    activation, loss = (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]), LOSSES[model.output, model.loss]
+    x = dataset.train.x.astype(dtype)
+    y_hat = jax.vmap(lambda x: network.predict(model.params, x, activation, loss))(x)
+    frame = model.predict(pyfunc.raw_inputs(dataset, len(x)))
+    expected = np.asarray(y_hat) * dataset.preprocessing.y_scale + dataset.preprocessing.y_shift
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(frame[["prediction"]], expected, rtol=tolerance)
+
+
+def test_raw_inputs_are_the_users_rows(tmp_path):
+    config = write_table(tmp_path)
+    dataset = load(config)
+    raw = pyfunc.raw_inputs(dataset, 7)
+    expected = pd.read_csv(config.path)[["size", "town", "age"]][:7]
+    pd.testing.assert_frame_equal(raw, expected, check_dtype=False)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", [(), ("tanh",), ("tanh", "relu")])
+def test_saved_and_loaded_is_the_same(tmp_path, dtype, activation):
+    dataset = load(MOONS)
+    model = make_model(dataset, "sigmoid", "binary_cross_entropy", 1, dtype, activation)
+    pyfunc.save(tmp_path, model)
+    with jax.enable_x64(False):  # as in a process that serves it
+        loaded = pyfunc.load(tmp_path)
+    assert jax.tree.map(lambda a: a.dtype, loaded.params) == jax.tree.map(
+        lambda a: a.dtype, model.params
+    )
+    assert loaded[1:-1] == model[1:-1]
+    raw = pyfunc.raw_inputs(dataset, 50)
+    with jax.enable_x64(False):
+        frame = loaded.predict(raw)
+    pd.testing.assert_frame_equal(frame, model.predict(raw), check_exact=True)
+
+
+def test_pickled_parameters_are_refused(tmp_path):
+    model = make_model(load(MOONS), "sigmoid", "binary_cross_entropy", 1)
+    pyfunc.save(tmp_path, model)
+    np.savez(tmp_path / "params.npz", W1=np.array([{}], object), b1=np.zeros(1))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        pyfunc.load(tmp_path)
+
+
+# --- through MLflow ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    return store.open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+
+
+def log(client, dataset, model):
+    example = pyfunc.raw_inputs(dataset, 3)
+    with tracking.start(client, "models", "r", params={}) as run:
+        run.log_model(
+            pyfunc.__name__,
+            lambda folder: pyfunc.save(folder, model),
+            example,
+            model.predict(example),
+        )
+    assert run.is_delivered
+    return run, run.model_uri
+
+
+@pytest.fixture(scope="module")
+def moons(client):
+    dataset = load(MOONS)
+    model = make_model(dataset, "sigmoid", "binary_cross_entropy", 1)
+    mlflow.set_tracking_uri(client.tracking_uri)
+    run, uri = log(client, dataset, model)
+    return model, run, mlflow.pyfunc.load_model(uri)
+
+
+def test_loaded_by_mlflow_it_predicts_the_same(moons):
+    model, run, loaded = moons
+    raw = np.array([[0.5, -0.25], [1.0, 1.0]])
+    expected = model.predict(raw)
+    pd.testing.assert_frame_equal(loaded.predict(raw), expected)
+    pd.testing.assert_frame_equal(loaded.predict(pd.DataFrame(raw)), expected)
+    by_run = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
+    pd.testing.assert_frame_equal(by_run.predict(raw), expected)
+
+
+def test_model_is_ready_and_belongs_to_its_run(client, moons):
+    _, run, loaded = moons
+    assert client.get_logged_model(loaded.model_id).status.name == "READY"
+    (output,) = client.get_run(run.run_id).outputs.model_outputs
+    assert output.model_id == loaded.model_id
+
+
+def test_model_has_signature_example_requirements_and_no_pickle(moons):
+    _, _, loaded = moons
+    signature = loaded.metadata.signature
+    assert signature.inputs.numpy_types() == [np.dtype("float64")]
+    assert signature.inputs.inputs[0].shape == (-1, 2)
+    assert signature.outputs.input_names() == ["prediction", "probability_0", "probability_1"]
+    assert loaded.input_example.shape == (3, 2)
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{loaded.model_id}"))
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert f"jax=={jax.__version__}" in requirements
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"data/network/params.npz", "data/network/network.json"} <= names
+    assert "code/mlp_jax/experiment/model.py" in names
+    assert not [name for name in names if "pycache" in name or name.endswith((".pkl", ".pickle"))]
+
+
+@pytest.mark.parametrize("raw", [np.zeros((2, 3)), np.zeros(2), pd.DataFrame(np.zeros((2, 5)))])
+def test_wrong_shape_is_refused(moons, raw):
+    _, _, loaded = moons
+    with pytest.raises(MlflowException, match="shape"):
+        loaded.predict(raw)
+
+
+def test_table_goes_by_column_names(client, tmp_path):
+    config = write_table(tmp_path)
+    dataset = load(config)
+    model = make_model(dataset, "identity", "squared_error", 1)
+    mlflow.set_tracking_uri(client.tracking_uri)
+    _, uri = log(client, dataset, model)
+    loaded = mlflow.pyfunc.load_model(uri)
+    frame = pd.read_csv(config.path)  # whole numbers in `size`, in the order of the file
+    expected = model.predict(frame)
+    pd.testing.assert_frame_equal(loaded.predict(frame[["town", "age", "size"]]), expected)
+    with pytest.raises(MlflowException, match=r"missing inputs \['town'\]"):
+        loaded.predict(frame.drop(columns="town"))
+    with pytest.raises(UserError, match=r"'age'.*must be numbers"):
+        loaded.predict(frame.assign(age="old"))
+
+
+WITHOUT_THE_PACKAGE = """
+import sys, mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+import mlp_jax
+assert "code/mlp_jax" in mlp_jax.__file__.replace(chr(92), "/"), mlp_jax.__file__
+print(float(model.predict(np.zeros((1, 2)))["probability_1"][0]))
+"""
+
+
+def test_loads_where_the_package_is_not_installed(client, moons, tmp_path):
+    model, _, loaded = moons
+    uri = f"models:/{loaded.model_id}"
+    done = subprocess.run(
+        # -S leaves out what an editable install adds to the path.
+        [sys.executable, "-S", "-c", WITHOUT_THE_PACKAGE, client.tracking_uri, uri],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = model.predict(np.zeros((1, 2)))["probability_1"][0]
+    assert float(done.stdout) == pytest.approx(expected, rel=1e-6)

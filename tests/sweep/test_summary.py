@@ -1,0 +1,212 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+
+from mlp_jax.sweep import figure as sweep_figure
+from mlp_jax.sweep import summary as overview
+from mlp_jax.sweep.compare import Group
+from mlp_jax.tracking import bulk
+from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.bulk import RunRecord
+
+STEPS = np.array([10, 20, 30])
+
+
+def record(losses, steps=STEPS, status="FINISHED", **params):
+    losses, steps = np.array(losses, float), np.array(steps)
+    metrics = {"train/loss": (steps, losses), "learning_rate": (steps, np.ones(len(steps)))}
+    if status == "FINISHED":
+        metrics["best/train_loss"] = (steps[-1:], losses.min(keepdims=True))
+    return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000, {}, None)
+
+
+def compared(records):
+    return overview.outcomes(records, [f"id {i}" for i in range(len(records))])
+
+
+# --- curves ------------------------------------------------------------------------------------
+
+
+def test_curves_of_the_parent():
+    records = [record([k, k / 2, k / 4], seed=k) for k in (4.0, 1.0, 2.0, 3.0, 5.0)]
+    found = compared(records)
+    curves = overview.curves(records, found, "best/train_loss")
+    assert set(curves) == {
+        f"train/loss/{name}" for name in ("mean", "median", "p10", "p90", "best", "worst")
+    }
+    expected = {"mean": 3.0, "median": 3.0, "p10": 1.4, "p90": 4.6, "best": 1.0, "worst": 5.0}
+    for name, first in expected.items():
+        steps, values = curves[f"train/loss/{name}"]
+        np.testing.assert_array_equal(steps, STEPS)
+        np.testing.assert_allclose(values, [first, first / 2, first / 4])
+
+
+def test_a_run_that_ended_early_counts_as_long_as_it_lasted():
+    records = [
+        record([4.0, 2.0, 1.0], seed=0),
+        record([3.0], [10], status="FAILED", seed=1),
+        record([2.0, np.nan, 1.0], seed=2),
+        record([8.0], [15], seed=3),  # another log interval
+    ]
+    steps, values = overview.bundle(records, "train/loss")
+    np.testing.assert_array_equal(steps, [10, 30])
+    np.testing.assert_array_equal(values[:3], [[4, 1], [3, np.nan], [2, 1]])
+    curves = overview.curves(records[:2], compared(records[:2]), "best/train_loss")
+    np.testing.assert_array_equal(curves["train/loss/mean"][1], [3.5, 2.0, 1.0])
+    for end in ("best", "worst"):  # the run that failed is neither
+        np.testing.assert_array_equal(curves[f"train/loss/{end}"][1], [4.0, 2.0, 1.0])
+
+
+# --- the figure --------------------------------------------------------------------------------
+
+
+def draw(groups):
+    curve = np.array([1.0, 0.1, 0.01])
+    names = ("mean", "median", "p10", "p90", "best", "worst")
+    statistics = {name: scale * curve for scale, name in enumerate(names, start=1)}
+    return sweep_figure.draw("train/loss", STEPS, statistics, groups, "best/train_loss")
+
+
+def groups_of(key, values, seeds=2):
+    return [
+        Group({key: value}, tuple(float(k + seed) for seed in range(seeds)))
+        for k, value in enumerate(values, start=1)
+    ]
+
+
+def test_bands_alone_where_only_seeds_differ():
+    (axes,) = draw([Group({}, (0.1, 0.2))]).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["10 to 90 % of the runs", "median", "mean", "best run", "worst run"]
+    assert len({line.get_linestyle() for line in axes.get_lines()}) == 4  # in black and white
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == (
+        "step",
+        "train/loss",
+        "log",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "ticks"),
+    [
+        (["3", "0.3", "1"], "log", ["0.3", "1", "3"]),
+        (["1", "2", "3"], "linear", ["1", "2", "3"]),
+        (["0.1", "1"], "log", ["0.1", "1"]),
+        (["[16]", "[4]", "[8]"], "linear", ["[4]", "[8]", "[16]"]),
+    ],
+)
+def test_line_of_one_hyperparameter(values, scale, ticks):
+    _, axes = draw(groups_of("optimizer.learning_rate", values)).axes
+    assert axes.get_xscale() == scale
+    assert [text.get_text() for text in axes.get_xticklabels()] == ticks
+    (line, _, _) = axes.containers[0]
+    means = dict(zip(values, (1.5, 2.5, 3.5), strict=False))
+    np.testing.assert_allclose(line.get_ydata(), [means[tick] for tick in ticks])
+    assert axes.get_title() == "mean of 2 seeds, lowest to highest"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.learning_rate", "best/train_loss")
+
+
+def test_map_of_a_grid():
+    groups = [
+        Group({"rate": rate, "sizes": sizes}, (float(rate) * len(sizes),))
+        for rate in ("0.1", "1", "10")
+        for sizes in ("[4]", "[16]")
+    ]
+    _, axes, bar = draw(groups).axes
+    expected = [[0.3, 3, 30], [0.4, 4, 40]]
+    np.testing.assert_allclose(axes.images[0].get_array(), expected)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["[4]", "[16]"]
+    assert "30" in [text.get_text() for text in axes.texts]
+    assert bar.get_ylabel() == "best/train_loss"
+
+
+def test_points_where_two_hyperparameters_were_sampled():
+    rng = np.random.default_rng(0)
+    groups = [Group({"a": str(a), "b": str(b)}, (a + b,)) for a, b in 10 ** rng.random((40, 2))]
+    _, axes, _ = draw(groups).axes
+    (points,) = [c for c in axes.collections if isinstance(c, PathCollection)]
+    a, b = points.get_offsets().T
+    np.testing.assert_allclose(points.get_array(), a + b)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_three_hyperparameters_have_no_panel():
+    groups = [Group({"a": k, "b": k, "c": k}, (float(k),)) for k in "123"]
+    assert len(draw(groups).axes) == 1
+
+
+# --- all of it ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logged(client):
+    records = [
+        record([rate + seed, rate], STEPS[:2], seed=seed, optimizer={"learning_rate": rate})
+        for rate in (1.0, 0.3, 3.0)
+        for seed in range(8)
+    ]
+    records += [record([9.0], [10], "FAILED", seed=9, optimizer={"learning_rate": 3.0})]
+    with tracking.start(client, "sweep", "parent", params={}) as parent:
+        ids = bulk.write(client, "sweep", records, parent.run_id)
+        url = overview.log(client, parent, records, ids, command="train -m")
+    return client, parent, ids, url
+
+
+def test_parent_has_curves_tables_and_a_figure(logged):
+    client, parent, ids, _ = logged
+    history = client.get_metric_history(parent.run_id, "train/loss/mean")
+    assert [point.step for point in history] == [10, 20]
+    files = {file.path for file in client.list_artifacts(parent.run_id)}
+    assert files == {"sweep.png", "runs.csv", "runs.md"}
+    text = Path(client.download_artifacts(parent.run_id, "runs.csv")).read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["optimizer.learning_rate"] for row in rows[::8]] == ["0.3", "1.0", "3.0", "3.0"]
+    assert (rows[-1]["status"], rows[-1]["run_id"]) == ("FAILED", ids[-1])
+    markdown = Path(client.download_artifacts(parent.run_id, "runs.md")).read_text()
+    assert markdown.count("\n") == 27
+
+
+def test_note_says_what_came_out_and_where_to_look(logged):
+    client, parent, ids, url = logged
+    note = client.get_run(parent.run_id).data.tags["mlflow.note.content"]
+    assert note.startswith("25 runs, 24 FINISHED, 1 FAILED: [all of them, best first](./#/")
+    assert "```\ntrain -m\n```" in note
+    assert note.count("\n| ") == 12  # the header, its line and the ten best
+    assert url.removeprefix("http://127.0.0.1:5000/") in note
+    assert all(run_id in note for run_id in ids[8:16])
+    assert ids[-1] not in note
+
+
+def test_link_to_the_sorted_runs_shows_what_differs(logged):
+    client, parent, _, url = logged
+    _, _, key = url.partition("viewStateShareKey=")
+    tags = client.get_experiment(parent.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    assert view == {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent.run_id}'",
+        "orderByKey": "metrics.`best/train_loss`",
+        "orderByAsc": True,
+        "selectedColumns": [
+            "params.`optimizer.learning_rate`",
+            "params.`seed`",
+            "metrics.`best/train_loss`",
+        ],
+    }
+    found = client.search_runs([parent.experiment_id], view["searchFilter"])
+    assert len(found) == 25
+
+
+def test_runs_that_were_recorded_before_take_part_like_the_others(logged):
+    client, _, ids, _ = logged
+    records = [overview.read(client, client.get_run(run_id)) for run_id in (ids[0], ids[-1])]
+    first, failed = overview.outcomes(records, ["a", "b"])
+    assert first.differs == {"seed": "0", "optimizer.learning_rate": "1.0"}
+    assert first.metrics["best/train_loss"] == 1.0
+    assert failed.status == "FAILED"
+    steps, values = overview.bundle(records, "train/loss")
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_array_equal(values, [[1, 1], [9, np.nan]])
