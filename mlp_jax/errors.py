@@ -1,4 +1,6 @@
-"""The ways in which a command ends without its result."""
+"""The ways in which a command ends without its result, and what no message may show."""
+
+import re
 
 
 class UserError(Exception):
@@ -17,3 +19,15 @@ class RunError(Exception):
 
 class NoResultError(RunError):
     """A run that went as its config says and came to nothing, such as one that diverged."""
+
+
+def redacted(text: str) -> str:
+    """`text` with the user, password and query of a URI in it hidden; file URIs stay as they are.
+
+    >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
+    'postgresql://***@host/runs?***'
+    """
+    # A password may have blanks; but an address with a port and no password may be followed by @.
+    user_info = r"[^\s/:@]*:(?!\d+(?:[\s/'\"]|$))[^\n/]*|\S*"
+    text = re.sub(rf"(?<!sqlite)(?<!file)://(?:{user_info})@", "://***@", text)
+    return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)

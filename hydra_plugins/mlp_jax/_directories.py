@@ -14,8 +14,8 @@ from uuid import uuid4
 from omegaconf import OmegaConf
 
 from mlp_jax.config.schema import flat_values
+from mlp_jax.errors import redacted
 from mlp_jax.sweep.jobs import Composer, Job, Template
-from mlp_jax.tracking.store import redacted
 
 _NUM = "${hydra.job.num}"
 _NONCE = uuid4().hex

@@ -9,9 +9,8 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, set
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax._directories import Directories
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, redacted
 from mlp_jax.sweep.jobs import Composer, Job
-from mlp_jax.tracking.store import redacted
 
 if TYPE_CHECKING:
     from hydra_plugins.mlp_jax.launcher import PopulationLauncher

@@ -11,11 +11,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax.launcher import PopulationLauncher
-from mlp_jax.errors import NoResultError, RunError, UserError
+from mlp_jax.errors import NoResultError, RunError, UserError, redacted
 from mlp_jax.sweep import search
 from mlp_jax.sweep.jobs import Composer, Job
 from mlp_jax.tracking import store
-from mlp_jax.tracking.store import redacted
 
 if TYPE_CHECKING:
     from hydra_plugins.mlp_jax.sweepers import _Sweeper

@@ -17,10 +17,9 @@ from mlp_jax.config import guard as trust
 from mlp_jax.config import schema as config
 from mlp_jax.config.mistakes import check_overrides, explain
 from mlp_jax.config.schema import Experiment
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import compiled
 from mlp_jax.sweep.jobs import Composer, Job
-from mlp_jax.tracking.store import redacted
 
 _HERE = Path(__file__).parents[1]
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"

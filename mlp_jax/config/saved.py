@@ -1,5 +1,7 @@
 """The config that a run has recorded: how it is written, read again, and what may change in it."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
@@ -11,21 +13,36 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax.config import schema
 from mlp_jax.config.schema import Experiment, Mnist, Table, flat_values
-from mlp_jax.errors import RunError, UserError
-from mlp_jax.tracking.store import redacted, store_uri
+from mlp_jax.errors import RunError, UserError, redacted
 
 LENGTHS = ("num_epochs", "num_steps")
+OF_THE_RECORD = ("name", "tracking.", "checkpoint.", "sweep.")
+"""Keys that do not touch the training."""
 
 
-def to_record(config: Experiment, log_every: int) -> dict[str, Any]:
-    """The config as plain data that holds in any directory; secrets of the store are hidden."""
+def config_hash(config: Experiment) -> str:
+    """The name of a training: equal for equal ones, whatever is tracked and where."""
+    values = {
+        path: value
+        for path, value in flat_values(config).items()
+        if not path.startswith(OF_THE_RECORD)
+    }
+    values["halvings"] = config.sweep.halvings  # they may end it
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def to_record(config: Experiment, log_every: int, uri: str | None) -> dict[str, Any]:
+    """The config as plain data that holds in any directory; secrets of the store are hidden.
+
+    `uri` is the absolute address of the store; None where the run is not tracked.
+    """
     data, tracking = config.data, config.tracking
     if isinstance(data, Mnist):
         data = replace(data, root=str(Path(data.root).absolute()))
     if isinstance(data, Table):
         data = replace(data, path=str(Path(data.path).absolute()))
-    if tracking.name != "none":
-        tracking = replace(tracking, uri=redacted(store_uri(tracking.uri)))
+    if uri is not None:
+        tracking = replace(tracking, uri=redacted(uri))
     root = str(Path(config.checkpoint.root).absolute())
     checkpoint = replace(config.checkpoint, root=root)
     return asdict(

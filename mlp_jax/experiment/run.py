@@ -9,6 +9,7 @@ from typing import TypeVar
 import jax
 
 from mlp_jax import data
+from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core.fit import Programs, compile_programs
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
@@ -22,7 +23,6 @@ from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.interrupt import deferred
 from mlp_jax.experiment.session import Prepared, Session
 from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
-from mlp_jax.sweep.jobs import config_hash
 from mlp_jax.tracking import store
 
 T = TypeVar("T")

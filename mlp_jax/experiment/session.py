@@ -33,6 +33,7 @@ from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.interrupt import Interrupt
 from mlp_jax.experiment.setup import Problem
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking import store
 from mlp_jax.tracking.journal import BusyError
 
 
@@ -54,7 +55,8 @@ class Session:
         config = prepared.problem.config
         self.prepared, self.problem = prepared, prepared.problem
         self.directory, self.console, self.interrupt = directory, console, interrupt
-        self.record = recorded.to_record(config, self.problem.log_every)
+        uri = store.store_uri(config.tracking.uri) if self._is_tracked else None
+        self.record = recorded.to_record(config, self.problem.log_every, uri)
         self.environment = environment.describe(prepared.device, self.problem.dataset.digest)
         self.checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.checkpoint.keep)
 

@@ -8,7 +8,6 @@ are put straight into the checked dataclasses.
 """
 
 import copy
-import hashlib
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mlp_jax.config import guard as trust
 from mlp_jax.config import schema as config
 from mlp_jax.config.mistakes import check_overrides, explain
+from mlp_jax.config.saved import OF_THE_RECORD
 from mlp_jax.config.schema import Experiment
 from mlp_jax.errors import UserError
 
@@ -229,9 +229,6 @@ def _hydra_config(composed: DictConfig) -> Iterator[None]:
 
 # --- groups and names of jobs ------------------------------------------------------------------
 
-_OF_THE_RECORD = ("name", "tracking.", "checkpoint.", "sweep.")
-"""Keys that do not touch the training."""
-
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs that differ only in traced numbers together, in the order of their first job."""
@@ -253,7 +250,7 @@ def _structure(experiment: Experiment) -> str:
         | {
             path: value
             for path, value in config.flat_values(experiment).items()
-            if not path.startswith(_OF_THE_RECORD)
+            if not path.startswith(OF_THE_RECORD)
             and (
                 path not in config.TRACED_KEYS
                 or value is None
@@ -262,17 +259,6 @@ def _structure(experiment: Experiment) -> str:
             )
         }
     )
-
-
-def config_hash(experiment: Experiment) -> str:
-    """The name of a training: equal for equal ones, whatever is tracked and where."""
-    values = {
-        path: value
-        for path, value in config.flat_values(experiment).items()
-        if not path.startswith(_OF_THE_RECORD)
-    }
-    values["halvings"] = experiment.sweep.halvings  # they may end it
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def differences(jobs: Sequence[Job]) -> list[str]:

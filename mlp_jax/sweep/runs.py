@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from mlp_jax.config import saved as recorded
+from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
 from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
@@ -25,7 +26,7 @@ from mlp_jax.experiment import model as pyfunc
 from mlp_jax.experiment.describe import Result
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import summary as overview
-from mlp_jax.sweep.jobs import Job, config_hash, differences
+from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.bulk import NotWrittenError, RunRecord
@@ -94,7 +95,9 @@ def record(trained: Trained, name: str) -> RunRecord:
     if member.halved_at is not None:
         tags["halved_at"] = str(member.halved_at)
     texts = {
-        "config.yaml": recorded.to_record(problem.config, problem.log_every),
+        "config.yaml": recorded.to_record(
+            problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
+        ),
         "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
     }
     return RunRecord(

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax.config.schema import find_field
-from mlp_jax.errors import UserError
-from mlp_jax.tracking.store import redacted
+from mlp_jax.errors import UserError, redacted
 
 if TYPE_CHECKING:  # a grid needs none of them
     import numpy as np

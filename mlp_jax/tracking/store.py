@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, redacted
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -48,18 +48,6 @@ def store_uri(uri: str | None) -> str:
             "http://HOST:PORT, or a database postgresql://… or mysql://…"
         )
     return f"sqlite:///{Path(file).absolute()}"
-
-
-def redacted(text: str) -> str:
-    """`text` with the user, password and query of a URI in it hidden; file URIs stay as they are.
-
-    >>> redacted("postgresql://me:secret@host/runs?sslpassword=secret")
-    'postgresql://***@host/runs?***'
-    """
-    # A password may have blanks; but an address with a port and no password may be followed by @.
-    user_info = r"[^\s/:@]*:(?!\d+(?:[\s/'\"]|$))[^\n/]*|\S*"
-    text = re.sub(rf"(?<!sqlite)(?<!file)://(?:{user_info})@", "://***@", text)
-    return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
 
 
 def _sqlite_file(uri: str) -> Path | None:

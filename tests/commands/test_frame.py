@@ -498,7 +498,7 @@ def write_run(directory: Path, *overrides: str, ending: str = "") -> Path:
     """The records of a run of 20 epochs, as if it had been begun here and perhaps ended so."""
     experiment = cli.compose(["data=xor", "num_epochs=20", "tracking=none", *overrides])
     directory.mkdir(parents=True)
-    rundir.write(directory, rundir.CONFIG, recorded.to_record(experiment, log_every=1))
+    rundir.write(directory, rundir.CONFIG, recorded.to_record(experiment, log_every=1, uri=None))
     rundir.write(directory, rundir.ENVIRONMENT, {"num_cores": environment.num_cores()})
     if ending:
         stopped = {"last_step": 20, "stopped_early": ending == "stopped early"}

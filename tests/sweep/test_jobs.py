@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlp_jax.commands.frame import CONF
 from mlp_jax.config import schema as config
+from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import CHOICES, SECTIONS, TRACED_KEYS, Experiment
 from mlp_jax.errors import UserError
 from mlp_jax.sweep import jobs
@@ -187,7 +188,7 @@ def test_the_hash_names_the_training(sweep: Callable[[], Sweep]) -> None:
         ["+exp=xor", "seed=4"], ["+exp=xor", "seed=3", "sweep.halvings=2"], ["seed=3"],
         ["+exp=xor", "seed=3", "model.l2=1e-9"], ["+exp=xor", "seed=3", "optimizer=nesterov"],
     )  # fmt: skip
-    hashes = [jobs.config_hash(job.config) for job in (*same, *other)]
+    hashes = [config_hash(job.config) for job in (*same, *other)]
     assert len(set(hashes[:3])) == 1
     assert len(set(hashes)) == 1 + len(other)
 

@@ -18,6 +18,7 @@ from rich.console import Console as RichConsole
 
 from mlp_jax.commands import sync
 from mlp_jax.commands.frame import compose
+from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.core import population
 from mlp_jax.core.course import Member
@@ -25,7 +26,7 @@ from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 from mlp_jax.sweep import runs as family
-from mlp_jax.sweep.jobs import Job, config_hash, own_overrides
+from mlp_jax.sweep.jobs import Job, own_overrides
 from mlp_jax.sweep.runs import Family
 from mlp_jax.sweep.standings import Outcome
 from mlp_jax.sweep.sweep import Sweep
