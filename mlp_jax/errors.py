@@ -1,6 +1,7 @@
-"""The ways in which a command ends without its result, and what no message may show."""
+"""How a command ends without its result, what no message may show, where tests let it fail."""
 
 import re
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -31,3 +32,13 @@ def redacted(text: str) -> str:
     user_info = r"[^\s/:@]*:(?!\d+(?:[\s/'\"]|$))[^\n/]*|\S*"
     text = re.sub(rf"(?<!sqlite)(?<!file)://(?:{user_info})@", "://***@", text)
     return re.sub(r"(?<!sqlite)(?<!file)(://[^\s?]*\?)\S+", r"\1***", text)
+
+
+FAULTS: dict[str, Callable[[], None]] = {}
+"""What the fault suite lets happen, by the place where; empty in every use."""
+
+
+def reached(place: str) -> None:
+    """Marks a place in the life of a run or a sweep where the fault suite can let it fail."""
+    if place in FAULTS:
+        FAULTS[place]()

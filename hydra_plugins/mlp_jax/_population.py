@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, set
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax._directories import Directories
-from mlp_jax.errors import UserError, redacted
+from mlp_jax.errors import UserError, reached, redacted
 from mlp_jax.sweep.jobs import Composer, Job
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def launch(
 
     Each job's log is written and its return is filled in as soon as its group is done.
     """
+    reached("composing")
     setup_globals()
     assert launcher.config is not None
     hydra, composer = launcher.config.hydra, launcher.composer

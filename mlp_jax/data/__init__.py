@@ -16,7 +16,7 @@ import numpy as np
 from mlp_jax.config.schema import Data
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.preprocessing import Inputs, Preprocessing, Raw, fit, fit_columns
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, reached
 
 DATASETS: dict[str, Callable[[Any], Raw]] = {
     "xor": computed.boolean,
@@ -54,6 +54,7 @@ class Dataset(NamedTuple):
 
 def load(config: Data) -> Dataset:
     """The dataset that `config` describes, split and preprocessed; raises `UserError`."""
+    reached("start-up")
     raw = DATASETS[config.name](config)
     train, validation, test = _split(raw, config)
     columns, notes = fit_columns(train[0], raw.feature_names, config)

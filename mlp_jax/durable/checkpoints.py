@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_jax.errors import RunError
+from mlp_jax.errors import RunError, reached
 
 STATE, HISTORY, MANIFEST = "state.npz", "history.npz", "manifest.json"
 FILES = (STATE, HISTORY)
@@ -153,6 +153,7 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def _write(file: Path, content: bytes) -> str:
     """Writes and syncs; returns the SHA-256."""
+    reached("saving")
     with file.open("wb") as opened:
         opened.write(content)
         opened.flush()

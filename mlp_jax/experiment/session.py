@@ -24,7 +24,7 @@ from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoints import Checkpoint, Checkpoints
 from mlp_jax.durable.saver import Saver
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment
 from mlp_jax.experiment import model as pyfunc
@@ -140,6 +140,7 @@ class Session:
                 run.log_dict(self.environment, "environment.yaml")
             first_step = int(checkpoint.state.state.step) if checkpoint else 0
             fitted, seconds = self._fit(run, saver, checkpoint)
+            reached("ending")
             metrics = evaluate_parts(self.problem, fitted.params)
             result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
             summary.print_result(result, self.console)
@@ -174,6 +175,7 @@ class Session:
                     run.log_metrics(point.metrics, point.step)
 
             def on_pause(pause: Pause) -> None:
+                reached("training")
                 if pause.is_last or self.interrupt.requested:
                     saver.save(pause.step, pause.carry, pause.history)
                 else:

@@ -19,7 +19,7 @@ from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
 from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
-from mlp_jax.errors import NoResultError, RunError
+from mlp_jax.errors import NoResultError, RunError, reached
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment, packaging
 from mlp_jax.experiment import model as pyfunc
@@ -235,6 +235,7 @@ class Family:
 
     def _log_overview(self) -> str:
         """Returns the link to the list of the runs, best first."""
+        reached("ending the parent")
         records = list(self._runs.values())
         metric = comparison.kept(records[0].tags["objective"], self._stops_early)
         return overview.log(

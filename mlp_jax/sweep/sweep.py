@@ -13,7 +13,7 @@ from mlp_jax import data
 from mlp_jax.core import population
 from mlp_jax.core.course import Progress
 from mlp_jax.core.lockstep import OnProgress, spread_over_cores
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment.console import Console, OnSweep, number
 from mlp_jax.experiment.setup import numeric_settings
@@ -122,12 +122,18 @@ class Sweep:
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
         start, first = _now(), group[0].config
+        reached("compiling")
+
+        def show(progress: Progress) -> None:
+            reached("training together")
+            on_progress(progress)
+
         with numeric_settings(first) as device:
             members = population.train(
                 [job.config for job in group],
                 exact=first.population.exact,
                 halvings=first.sweep.halvings,
-                on_progress=on_progress,
+                on_progress=show,
             )
         end = _now()
         return [
@@ -185,6 +191,7 @@ class Sweep:
     def _family(self, key: tuple[str, str]) -> Family:
         """The runs of an experiment."""
         if key not in self._families:
+            reached("beginning the parent")
             started = Family(*key, self._jobs[key], self.command, self.console.line)
             self._families[key] = self._stack.enter_context(started)
         return self._families[key]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlp_jax.data import Dataset
-from mlp_jax.errors import RunError
+from mlp_jax.errors import RunError, reached
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
 from mlp_jax.tracking.delivery import MAX_PARAMS, RUN_ID_TAG
@@ -79,6 +79,7 @@ def write(
     """
     from mlflow.utils.uri import is_local_uri
 
+    reached("writing the runs")
     run_ids: list[str] = []
     try:
         with store.recording_errors():

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from mlp_jax.errors import RunError, UserError, redacted
+from mlp_jax.errors import RunError, UserError, reached, redacted
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
@@ -167,6 +167,7 @@ def _check_writable(file: Path) -> None:
 
 def _create(file: Path, uri: str) -> None:
     """Lets MLflow create its tables; one process at a time, since two at once both fail."""
+    reached("opening the store")
     with suppress(UnreachableError):  # it may be locked because another process creates it
         if is_ready(file, 0.0):
             return

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reliability import tracking_faults as faults
-from experiments.reliability.__main__ import measure
-from experiments.reliability.server import FaultyServer
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import sender
+from tests.faults import tracking_faults as faults
+from tests.faults.__main__ import measure
+from tests.faults.server import FaultyServer
 
 # Of MLflow's server.
 pytestmark = pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reliability.tracking_faults import eight_processes, many_processes_row
 from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import UserError
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import sender, store
+from tests.faults.tracking_faults import eight_processes, many_processes_row
 
 # What MLflow 3.17 does itself.
 XOR = Boolean("xor", 0, 0.0, False, 0.0, 2, "xor")

@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.reliability import lives
-from experiments.reliability.lives import Instant, Life
-from experiments.reliability.processes import make_store, unexpected
-from experiments.reliability.rows import Row
+from tests.faults import lives
+from tests.faults.lives import Instant, Life
+from tests.faults.processes import make_store, unexpected
+from tests.faults.rows import Row
 
 if TYPE_CHECKING:  # takes seconds to import
     from mlflow import MlflowClient

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from experiments.reliability.rows import Row
-from experiments.reliability.server import FaultyServer
 from mlp_jax.commands import sync
 from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking import run as tracking
+from tests.faults.rows import Row
+from tests.faults.server import FaultyServer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -279,7 +279,7 @@ def kill_row(folder: Path) -> Row:
     """Kill -9 after each thing that was delivered, and the run resumed."""
     uri = f"sqlite:///{folder}/mlflow.db"
     store.open_store(uri)
-    command = [sys.executable, "-m", "experiments.reliability.kills", uri]
+    command = [sys.executable, "-m", "tests.faults.kills", uri]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     outcomes = json.loads(done.stdout)
     wrong = tuple(f"after {number} entries: {what}" for number, what in outcomes.items() if what)

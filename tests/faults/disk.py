@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-from experiments.reliability.rows import Row
 from mlp_jax import data
 from mlp_jax.commands import train
 from mlp_jax.commands.frame import compose
@@ -27,6 +26,7 @@ from mlp_jax.durable.checkpoints import FILES, Checkpoints
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
+from tests.faults.rows import Row
 
 CIRCLES = ["+exp=circles", "num_epochs=12", "log_every=18", "checkpoint.every_epochs=3",
            "tracking=none"]  # fmt: skip

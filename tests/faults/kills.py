@@ -1,6 +1,6 @@
 """kill -9 as a run's record is being delivered, after each thing that the store was given.
 
-`python -m experiments.reliability.kills STORE` tries them all on a store of its own.
+`python -m tests.faults.kills STORE` tries them all on a store of its own.
 """
 
 import json
@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from experiments.reliability import tracking_faults as faults
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
 from mlp_jax.tracking.journal import Journal
+from tests.faults import tracking_faults as faults
 
 
 def die_after(num_delivered: int) -> None:

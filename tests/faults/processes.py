@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from experiments.reliability import lives
-from experiments.reliability.lives import Instant, Life, Outcome
-from experiments.reliability.rows import Row
+from tests.faults import lives
+from tests.faults.lives import Instant, Life, Outcome
+from tests.faults.rows import Row
 
 STOP_SECONDS = 2.0
 

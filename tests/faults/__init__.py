@@ -1,0 +1,1 @@
+"""Fault injection: what becomes of runs, sweeps and records when something fails."""
