@@ -32,6 +32,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m core` is what a change to the mathematics must pass: a minute on two cores."""
+    for item in items:
+        if item.path.parent.name == "core" or item.path.name == "test_imports.py":
+            item.add_marker(pytest.mark.core)
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """An SQLite store as MLflow creates it, which takes seconds; to be copied."""

@@ -1,0 +1,66 @@
+"""What MkDocs builds beside the pages of docs/.
+
+README is the front page. Files of the repository that pages link to come along, so that a link
+works on the site and in a checkout.
+
+The repository's folders are the site's, but for docs/, whose pages stand at its root.
+"""
+
+import os
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def _on_site(path: str) -> str:
+    """Where the site has the repository's file `path`."""
+    return "index.md" if path == "README.md" else path.removeprefix("docs/")
+
+
+def _in_repository(uri: str) -> str:
+    if uri == "index.md":
+        return "README.md"
+    return f"docs/{uri}" if (ROOT / "docs" / uri).exists() else uri
+
+
+def _target(page: str, link: str) -> str:
+    """The repository's file that `page`, of the repository too, means by `link`."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+
+
+def links(page: str) -> list[str]:
+    """The repository's files that one of its pages links to."""
+    text = FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    return [_target(page, link) for link in LINK.findall(text)]
+
+
+def on_files(files: Files, config: Any) -> Files:
+    have = {_in_repository(file.src_uri) for file in files}
+    wanted = [*PAGES, *(link for page in have if page.endswith(".md") for link in links(page))]
+    while wanted:
+        path = wanted.pop()
+        if path in have or not (ROOT / path).is_file():
+            continue
+        have.add(path)
+        files.append(File.generated(config, _on_site(path), abs_src_path=os.fspath(ROOT / path)))
+        if path.endswith(".md"):
+            wanted += links(path)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """Each link as the site needs it."""
+    here = _in_repository(page.file.src_uri)
+    folder = posixpath.dirname(page.file.src_uri) or "."
+    return LINK.sub(
+        lambda link: posixpath.relpath(_on_site(_target(here, link[1])), folder), markdown
+    )
