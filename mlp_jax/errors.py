@@ -1,7 +1,8 @@
 """How a command ends without its result, what no message may show, where tests let it fail."""
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 
 class UserError(Exception):
@@ -42,3 +43,9 @@ def reached(place: str) -> None:
     """Marks a place in the life of a run or a sweep where the fault suite can let it fail."""
     if place in FAULTS:
         FAULTS[place]()
+
+
+def nearest(name: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """' Did you mean …?', or nothing where no name is close; `shown` may say a name in full."""
+    matches = difflib.get_close_matches(str(name), list(names), n=1)
+    return f" Did you mean {(shown or {}).get(matches[0], matches[0])}?" if matches else ""

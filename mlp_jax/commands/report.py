@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_jax.config.schema import nearest
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, nearest
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep.compare import Outcome
 from mlp_jax.tracking import store

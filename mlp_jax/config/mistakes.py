@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 
 from mlp_jax.config import schema as config
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, nearest
 
 
 def check_overrides(overrides: list[str]) -> None:
@@ -38,7 +38,7 @@ def explain(error: Exception, overrides: list[str]) -> UserError:
         allowed = f" {group} is one of {', '.join(options)}." if options else ""
         return UserError(
             f"{group or '--config-name'}={choice}: no such choice."
-            f"{config.nearest(choice, options)}{allowed}"
+            f"{nearest(choice, options)}{allowed}"
         )
     message = " ".join(re.sub(r"\n +full_key: .*", "", str(error), flags=re.DOTALL).split())
     where = match[0] if (match := re.match(r"In '[^']+': ", message)) else ""

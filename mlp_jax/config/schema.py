@@ -4,19 +4,18 @@ A choice of a group (`optimizer=adam`) has a dataclass of its own, so a key that
 not have is an error. Values come from `conf/`; the dataclasses hold no defaults of their own.
 """
 
-import difflib
 import itertools
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, Optional, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, nearest
 
 # The names of the tables' members, here so that a wrong one is refused before JAX is imported.
 ACTIVATION_NAMES = (
@@ -425,12 +424,6 @@ def register_schema() -> None:
     for group, choices in CHOICES.items():
         for choice in choices:
             store.store(group=f"schema/{group}", name=choice.__name__, node=choice)
-
-
-def nearest(name: str, names: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
-    """' Did you mean …?', or nothing where no name is close; `shown` may say a name in full."""
-    matches = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" Did you mean {(shown or {}).get(matches[0], matches[0])}?" if matches else ""
 
 
 def unknown_key(where: str, path: str, schema: Any) -> UserError:

@@ -15,7 +15,8 @@ import numpy as np
 
 from mlp_jax.config.schema import Data
 from mlp_jax.data import computed, mnist, table
-from mlp_jax.data.preprocessing import Inputs, Preprocessing, Raw, fit, fit_columns
+from mlp_jax.data.columns import Raw, fit, fit_columns
+from mlp_jax.data.preprocessing import Inputs, Preprocessing
 from mlp_jax.errors import UserError, reached
 
 DATASETS: dict[str, Callable[[Any], Raw]] = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mlp_jax.config.schema import Boolean, ScikitLearn, Synthetic, nearest
-from mlp_jax.data.preprocessing import Raw
-from mlp_jax.errors import UserError
+from mlp_jax.config.schema import Boolean, ScikitLearn, Synthetic
+from mlp_jax.data.columns import Raw
+from mlp_jax.errors import UserError, nearest
 
 BOOLEAN_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "false": lambda x: x.sum(axis=1) < 0,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mlp_jax.config.schema import Mnist
+from mlp_jax.data.columns import Raw
 from mlp_jax.data.files import reading
-from mlp_jax.data.preprocessing import Raw
 from mlp_jax.errors import UserError
 
 _MAX_GZIP_RATIO = 1032  # DEFLATE's limit

@@ -7,10 +7,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_jax.config.schema import Table, nearest
+from mlp_jax.config.schema import Table
+from mlp_jax.data.columns import Raw
 from mlp_jax.data.files import check_npz, reading
-from mlp_jax.data.preprocessing import Column, Raw, as_floats, as_texts, finite_numbers
-from mlp_jax.errors import UserError
+from mlp_jax.data.preprocessing import Column, as_floats, as_texts, finite_numbers
+from mlp_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pandas
