@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from experiments import populations
 from experiments.populations import networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.config.schema import Adam, Cosine
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import apply
@@ -79,8 +78,8 @@ def train(
     params: Params, learning_rate: float, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A population on `X` before and after `num_steps` of Adam on f, and its losses."""
-    eta = make_learning_rate(Cosine(final_factor=0.0), learning_rate, num_steps)
-    optimizer = make_optimizer(Adam(b1=0.9, b2=0.999, eps=1e-8, clip_norm=None), eta)
+    eta = make_learning_rate("cosine", learning_rate, num_steps)
+    optimizer = make_optimizer("adam", eta)
     loss = LOSSES["identity", "half_squared_error"]
     training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN))
     part = Part(jnp.asarray(X_TRAIN)[:, None], jnp.asarray(f(X_TRAIN))[:, None])

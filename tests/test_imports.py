@@ -41,7 +41,7 @@ NOT_YET = {  # what still stands on the wrong floor
     "sweep.jobs", "sweep.runs", "experiment.model", "experiment.packaging",
     "experiment.rerun", "experiment.run", "durable.saver", "durable.checkpoints",
     "tracking.bulk", "tracking.run", "core.population", "core.course", "core.fit",
-    "core.lockstep", "core.optimizers",
+    "core.lockstep",
 }  # fmt: skip
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_jax.config import schema as config
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.initializers import INITIALIZERS
@@ -40,8 +39,7 @@ def examples(work: Work) -> Part:
 
 def our_loop(work: Work) -> Callable[[], object]:
     """`num_steps` of gradient descent as one scan; each call goes on from the last one's state."""
-    chosen = config.GradientDescent(learning_rate=0.1, clip_norm=None)
-    eta = make_learning_rate(config.Constant(), chosen.learning_rate, work.num_steps)
+    eta = make_learning_rate("constant", 0.1, work.num_steps)
     pair = (
         ("sigmoid", "binary_cross_entropy") if work.sizes[-1] == 1 else ("softmax", "cross_entropy")
     )
@@ -49,7 +47,7 @@ def our_loop(work: Work) -> Callable[[], object]:
         activation=ACTIVATIONS["sigmoid"],
         loss=LOSSES[pair],
         penalty=None,
-        optimizer=make_optimizer(chosen, eta),
+        optimizer=make_optimizer("gradient_descent", eta),
         learning_rate=eta,
         batch_size=work.batch_size,
     )

@@ -247,6 +247,7 @@ class RMSProp(FirstOrder):
     name: str = chosen("rmsprop")
     decay: float = key(FRACTION, traced=True)
     eps: float = key(POSITIVE, traced=True)
+    eps_inside_sqrt: bool = key()
 
 
 @dataclass
@@ -255,6 +256,7 @@ class Adam(FirstOrder):
     b1: float = key(FRACTION, traced=True)
     b2: float = key(FRACTION, traced=True)
     eps: float = key(POSITIVE, traced=True)
+    eps_inside_sqrt: bool = key()
 
 
 @dataclass

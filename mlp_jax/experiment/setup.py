@@ -306,13 +306,15 @@ def make_training(
     """
     assert config.model.output is not None and config.model.loss is not None
     pair = (config.model.output, config.model.loss)
-    learning_rate = make_learning_rate(config.schedule, config.optimizer.learning_rate, num_steps)
+    learning_rate = make_learning_rate(
+        learning_rate=config.optimizer.learning_rate, num_steps=num_steps, **vars(config.schedule)
+    )
     has_penalty = _is_positive(config.model.l2) or _is_positive(config.model.l1)
     return Training(
         activation=_activations(config),
         loss=_make_loss(config, dataset, pair),
         penalty=Penalty(config.model.l2, config.model.l1) if has_penalty else None,
-        optimizer=make_optimizer(config.optimizer, learning_rate),
+        optimizer=make_optimizer(**vars(config.optimizer) | {"learning_rate": learning_rate}),
         learning_rate=learning_rate,
         batch_size=batch_size,
         autodiff=config.gradient == "autodiff",
