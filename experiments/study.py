@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from mlp_jax.tracking import links, store
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -215,7 +215,7 @@ def _record(client: "MlflowClient", name: str, figure: Figure, page: str, result
                 client, "lecture", child_name, params=child.params, parent=parent
             ) as run:
                 log_curves(run, child.metrics)
-    command = store.ui_command(client.tracking_uri)
+    command = links.ui_command(client.tracking_uri)
     return f"{parent.url} (with {command})" if parent.is_delivered else f"{parent.where()}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_jax.errors import UserError, nearest
+from mlp_jax.errors import UserError, nearest, redacted
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep.compare import Outcome
 from mlp_jax.tracking import store
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print_report(options)
     except UserError as error:
-        print(f"error: {store.redacted(str(error))}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking.journal import read_record
 
@@ -54,7 +54,7 @@ def _sync_run(run: Path, clients: "dict[str, mlflow.MlflowClient | Exception]") 
         uri = _full_uri(read_record(run)["uri"])
         done = recovery.recover(run, _client(uri, clients))
     except (UserError, RunError) as error:
-        print(f"{run}: left: {' '.join(store.redacted(str(error)).split())}", flush=True)
+        print(f"{run}: left: {' '.join(redacted(str(error)).split())}", flush=True)
         return False
     except Exception as error:  # whatever the store and its client come up with
         print(f"{run}: left: {' '.join(store.failure(error, uri).split())}", flush=True)
@@ -68,7 +68,7 @@ def _sync_run(run: Path, clients: "dict[str, mlflow.MlflowClient | Exception]") 
 def _full_uri(redacted_uri: str) -> str:
     """The address of a store with its password, which `run.json` does not hold."""
     own = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if store.redacted(own) == redacted_uri:
+    if redacted(own) == redacted_uri:
         return own
     if "***" in redacted_uri:
         raise UserError(

@@ -16,8 +16,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from mlp_jax.errors import UserError
-from mlp_jax.tracking import store
+from mlp_jax.errors import UserError, redacted
+from mlp_jax.tracking import links, store
 
 _HOST = "127.0.0.1"
 
@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="?",
         help="the store, as in tracking.uri=…; default: mlflow.db in the current directory",
     )
-    parser.add_argument("--port", type=int, default=store.UI_PORT, help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=links.UI_PORT, help="default: %(default)s")
     options = parser.parse_args(arguments)
     try:
         serve(store.store_uri(options.uri), options.port)
     except UserError as error:
-        print(store.redacted(str(error)), file=sys.stderr)
+        print(redacted(str(error)), file=sys.stderr)
         sys.exit(2)
 
 
@@ -62,8 +62,8 @@ def serve(uri: str, port: int) -> None:
             start_new_session=True,  # so that its workers can be ended with it
         )
         try:
-            print(f"MLflow UI on {store.redacted(uri)}, starting …", flush=True)
-            base = store.base_url(uri, port)
+            print(f"MLflow UI on {redacted(uri)}, starting …", flush=True)
+            base = links.base_url(uri, port)
             _wait_until_up(server, base)
             if server.poll() is None:
                 print(f"{_last_run(base)}\nCtrl-C stops it.", flush=True)
@@ -78,7 +78,7 @@ def serve(uri: str, port: int) -> None:
 
 def _check(uri: str, port: int) -> None:
     if uri.startswith("http"):
-        raise UserError(f"{store.base_url(uri)} is a tracking server: open that in a browser.")
+        raise UserError(f"{links.base_url(uri)} is a tracking server: open that in a browser.")
     if uri.startswith("sqlite:") and not store.is_ready(Path(uri.removeprefix("sqlite:///"))):
         raise UserError(
             f"{uri}: there are no runs yet. Record one with: python -m mlp_jax.train +exp=xor\n"
@@ -111,7 +111,7 @@ def _last_run(base: str) -> str:
         except HTTPError:  # it was deleted for good
             return base
     info = run["info"]
-    page = store.run_url(base, info["experiment_id"], info["run_id"])
+    page = links.run_url(base, info["experiment_id"], info["run_id"])
     return f"the last {kind}, {info['run_name']}:\n{page}"
 
 

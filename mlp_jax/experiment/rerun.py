@@ -16,7 +16,7 @@ from mlp_jax.core.fit import template
 from mlp_jax.core.types import Params
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoints import Checkpoints
-from mlp_jax.errors import RunError, UserError
+from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment
 from mlp_jax.experiment import model as pyfunc
@@ -67,7 +67,7 @@ def from_store(run_id: str, uri: str | None) -> Original:
     """A run of which only the tracking store knows."""
     address = store.check(uri)
     unknown = UserError(
-        f"rerun={run_id}: no such run, neither as a directory nor in {store.redacted(address)}; "
+        f"rerun={run_id}: no such run, neither as a directory nor in {redacted(address)}; "
         "checkpoint.root=DIRECTORY and tracking.uri=STORE say where else to look."
     )
     file = address.removeprefix("sqlite:///")

@@ -19,7 +19,7 @@ from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
 from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
-from mlp_jax.errors import NoResultError, RunError, reached
+from mlp_jax.errors import NoResultError, RunError, reached, redacted
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment, packaging
 from mlp_jax.experiment import model as pyfunc
@@ -27,7 +27,7 @@ from mlp_jax.experiment.describe import Result
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import summary as overview
 from mlp_jax.sweep.jobs import Job, differences
-from mlp_jax.tracking import bulk, store
+from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.bulk import NotWrittenError, RunRecord
 from mlp_jax.tracking.delivery import put_model_files
@@ -151,7 +151,7 @@ def _yaml(values: Mapping[str, Any]) -> str:
     text = yaml.dump(
         values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
     )
-    return store.redacted(str(text))
+    return redacted(str(text))
 
 
 class _Best(NamedTuple):
@@ -355,7 +355,7 @@ class Family:
 
     def links(self) -> dict[str, object]:
         """Where to look at it."""
-        command = store.ui_command(self.uri)
+        command = links.ui_command(self.uri)
         facts: dict[str, object] = {"sweep": self.parent.name}
         if self.parent.url is not None:
             facts["page"] = self.parent.url

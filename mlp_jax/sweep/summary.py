@@ -9,8 +9,8 @@ import numpy as np
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.sweep.compare import Outcome
+from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import store
 from mlp_jax.tracking.bulk import RunRecord
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -49,7 +49,7 @@ def log(
     parent.log_text(comparison.to_markdown((columns[:-1], shown)), "runs.md")
     _save_view(client, parent, found, metric)
     parent.set_tag("mlflow.note.content", note(parent, found, metric, command))
-    return store.view_url(store.base_url(client.tracking_uri), *_place(parent))
+    return links.view_url(links.base_url(client.tracking_uri), *_place(parent))
 
 
 def _place(parent: tracking.Run) -> tuple[str, str]:
@@ -65,7 +65,7 @@ def _save_view(
     keys = comparison.keys_of(run.differs for run in found)[:_NUM_COLUMNS]
     order_by = f"metrics.`{metric}`"
     experiment_id, run_id = _place(parent)
-    store.save_view(
+    links.save_view(
         client,
         experiment_id,
         view=run_id,
@@ -212,9 +212,9 @@ def note(parent: tracking.Run, found: Sequence[Outcome], metric: str, command: s
     counts = Counter(run.status for run in found)
     statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     # Relative, so that the links work wherever the page with the note is.
-    page = store.view_url(".", *_place(parent))
+    page = links.view_url(".", *_place(parent))
     best_ids = [run.run_id for run in ranked[:_NUM_COMPARED]]
-    compared = store.compare_url(".", _place(parent)[0], best_ids)
+    compared = links.compare_url(".", _place(parent)[0], best_ids)
     columns, rows = comparison.run_table(ranked[:_NUM_IN_NOTE], metric)
     width = columns.index(metric) + 1
     best = comparison.to_markdown((columns[:width], [row[:width] for row in rows]))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlp_jax.data import Dataset
-from mlp_jax.errors import RunError, reached
+from mlp_jax.errors import RunError, reached, redacted
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
 from mlp_jax.tracking.delivery import MAX_PARAMS, RUN_ID_TAG
@@ -126,7 +126,7 @@ def keep(
                 id=id_,
                 name=record.name,
                 experiment=experiment,
-                uri=store.redacted(uri),
+                uri=redacted(uri),
                 status=record.status,
                 started=int(time.time() * 1000),  # after the parent
                 is_temporary=True,

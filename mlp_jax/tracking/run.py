@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Union
 from omegaconf import OmegaConf
 
 from mlp_jax.data import Dataset, Inputs
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, redacted
 from mlp_jax.experiment import packaging
 from mlp_jax.tracking.delivery import MAX_METRICS
 from mlp_jax.tracking.journal import Entry, Journal, read_record
+from mlp_jax.tracking.links import base_url, run_url, ui_command
 from mlp_jax.tracking.recovery import process_facts, sync_command
 from mlp_jax.tracking.sender import Patience, Sender
-from mlp_jax.tracking.store import base_url, check, redacted, run_url, ui_command
+from mlp_jax.tracking.store import check
 
 if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, redacted
 from mlp_jax.tracking import liveness, recovery, store
 from mlp_jax.tracking.delivery import MAX_METRICS, Delivery
 from mlp_jax.tracking.journal import RECORD, Entry, Journal
@@ -265,7 +265,7 @@ class Sender:
         assert self._client is not None
         root, own = self._journal.directory.parent, self._journal.record["run_id"]
         yield from recovery.repair_store(self._client, own)
-        yield from recovery.recover_all(root, self._client, store.redacted(self._uri))
+        yield from recovery.recover_all(root, self._client, redacted(self._uri))
 
     def _note_failure(self, error: Exception) -> None:
         with self._changed:

@@ -10,9 +10,9 @@ import pytest
 
 from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
-from mlp_jax.errors import UserError
+from mlp_jax.errors import UserError, redacted
+from mlp_jax.tracking import links, sender, store
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import sender, store
 from tests.faults.tracking_faults import eight_processes, many_processes_row
 
 # What MLflow 3.17 does itself.
@@ -69,7 +69,7 @@ def test_a_directory_whose_name_mlflow_would_read_otherwise(tmp_path, monkeypatc
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*Name another place"):
         store.check(None)
-    assert store.ui_command("sqlite:////elsewhere.db").endswith(" sqlite:////elsewhere.db")
+    assert links.ui_command("sqlite:////elsewhere.db").endswith(" sqlite:////elsewhere.db")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_directory_whose_name_mlflow_would_read_otherwise(tmp_path, monkeypatc
     ],
 )
 def test_redacted(text, expected):
-    assert store.redacted(text) == expected
+    assert redacted(text) == expected
 
 
 def test_file_that_is_no_database(tmp_path):
@@ -364,19 +364,19 @@ def test_links(client):
         pass
     page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     assert run.url == f"http://127.0.0.1:5000/{page}"
-    assert store.base_url("https://me:secret@host/mlflow/?token=abc") == "https://host/mlflow"
-    assert store.base_url("postgresql://me@host/db", 5001) == "http://127.0.0.1:5001"
-    assert store.experiment_url("B", "3") == "B/#/experiments/3/runs?workflowType=machine_learning"
+    assert links.base_url("https://me:secret@host/mlflow/?token=abc") == "https://host/mlflow"
+    assert links.base_url("postgresql://me@host/db", 5001) == "http://127.0.0.1:5001"
+    assert links.experiment_url("B", "3") == "B/#/experiments/3/runs?workflowType=machine_learning"
 
 
 def test_ui_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
-    monkeypatch.setattr(store.shutil, "which", lambda name: "/venv/bin/python")
-    assert store.ui_command(store.store_uri(None)) == "python -m mlp_jax.ui"
-    monkeypatch.setattr(store.shutil, "which", lambda name: "/usr/bin/python")
-    assert store.ui_command("sqlite:////a b/x.db") == (
+    monkeypatch.setattr(links.shutil, "which", lambda name: "/venv/bin/python")
+    assert links.ui_command(store.store_uri(None)) == "python -m mlp_jax.ui"
+    monkeypatch.setattr(links.shutil, "which", lambda name: "/usr/bin/python")
+    assert links.ui_command("sqlite:////a b/x.db") == (
         "/venv/bin/python -m mlp_jax.ui 'sqlite:////a b/x.db'"
     )
-    assert store.ui_command("http://host") is None
+    assert links.ui_command("http://host") is None

@@ -1,0 +1,62 @@
+"""Runs that a store has, side by side."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Union
+
+from mlp_jax.tracking.store import open_store, store_errors
+
+if TYPE_CHECKING:  # these take seconds to import
+    import mlflow
+    import mlflow.entities
+    import pandas
+
+_PAGE = 1000
+
+
+def runs(
+    store: Union["mlflow.MlflowClient", str, None], experiment: str, where: str = ""
+) -> "pandas.DataFrame":
+    """The runs of an experiment, a row each, the last one first; empty where there is none.
+
+    `where` is a condition of MLflow's, such as ``attributes.status = 'FINISHED'``. Columns are
+    `run_id`, `name`, `status`, `start_time` and `end_time` in ms since 1970, `data` (its digest),
+    `model` (the last one's id), and `params.…` (texts), `metrics.…` (last values) and `tags.…`.
+    What a run lacks is missing in its row.
+    """
+    import pandas
+
+    client = open_store(store) if store is None or isinstance(store, str) else store
+    with store_errors(client.tracking_uri):
+        found = client.get_experiment_by_name(experiment)
+        rows = [_row(run) for run in pages(client, found.experiment_id, where)] if found else []
+    return pandas.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, "data", "model"])
+
+
+_ATTRIBUTES = ("run_id", "name", "status", "start_time", "end_time")
+
+
+def pages(
+    client: "mlflow.MlflowClient", experiment_id: str, where: str = ""
+) -> Iterator["mlflow.entities.Run"]:
+    """All runs of an experiment, which a store gives in pages."""
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], where, max_results=_PAGE, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _row(run: "mlflow.entities.Run") -> dict[str, Any]:
+    info, data = run.info, run.data
+    attributes = (info.run_id, info.run_name, info.status, info.start_time, info.end_time)
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    models = run.outputs.model_outputs if run.outputs else []
+    return {
+        **dict(zip(_ATTRIBUTES, attributes, strict=True)),
+        "data": inputs[-1].dataset.digest if inputs else None,
+        "model": models[-1].model_id if models else None,
+        **{f"params.{name}": value for name, value in data.params.items()},
+        **{f"metrics.{name}": value for name, value in data.metrics.items()},
+        **{f"tags.{name}": value for name, value in data.tags.items()},
+    }

@@ -1,0 +1,37 @@
+"""Runs of a store as a data frame."""
+
+import math
+
+import pandas as pd
+
+from mlp_jax.tracking import bulk, search
+from tests.tracking.test_bulk import END, START, XOR, record
+
+
+def test_a_row_has_all_that_a_run_measured(client):
+    ids = bulk.write(client, "frame", [record(seed) for seed in range(3)], "the parent")
+    bulk.write(client, "frame", [record(3, metrics={}, dataset=None, status="FAILED")])
+    frame = search.runs(client, "frame").set_index("run_id")
+    assert len(frame) == 4
+    row = frame.loc[ids[2]]
+    assert (row["name"], row["status"]) == ("seed 2", "FINISHED")
+    assert (row["start_time"], row["end_time"]) == (START, END)
+    assert row["params.seed"] == "2" and row["params.model.hidden_sizes"] == "[8]"
+    assert row["metrics.train/loss"] == float(record(2).metrics["train/loss"][1][-1])
+    assert row["tags.mlflow.parentRunId"] == "the parent"
+    assert row["data"] == XOR.digest
+    (failed,) = frame[frame.status == "FAILED"].to_dict("records")
+    assert math.isnan(failed["metrics.train/loss"]) and pd.isna(failed["data"])
+
+
+def test_a_condition_chooses_and_pages_lose_nothing(client, monkeypatch):
+    monkeypatch.setattr(search, "_PAGE", 2)
+    bulk.write(client, "pages", [record(seed) for seed in range(5)])
+    assert sorted(search.runs(client.tracking_uri, "pages")["params.seed"]) == list("01234")
+    assert list(search.runs(client, "pages", "params.seed = '3'")["params.seed"]) == ["3"]
+
+
+def test_an_experiment_without_runs_is_an_empty_frame(client):
+    for experiment in ("nowhere", "Default"):
+        frame = search.runs(client, experiment)
+        assert frame.empty and "status" in frame.columns
