@@ -24,9 +24,8 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import deltas_of
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import forward, init_params
+from mlp_jax.core.network import Layer, Params, forward, init_params
 from mlp_jax.core.training import Part
-from mlp_jax.core.types import Layer, Params
 
 DEPTH = 50
 WIDTH = 32

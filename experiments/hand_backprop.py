@@ -24,8 +24,8 @@ from mlp_jax.core.backprop import batch_loss
 from mlp_jax.core.explain import Explanation, explain
 from mlp_jax.core.losses import LOSSES, Loss
 from mlp_jax.core.metrics import LN2
+from mlp_jax.core.network import Layer, Params
 from mlp_jax.core.optimizers import gradient_descent
-from mlp_jax.core.types import Layer, Params
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 BINARY_CROSS_ENTROPY = LOSSES["sigmoid", "binary_cross_entropy"]

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.metrics import LN2, cross_entropy, entropy, information, kl_divergence
+from mlp_jax.core.network import Layer
 from mlp_jax.core.optimizers import gradient_descent
 from mlp_jax.core.training import Part, Training, init_state, train_steps
-from mlp_jax.core.types import Layer
 
 SOURCE = "lecture §3"
 P = (0.2, 0.1, 0.4, 0.3)
@@ -47,9 +48,7 @@ def fit_distribution(p: Array) -> tuple[Array, Array]:
         return jnp.asarray(1.0)
 
     training = Training(
-        activation=ACTIVATIONS["identity"],
-        loss=SOFTMAX,
-        penalty=None,
+        objective=Objective(ACTIVATIONS["identity"], SOFTMAX),
         optimizer=optax.with_extra_args_support(gradient_descent(eta)),
         learning_rate=eta,
         batch_size=1,

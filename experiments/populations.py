@@ -13,12 +13,12 @@ import optax
 from jax import Array
 
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import init_params
+from mlp_jax.core.network import Params, init_params
 from mlp_jax.core.optimizers import gradient_descent
 from mlp_jax.core.training import Part, Training, TrainState, init_state, train_steps
-from mlp_jax.core.types import Params
 from mlp_jax.experiment.setup import keys_of
 
 
@@ -43,7 +43,7 @@ def descent(
 
     optimizer = optax.with_extra_args_support(gradient_descent(eta))
     g, loss = ACTIVATIONS[activation], LOSSES[pair]
-    return Training(g, loss, None, optimizer, eta, batch_size, threshold=0.5)
+    return Training(Objective(g, loss), optimizer, eta, batch_size, threshold=0.5)
 
 
 def networks(sizes: tuple[int, ...], initializer: str, num_seeds: int) -> Params:

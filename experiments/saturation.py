@@ -20,8 +20,8 @@ from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import Layer, Params
 from mlp_jax.core.training import Part, evaluate, init_state, train_steps
-from mlp_jax.core.types import Layer, Params
 
 LOSS_NAMES = {"squared error": "half_squared_error", "cross-entropy": "binary_cross_entropy"}
 SOURCE = "lecture §3"
@@ -45,7 +45,7 @@ def train_neuron(loss_name: str, start: tuple[float, float]) -> tuple[Array, flo
         training, init_state(training, params), jax.random.key(0), example, NUM_EPOCHS
     )
     ((W, b_after),) = state.params
-    return losses, float(training.loss.output(W[:, 0] + b_after)[0])
+    return losses, float(training.objective.loss.output(W[:, 0] + b_after)[0])
 
 
 def output_of_loss(loss_name: str, losses: np.ndarray) -> np.ndarray:

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.network import apply
+from mlp_jax.core.network import Layer, Params, apply
 from mlp_jax.core.representation import approximate, outputs, sigmoid_step, staircase, tower
-from mlp_jax.core.types import Layer, Params
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 LIPSCHITZ = 7.0

@@ -22,12 +22,12 @@ from experiments import populations
 from experiments.populations import networks
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import apply
+from mlp_jax.core.network import Params, apply
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.representation import approximate, staircase
 from mlp_jax.core.training import Part, Training
-from mlp_jax.core.types import Params
 
 LIPSCHITZ = 7.0
 TOLERANCES = (0.8, 0.4, 0.2, 0.1)  # ε of the constructions: 5, 10, 20, 39 towers
@@ -81,7 +81,7 @@ def train(
     eta = make_learning_rate("cosine", learning_rate, num_steps)
     optimizer = make_optimizer("adam", eta)
     loss = LOSSES["identity", "half_squared_error"]
-    training = Training(SIGMOID, loss, None, optimizer, eta, len(X_TRAIN))
+    training = Training(Objective(SIGMOID, loss), optimizer, eta, len(X_TRAIN))
     part = Part(jnp.asarray(X_TRAIN)[:, None], jnp.asarray(f(X_TRAIN))[:, None])
     _, losses, (after,) = populations.train(training, params, part, 1, num_steps, outputs)
     return np.asarray(jax.vmap(outputs)(params)), np.asarray(after), np.asarray(losses)

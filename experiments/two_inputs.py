@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
+from mlp_jax.core.network import Params
 from mlp_jax.core.representation import (
     Approximation,
     Ridge,
@@ -22,7 +23,6 @@ from mlp_jax.core.representation import (
     approximate_ridges,
     outputs,
 )
-from mlp_jax.core.types import Params
 
 LOWER, UPPER = (0.0, 0.0), (1.0, 1.0)
 LITERAL = {10: 0.0505, 20: 0.0250}  # cells along an axis: mean error

@@ -35,9 +35,8 @@ from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import forward, predict
+from mlp_jax.core.network import Params, forward, predict
 from mlp_jax.core.training import Part
-from mlp_jax.core.types import Params
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 Y = np.array([[0], [1], [1], [0]], np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
@@ -44,9 +45,7 @@ def our_loop(work: Work) -> Callable[[], object]:
         ("sigmoid", "binary_cross_entropy") if work.sizes[-1] == 1 else ("softmax", "cross_entropy")
     )
     fixed = Training(
-        activation=ACTIVATIONS["sigmoid"],
-        loss=LOSSES[pair],
-        penalty=None,
+        objective=Objective(ACTIVATIONS["sigmoid"], LOSSES[pair]),
         optimizer=make_optimizer("gradient_descent", eta),
         learning_rate=eta,
         batch_size=work.batch_size,

@@ -20,8 +20,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.core.losses import Loss
-from mlp_jax.core.network import Activations, apply, forward, hidden_activations
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import Activations, Layer, Params, apply, forward, hidden_activations
 
 
 class Penalty(NamedTuple):
@@ -32,6 +31,18 @@ class Penalty(NamedTuple):
 
     l2: float | Array = 0.0
     l1: float | Array = 0.0
+
+
+class Objective(NamedTuple):
+    """What a training minimises: the mean of a loss behind a network, plus the penalty.
+
+    Its fields are what `batch_loss`, `backprop` and `check_gradient` take after `params, x, y`:
+    `backprop(params, x, y, *objective)`.
+    """
+
+    activation: Activations
+    loss: Loss
+    penalty: Penalty | None = None
 
 
 def penalty_value(params: Params, penalty: Penalty) -> Array:

@@ -14,9 +14,9 @@ from mlp_jax.core.training import Part, Training, TrainState, train_step
 def _in_order(training: Training, state: TrainState, batch: Part) -> Iterator[tuple[str, Array]]:
     """What a step computes, by name, in the order in which one layer needs the other."""
     params, num_layers = state.params, len(state.params)
-    zs, _ = jax.vmap(lambda x: forward(params, x, training.activation))(batch.x)
+    zs, _ = jax.vmap(lambda x: forward(params, x, training.objective.activation))(batch.x)
     new_state, value = train_step(training, state, batch)
-    _, grads = backprop(params, *batch, training.activation, training.loss, training.penalty)
+    _, grads = backprop(params, batch.x, batch.y, *training.objective)
     for number, z in enumerate(zs, start=1):
         yield f"z of layer {number}", z
     yield "the loss", value

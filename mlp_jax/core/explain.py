@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike
 from mlp_jax.core import network
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES, Loss
-from mlp_jax.core.network import Activations
-from mlp_jax.core.types import Params
+from mlp_jax.core.network import Activations, Params
 from mlp_jax.errors import UserError
 
 MAX_PATHS = 10_000

@@ -13,8 +13,8 @@ from jaxtyping import PRNGKeyArray
 
 from mlp_jax.core import training
 from mlp_jax.core.divergence import first_non_finite
+from mlp_jax.core.network import Params
 from mlp_jax.core.training import Carry, Metrics, Part
-from mlp_jax.core.types import Params
 from mlp_jax.errors import NoResultError
 from mlp_jax.experiment.setup import Problem
 

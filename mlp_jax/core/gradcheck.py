@@ -13,10 +13,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from mlp_jax.core.backprop import Penalty, backprop, batch_loss
+from mlp_jax.core.backprop import Objective, Penalty, backprop, batch_loss
 from mlp_jax.core.losses import Loss
-from mlp_jax.core.network import Activations
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import Activations, Layer, Params
 from mlp_jax.errors import RunError
 
 AUTODIFF_TOLERANCE = 1e-10
@@ -80,12 +79,8 @@ def _largest(tree: Params | Layer) -> float:
     return float(np.max([np.max(np.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-Objective = Callable[[Any], tuple[Loss, Penalty | None]]
-"""What is minimised, from the numbers in which the networks differ."""
-
-
 def _programs(
-    activation: Activations, objective: Objective, data_axis: int | None
+    make_objective: Callable[[Any], Objective], data_axis: int | None
 ) -> tuple[Callable[..., Any], ...]:
     """What is compiled, for many networks at once: functions of params, numbers, x and y.
 
@@ -94,11 +89,11 @@ def _programs(
     """
 
     def loss_of(params: Params, numbers: Any, x: Array, y: Array) -> Array:
-        return batch_loss(params, x, y, activation, *objective(numbers))
+        return batch_loss(params, x, y, *make_objective(numbers))
 
     def gradients(params: Params, numbers: Any, x: Array, y: Array) -> Any:
         return (
-            backprop(params, x, y, activation, *objective(numbers)),
+            backprop(params, x, y, *make_objective(numbers)),
             jax.value_and_grad(loss_of)(params, numbers, x, y),
         )
 
@@ -185,8 +180,7 @@ def check_gradient(
         one[0],
         x,
         y,
-        activation,
-        lambda penalty: (loss, penalty),
+        lambda penalty: Objective(activation, loss, penalty),
         one[1],
         num_coordinates=num_coordinates,
     )
@@ -197,17 +191,18 @@ def check_gradients(
     params: Params,
     x: np.ndarray | Array,
     y: np.ndarray | Array,
-    activation: Activations,
-    objective: Objective,
+    make_objective: Callable[[Any], Objective],
     numbers: Any,
     *,
     num_coordinates: int = 4,
 ) -> list[GradientCheck]:
     """`check_gradient` of many networks, whose parameters and `numbers` have a leading axis.
 
+    `make_objective` gives what is minimised, from the numbers in which the networks differ.
+
     `x` and `y` have it too where each network has data of its own.
     """
-    gradients, losses_along = _programs(activation, objective, 0 if np.ndim(x) == 3 else None)
+    gradients, losses_along = _programs(make_objective, 0 if np.ndim(x) == 3 else None)
     random = np.random.default_rng(0)
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):

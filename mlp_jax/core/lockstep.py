@@ -24,9 +24,8 @@ from mlp_jax.core import training
 from mlp_jax.core.course import Course, Member, Progress
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck, check_gradients
-from mlp_jax.core.network import num_params
+from mlp_jax.core.network import Params, num_params
 from mlp_jax.core.training import Metrics, Part, Training, TrainState
-from mlp_jax.core.types import Params
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import environment
@@ -85,8 +84,7 @@ def check_members(
         params,
         x,
         y,
-        base.training.activation,
-        lambda numbers: _training(base, numbers)[1:3],
+        lambda numbers: _training(base, numbers).objective,
         dict(numbers),
         num_coordinates=4 if num_params(base.params) < 100_000 else 1,
     )

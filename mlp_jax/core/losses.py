@@ -86,6 +86,15 @@ LOSSES: dict[tuple[str, str], Loss] = {
 }
 
 
+MATCHED_LOSS = {
+    "identity": "squared_error",
+    "sigmoid": "binary_cross_entropy",
+    "softmax": "cross_entropy",
+    "tanh": "squared_error",
+}
+"""The loss of an output where none is named."""
+
+
 def smoothed(loss: Loss, label_smoothing: float | Array) -> Loss:
     """Label smoothing: the target y of k classes becomes (1 − ε) y + ε/k.
 

@@ -1,25 +1,48 @@
-"""The network: initial parameters and the forward pass.
+"""The network: its parameters, their initial values and the forward pass.
 
     a^0 = x
     z^l = W^l a^{l-1} + b^l        for l = 1 … L
     a^l = g_l(z^l)                 for l = 1 … L−1
     ŷ   = O(z^L)
 
-Everything here is about one example; `jax.vmap` over x adds the batch.
+The functions are about one example; `jax.vmap` over x adds the batch. Shapes are written as
+`jaxtyping` annotations with these axis names:
+
+| axis       | size                                            |
+|------------|-------------------------------------------------|
+| `batch`    | examples in a batch                             |
+| `n_in`     | neurons of the layer before, n_{l-1}            |
+| `n_out`    | neurons of this layer, n_l                      |
+| `n_0`      | inputs of the network                           |
+| `n_L`      | outputs of the network                          |
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
-from mlp_jax.core.activations import Activation
+from mlp_jax.core.activations import ACTIVATIONS, Activation
 from mlp_jax.core.initializers import INITIALIZERS, Initializer
-from mlp_jax.core.losses import Loss
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss
+
+
+class Layer(NamedTuple):
+    """One dense layer, z = W a_prev + b."""
+
+    W: Float[Array, "n_out n_in"]
+    b: Float[Array, " n_out"]
+
+
+Params = tuple[Layer, ...]
+"""A network's parameters θ, from the first hidden layer to the output layer."""
 
 Activations = Activation | tuple[Activation, ...]
 """One activation for all hidden layers, or one for each."""
@@ -94,3 +117,145 @@ def predict(
 def num_params(params: Params) -> int:
     """Σ_l n_{l−1} n_l weights and Σ_l n_l biases."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as plain data: its sizes (n_0, …, n_L), and the functions in it by their names.
+
+    Names are those of `ACTIVATIONS`, `LOSSES` and `INITIALIZERS`; `activation` is one for all
+    hidden layers or a sequence with one for each. An `Activation` or a `Loss` of your own stands
+    in place of a name; a `Loss` brings its output with it. Where `output` or `loss` is left out,
+    it is the one that matches the other. Raises `ValueError` for what is no network.
+
+    >>> net = Network((2, 3, 1), activation="tanh", output="sigmoid")
+    >>> net.loss
+    'binary_cross_entropy'
+    >>> params = net.init(jax.random.key(0), "glorot_normal")
+    >>> [layer.W.shape for layer in params]
+    [(3, 2), (1, 3)]
+    >>> net.predict(params, jnp.zeros(2)).shape, net.predict(params, jnp.zeros((5, 2))).shape
+    ((1,), (5, 1))
+    """
+
+    sizes: Sequence[int]
+    activation: str | Activation | Sequence[str | Activation] = "tanh"
+    output: str | None = None
+    loss: str | Loss | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the fields and gives each its one form, so that equal networks are equal."""
+
+        def set_field(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        try:
+            set_field("sizes", tuple(operator.index(size) for size in self.sizes))
+        except TypeError:
+            raise ValueError(f"sizes={self.sizes!r}: must be whole numbers (n_0, …, n_L)") from None
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ValueError(
+                f"sizes={self.sizes}: must be (n_0, …, n_L), at least the numbers of inputs and of "
+                "outputs, each 1 or more"
+            )
+        if not isinstance(self.activation, str | Activation):
+            set_field("activation", tuple(self.activation))
+        _ = self.activation_functions  # raises where a name is none
+        if not isinstance(self.loss, Loss):
+            output, loss = _matched(self.output, self.loss)
+            set_field("output", output)
+            set_field("loss", loss)
+        elif self.output is not None:
+            raise ValueError(
+                f"output={self.output!r}: the loss that is given brings its own output; "
+                "leave output out"
+            )
+
+    @property
+    def activation_functions(self) -> tuple[Activation, ...]:
+        """The activation of each hidden layer."""
+        chosen, num_hidden = self.activation, len(self.sizes) - 2
+        each: Sequence[str | Activation]
+        each = (chosen,) * num_hidden if isinstance(chosen, str | Activation) else chosen
+        if len(each) != num_hidden:
+            raise ValueError(
+                f"activation={chosen!r}: {len(each)} activations for {num_hidden} hidden layers; "
+                "give one for all of them or one for each"
+            )
+        return tuple(
+            _named("activation", name, ACTIVATIONS) if isinstance(name, str) else name
+            for name in each
+        )
+
+    @property
+    def loss_function(self) -> Loss:
+        """The output activation and the loss behind it."""
+        if isinstance(self.loss, Loss):
+            return self.loss
+        assert self.output is not None and self.loss is not None
+        return LOSSES[self.output, self.loss]
+
+    def init(
+        self,
+        key: PRNGKeyArray,
+        initializer: str | Initializer = "glorot_uniform",
+        *,
+        scale: float | Array = 1.0,
+        bias_initializer: str | Initializer = "zeros",
+        dtype: DTypeLike = jnp.float32,
+    ) -> Params:
+        """Initial parameters, every weight times `scale`. The draws are made in float32."""
+        named = partial(_named, table=INITIALIZERS)
+        weights = named("initializer", initializer) if isinstance(initializer, str) else initializer
+        biases = bias_initializer
+        if isinstance(biases, str):
+            biases = named("bias_initializer", biases)
+        return _init_params(key, self.sizes, weights, biases, scale, jnp.dtype(dtype))
+
+    def logits(self, params: Params, x: ArrayLike) -> Float[Array, "*batch n_L"]:
+        """z^L of one example (n_0,) or of a batch (batch, n_0)."""
+        return self._of_examples(apply, params, x)
+
+    def predict(self, params: Params, x: ArrayLike) -> Float[Array, "*batch n_L"]:
+        """The output ŷ = O(z^L) of one example (n_0,) or of a batch (batch, n_0)."""
+        return self._of_examples(partial(predict, loss=self.loss_function), params, x)
+
+    def _of_examples(self, function: Callable[..., Array], params: Params, x: ArrayLike) -> Array:
+        x = jnp.asarray(x, params[0].W.dtype)
+        if x.ndim not in (1, 2) or x.shape[-1] != self.sizes[0]:
+            raise ValueError(
+                f"x has shape {x.shape}: the network takes one example, ({self.sizes[0]},), "
+                f"or a batch, (batch, {self.sizes[0]})"
+            )
+        activation = self.activation_functions
+        of_one = partial(function, params, activation=activation)
+        return of_one(x) if x.ndim == 1 else jax.vmap(of_one)(x)
+
+
+T = TypeVar("T")
+
+_init_params = jax.jit(
+    lambda key, sizes, weights, biases, scale, dtype: init_params(
+        key, sizes, weights, bias_initializer=biases, scale=scale, dtype=dtype
+    ),
+    static_argnums=(1, 2, 3, 5),
+)
+
+
+def _named(what: str, name: str, table: dict[str, T]) -> T:
+    if name not in table:
+        raise ValueError(f"{what}={name!r}: must be one of {', '.join(table)}")
+    return table[name]
+
+
+def _matched(output: str | None, loss: str | None) -> tuple[str, str]:
+    """The pair of `LOSSES` that has this output and this loss, as far as they are given."""
+    if output is None:
+        outputs = [o for o, name in LOSSES if loss in (None, name)]
+        output = outputs[0] if outputs else "identity"
+    if loss is None:
+        loss = MATCHED_LOSS.get(output, "squared_error")
+    if (output, loss) not in LOSSES:
+        pairs = ", ".join(f"{o} with {name}" for o, name in LOSSES)
+        raise ValueError(f"output={output!r} with loss={loss!r}: must be one of {pairs}")
+    return output, loss

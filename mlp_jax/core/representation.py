@@ -21,7 +21,7 @@ from scipy.stats import qmc
 
 from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import Layer, Params
 from mlp_jax.errors import UserError
 
 Number = int | float

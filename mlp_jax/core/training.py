@@ -10,11 +10,9 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from mlp_jax.core import metrics
-from mlp_jax.core.backprop import Penalty, backprop, batch_loss
-from mlp_jax.core.losses import Loss
-from mlp_jax.core.network import Activations, apply
+from mlp_jax.core.backprop import Objective, backprop, batch_loss
+from mlp_jax.core.network import Params, apply
 from mlp_jax.core.optimizers import LearningRate
-from mlp_jax.core.types import Params
 
 Metrics = dict[str, Array]
 
@@ -58,9 +56,7 @@ class Carry(NamedTuple):
 class Training(NamedTuple):
     """A training's fixed part: what is minimised, how, and what is measured."""
 
-    activation: Activations
-    loss: Loss
-    penalty: Penalty | None
+    objective: Objective
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: LearningRate
     batch_size: int
@@ -98,7 +94,7 @@ def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
 def gradient(training: Training, params: Params, batch: Part) -> tuple[Array, Params]:
     """The value that is minimised and its gradient, by backprop or by `jax.value_and_grad`."""
     differentiate = jax.value_and_grad(batch_loss) if training.autodiff else backprop
-    return differentiate(params, *batch, training.activation, training.loss, training.penalty)
+    return differentiate(params, batch.x, batch.y, *training.objective)
 
 
 def train_step(
@@ -106,16 +102,16 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One update of the parameters. Returns the batch's mean loss before it, penalty excluded."""
 
-    def objective(params: Params) -> Array:
-        return batch_loss(params, *batch, training.activation, training.loss, training.penalty)
+    def value_of(params: Params) -> Array:
+        return batch_loss(params, batch.x, batch.y, *training.objective)
 
     value, grads = gradient(training, state.params, batch)
     updates, opt_state = training.optimizer.update(
-        grads, state.opt_state, state.params, value=value, grad=grads, value_fn=objective
+        grads, state.opt_state, state.params, value=value, grad=grads, value_fn=value_of
     )
     params = optax.apply_updates(state.params, updates)
     # Compiled, this is a part of `value`, and a penalty that nothing else asks for costs nothing.
-    loss = batch_loss(state.params, *batch, training.activation, training.loss)
+    loss = batch_loss(state.params, batch.x, batch.y, *training.objective._replace(penalty=None))
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), loss
 
 
@@ -197,11 +193,12 @@ def evaluate(training: Training, params: Params, part: Part, max_batch: int = 20
     The examples are taken in batches of equal shape; the last one is filled up with copies that
     a mask leaves out, so that no example counts twice.
     """
+    activation, loss, _ = training.objective
 
     def measure(x: Array, y: Array) -> Metrics:
-        logits = apply(params, x, training.activation)
-        y_hat = training.loss.output(logits)
-        sums = {"loss": training.loss.value(logits, y)}
+        logits = apply(params, x, activation)
+        y_hat = loss.output(logits)
+        sums = {"loss": loss.value(logits, y)}
         if training.threshold is None:
             sums["squared_error"] = jnp.sum((y_hat - y) ** 2)
         else:

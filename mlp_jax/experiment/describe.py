@@ -16,8 +16,7 @@ from mlp_jax import data
 from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck
-from mlp_jax.core.network import num_params
-from mlp_jax.core.types import Params
+from mlp_jax.core.network import Params, num_params
 from mlp_jax.experiment import figures
 from mlp_jax.experiment import model as pyfunc
 from mlp_jax.experiment.console import Console

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import Layer, Params
 from mlp_jax.data import Dataset, Inputs, Preprocessing
 
 if TYPE_CHECKING:

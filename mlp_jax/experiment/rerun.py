@@ -13,7 +13,7 @@ from mlp_jax.config import saved as recorded
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import training
 from mlp_jax.core.fit import template
-from mlp_jax.core.types import Params
+from mlp_jax.core.network import Params
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoints import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted

@@ -126,9 +126,7 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
         problem.params,
         x,
         y,
-        fixed.activation,
-        fixed.loss,
-        fixed.penalty,
+        *fixed.objective,
         # Each is four forward passes in float64.
         num_coordinates=4 if num_params(problem.params) < 100_000 else 1,
     )

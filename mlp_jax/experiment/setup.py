@@ -17,13 +17,12 @@ from mlp_jax import data
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.backprop import Penalty
+from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.initializers import INITIALIZERS
-from mlp_jax.core.losses import LOSSES, Loss, class_weighted, smoothed
-from mlp_jax.core.network import Activations
+from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
+from mlp_jax.core.network import Activations, Layer, Params
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.training import Part, Training
-from mlp_jax.core.types import Layer, Params
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 
@@ -71,14 +70,6 @@ def numeric_settings(config: Experiment) -> Iterator[jax.Device]:
         yield device
 
 
-_MATCHED = {
-    "identity": "squared_error",
-    "sigmoid": "binary_cross_entropy",
-    "softmax": "cross_entropy",
-    "tanh": "squared_error",
-}
-
-
 def choose_output_and_loss(config: Experiment, dataset: Dataset) -> tuple[str, str]:
     """The pair that the config names; where it leaves one open, the matched one for the data."""
     output, loss = config.model.output, config.model.loss
@@ -88,7 +79,7 @@ def choose_output_and_loss(config: Experiment, dataset: Dataset) -> tuple[str, s
         pairs = [o for o, name in LOSSES if loss in (None, name)]
         output = fits_data if fits_data in pairs else pairs[0]
     if loss is None:
-        loss = _MATCHED[output] if num_classes else "squared_error"
+        loss = MATCHED_LOSS[output] if num_classes else "squared_error"
     if num_classes == 0 and (output == "softmax" or loss == "binary_cross_entropy"):
         raise UserError(
             f"model.output={output} model.loss={loss}: the target of {dataset.name} is a number, "
@@ -311,9 +302,11 @@ def make_training(
     )
     has_penalty = _is_positive(config.model.l2) or _is_positive(config.model.l1)
     return Training(
-        activation=_activations(config),
-        loss=_make_loss(config, dataset, pair),
-        penalty=Penalty(config.model.l2, config.model.l1) if has_penalty else None,
+        objective=Objective(
+            _activations(config),
+            _make_loss(config, dataset, pair),
+            Penalty(config.model.l2, config.model.l1) if has_penalty else None,
+        ),
         optimizer=make_optimizer(**vars(config.optimizer) | {"learning_rate": learning_rate}),
         learning_rate=learning_rate,
         batch_size=batch_size,

@@ -18,8 +18,14 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Penalty, backprop, batch_loss, deltas_of
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES, class_weighted, smoothed
-from mlp_jax.core.network import Activations, forward, hidden_activations, init_params
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import (
+    Activations,
+    Layer,
+    Params,
+    forward,
+    hidden_activations,
+    init_params,
+)
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 PENALTIES = {

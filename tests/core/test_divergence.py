@@ -17,11 +17,12 @@ from mlp_jax.commands import train
 from mlp_jax.commands.frame import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.divergence import first_non_finite
 from mlp_jax.core.fit import DivergedError, compile_programs, fit
 from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import Layer
 from mlp_jax.core.training import Part, Training, init_state
-from mlp_jax.core.types import Layer
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoints import Checkpoints
 from mlp_jax.experiment import run as experiment
@@ -36,9 +37,7 @@ NUM_LAYERS = 4
 
 def training_of(optimizer) -> Training:
     return Training(
-        activation=ACTIVATIONS["identity"],
-        loss=LOSSES["identity", "squared_error"],
-        penalty=None,
+        objective=Objective(ACTIVATIONS["identity"], LOSSES["identity", "squared_error"]),
         optimizer=optax.with_extra_args_support(optimizer),
         learning_rate=lambda step: jnp.float32(1),
         batch_size=1,

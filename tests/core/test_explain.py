@@ -15,7 +15,7 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop, batch_loss
 from mlp_jax.core.explain import MAX_PATHS, explain
 from mlp_jax.core.losses import LOSSES, smoothed
-from mlp_jax.core.types import Layer
+from mlp_jax.core.network import Layer
 from mlp_jax.errors import UserError
 
 SIGMOID, BINARY = ACTIVATIONS["sigmoid"], LOSSES["sigmoid", "binary_cross_entropy"]

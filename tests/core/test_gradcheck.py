@@ -15,8 +15,7 @@ from mlp_jax.core.backprop import Penalty, backprop
 from mlp_jax.core.gradcheck import GradientCheck, LayerCheck, check_gradient
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES, Loss, class_weighted, smoothed
-from mlp_jax.core.network import init_params
-from mlp_jax.core.types import Layer, Params
+from mlp_jax.core.network import Layer, Params, init_params
 
 CROSS_ENTROPY = LOSSES["softmax", "cross_entropy"]
 TANH = ACTIVATIONS["tanh"]

@@ -8,8 +8,7 @@ import pytest
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import apply, forward, init_params, num_params, predict
-from mlp_jax.core.types import Layer
+from mlp_jax.core.network import Layer, Network, apply, forward, init_params, num_params, predict
 
 TANH = ACTIVATIONS["tanh"]
 
@@ -97,3 +96,90 @@ def test_init_params_draws_every_array_from_its_own_key() -> None:
     assert len(np.unique(drawn)) == len(drawn)
     again = init_params(jax.random.key(0), (1, 5, 5, 5), normal, bias_initializer=normal)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, params, again))
+
+
+# --- Network: the same as plain data -------------------------------------------------------------
+
+
+def test_a_network_is_its_functions() -> None:
+    net = Network([3, 4, 5, 2], ["tanh", "relu"], "softmax", "cross_entropy")
+    params = net.init(
+        jax.random.key(3),
+        "he_normal",
+        scale=0.5,
+        bias_initializer="standard_normal",
+        dtype="float64",
+    )
+    same = init_params(
+        jax.random.key(3),
+        (3, 4, 5, 2),
+        INITIALIZERS["he_normal"],
+        bias_initializer=INITIALIZERS["standard_normal"],
+        scale=0.5,
+        dtype=jnp.float64,
+    )
+    for leaf, expected in zip(jax.tree.leaves(params), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-6)  # the draws are compiled together
+    x = np.linspace(-1, 1, 6).reshape(2, 3)
+    functions = (TANH, ACTIVATIONS["relu"])
+    for one, logits, y_hat in zip(x, net.logits(params, x), net.predict(params, x), strict=True):
+        assert_same = np.testing.assert_allclose
+        assert_same(logits, apply(params, jnp.array(one), functions), rtol=1e-14)
+        assert_same(net.logits(params, one), logits, rtol=1e-14)
+        assert_same(y_hat, jax.nn.softmax(logits), rtol=1e-14)
+        assert_same(net.predict(params, one), y_hat, rtol=1e-14)
+
+
+def test_equal_networks_are_equal_and_have_one_hash() -> None:
+    net = Network((2, 3, 1), ("tanh",), "sigmoid", "binary_cross_entropy")
+    same = Network([np.int64(2), 3, 1], ["tanh"], loss="binary_cross_entropy")
+    assert net == same and hash(net) == hash(same)
+    assert net != Network((2, 3, 1), ("relu",), "sigmoid")
+    own = Network((2, 3, 1), TANH, loss=LOSSES["tanh", "squared_error"])
+    assert hash(own) and own.activation_functions == (TANH,)
+
+
+@pytest.mark.parametrize(
+    ("given", "pair"),
+    [
+        ({}, ("identity", "squared_error")),
+        ({"output": "softmax"}, ("softmax", "cross_entropy")),
+        ({"output": "sigmoid"}, ("sigmoid", "binary_cross_entropy")),
+        ({"output": "tanh"}, ("tanh", "squared_error")),
+        ({"loss": "cross_entropy"}, ("softmax", "cross_entropy")),
+        ({"loss": "half_squared_error"}, ("identity", "half_squared_error")),
+    ],
+)
+def test_what_is_left_out_of_output_and_loss_matches_the_other(given, pair) -> None:
+    net = Network((2, 1), **given)
+    assert (net.output, net.loss) == pair
+    assert net.loss_function is LOSSES[pair]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sizes": (3,)}, r"sizes=\(3,\): must be \(n_0, …, n_L\)"),
+        ({"sizes": (3, 0, 1)}, r"sizes=\(3, 0, 1\): .* each 1 or more"),
+        ({"activation": "than"}, "activation='than': must be one of step, sigmoid, tanh"),
+        ({"activation": ("tanh", "than")}, "2 activations for 1 hidden layers"),
+        ({"output": "softmx"}, "output='softmx' with loss=.*: must be one of identity with sq"),
+        ({"output": "softmax", "loss": "binary_cross_entropy"}, "must be one of .*softmax with cr"),
+        ({"loss": "hinge"}, "loss='hinge': must be one of .*softmax with cross_entropy"),
+        ({"output": "tanh", "loss": LOSSES["tanh", "squared_error"]}, "leave output out"),
+    ],
+)
+def test_what_is_no_network_is_refused(fields, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Network(**{"sizes": (3, 4, 1)} | fields)
+
+
+def test_a_wrong_initializer_and_a_wrong_shape_are_refused() -> None:
+    net = Network((3, 4, 1))
+    with pytest.raises(ValueError, match="initializer='xavier': must be one of lecun_normal"):
+        net.init(jax.random.key(0), "xavier")
+    with pytest.raises(ValueError, match="bias_initializer='ones': must be one of lecun_normal"):
+        net.init(jax.random.key(0), bias_initializer="ones")
+    params = net.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4\): the network takes one example"):
+        net.predict(params, np.zeros((2, 4)))

@@ -13,6 +13,7 @@ import optax
 import pytest
 import yaml
 
+from mlp_jax.core.network import Layer
 from mlp_jax.core.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -21,7 +22,6 @@ from mlp_jax.core.optimizers import (
     make_optimizer,
     numbers_of,
 )
-from mlp_jax.core.types import Layer
 
 CONF = Path(__file__).parents[2] / "conf"
 NUM_STEPS = 40

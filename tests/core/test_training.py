@@ -11,7 +11,7 @@ import pytest
 
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.backprop import Penalty, backprop, batch_loss, penalty_value
+from mlp_jax.core.backprop import Objective, Penalty, backprop, batch_loss, penalty_value
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.optimizers import gradient_descent
@@ -26,15 +26,14 @@ def make_training(**changes):
         return jnp.asarray(0.5) / (1 + step)
 
     fixed = Training(
-        activation=ACTIVATIONS["tanh"],
-        loss=LOSSES["softmax", "cross_entropy"],
-        penalty=None,
+        objective=Objective(ACTIVATIONS["tanh"], LOSSES["softmax", "cross_entropy"]),
         optimizer=optax.with_extra_args_support(gradient_descent(eta)),
         learning_rate=eta,
         batch_size=BATCH_SIZE,
         threshold=0.5,
     )
-    return fixed._replace(**changes)
+    of_objective = {name: changes.pop(name) for name in Objective._fields if name in changes}
+    return fixed._replace(objective=fixed.objective._replace(**of_objective), **changes)
 
 
 def make_params(dtype="float64"):
@@ -130,7 +129,7 @@ def test_every_epoch_takes_each_example_at_most_once_in_a_new_order():
 def test_one_step_is_theta_minus_eta_grad():
     fixed, params, part = make_training(batch_size=NUM_EXAMPLES), make_params(), make_part()
     state, loss = training.train_step(fixed, training.init_state(fixed, params), part)
-    value, grads = backprop(params, *part, fixed.activation, fixed.loss)
+    value, grads = backprop(params, *part, *fixed.objective[:2])
     np.testing.assert_allclose(loss, value, rtol=1e-15)
     for new, old, grad in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(params), jax.tree.leaves(grads), strict=True
@@ -157,7 +156,7 @@ def test_the_reported_loss_costs_no_product_and_an_unasked_penalty_no_sum(autodi
         return program.count(" dot("), program.count(" reduce(")
 
     plain = make_training(autodiff=autodiff)
-    penalised = plain._replace(penalty=Penalty(l2=0.3, l1=0.2))
+    penalised = make_training(autodiff=autodiff, penalty=Penalty(l2=0.3, l1=0.2))
     params, batch = make_params(), make_part(BATCH_SIZE)
     state = training.init_state(plain, params)
     num_products, _ = count(partial(training.gradient, plain), params, batch)
@@ -171,9 +170,9 @@ def test_the_reported_loss_leaves_the_penalty_out_and_the_step_does_not():
     fixed = make_training(penalty=penalty, batch_size=NUM_EXAMPLES)
     params, part = make_params(), make_part()
     state, loss = training.train_step(fixed, training.init_state(fixed, params), part)
-    data_loss = batch_loss(params, *part, fixed.activation, fixed.loss)
+    data_loss = batch_loss(params, *part, *fixed.objective[:2])
     np.testing.assert_allclose(loss, data_loss, rtol=1e-14)
-    grads = jax.grad(batch_loss)(params, *part, fixed.activation, fixed.loss, penalty)
+    grads = jax.grad(batch_loss)(params, *part, *fixed.objective)
     np.testing.assert_allclose(state.params[0].W, params[0].W - 0.5 * grads[0].W, rtol=1e-12)
     assert penalty_value(params, penalty) > 0
 
@@ -182,8 +181,8 @@ def test_the_reported_loss_leaves_the_penalty_out_and_the_step_does_not():
 def test_evaluation_counts_every_example_once(num_examples):
     fixed, params, part = make_training(), make_params(), make_part(num_examples)
     measured = training.evaluate(fixed, params, part, max_batch=4)
-    logits = jax.vmap(lambda x: network.apply(params, x, fixed.activation))(part.x)
-    losses = jax.vmap(fixed.loss.value)(logits, part.y)
+    logits = jax.vmap(lambda x: network.apply(params, x, fixed.objective.activation))(part.x)
+    losses = jax.vmap(fixed.objective.loss.value)(logits, part.y)
     right = np.argmax(np.asarray(logits), axis=1) == np.argmax(np.asarray(part.y), axis=1)
     np.testing.assert_allclose(measured["loss"], np.mean(losses), rtol=1e-14)
     np.testing.assert_allclose(measured["accuracy"], np.mean(right), rtol=1e-14)
@@ -198,7 +197,7 @@ def test_evaluation_of_a_regression_is_scikit_learns_r2():
     )
     part = make_part()
     part = Part(part.x, part.x[:, :1] ** 2)
-    y_hat = jax.vmap(lambda x: network.apply(params, x, fixed.activation))(part.x)
+    y_hat = jax.vmap(lambda x: network.apply(params, x, fixed.objective.activation))(part.x)
     measured = training.evaluate(fixed, params, part, max_batch=4)
     np.testing.assert_allclose(measured["r2"], r2_score(part.y, y_hat), rtol=1e-12)
 

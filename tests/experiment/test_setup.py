@@ -109,7 +109,7 @@ def test_explicit_parameters_are_taken_as_they_are():
 
 def test_balanced_weights_weigh_every_class_alike():
     prepared = prepare("data=breast_cancer", "model.class_weights=balanced", "dtype=float64")
-    y, loss = prepared.train.y, prepared.training.loss
+    y, loss = prepared.train.y, prepared.training.objective.loss
     plain = LOSSES["sigmoid", "binary_cross_entropy"]
     z = jnp.array([0.3])
     weighted = np.array([
