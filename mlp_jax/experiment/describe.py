@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mlp_jax import data
@@ -18,8 +17,8 @@ from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.experiment import figures
-from mlp_jax.experiment import model as pyfunc
 from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def print_result(result: Result, console: Console) -> None:
     if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
         x, y = (np.asarray(array) for array in result.problem.train)
         y_hat = outputs(result, x)
-        raw = np.asarray(pyfunc.raw_inputs(result.problem.dataset, len(x))).round()
+        raw = np.asarray(data.raw_inputs(result.problem.dataset, len(x))).round()
         console.table(
             [*result.problem.dataset.feature_names, "target", "prediction"],
             [
@@ -209,18 +208,17 @@ def search_loss(name: str, value: float) -> float:
     return value if name.endswith("/loss") else -value
 
 
-def to_model(result: Result) -> pyfunc.Model:
+def to_model(result: Result) -> Model:
     """The trained network with all that a prediction from raw inputs takes."""
     problem, model = result.problem, result.problem.config.model
     names = model.activation
     if isinstance(names, str):
         names = [names] * len(model.hidden_sizes)
-    assert model.output is not None and model.loss is not None
-    return pyfunc.Model(
+    assert model.output is not None
+    return Model(
         params=result.fitted.params,
         activation=tuple(names),
         output=model.output,
-        loss=model.loss,
         class_names=problem.dataset.class_names,
         target_names=problem.dataset.target_names,
         preprocessing=problem.dataset.preprocessing,
@@ -229,10 +227,7 @@ def to_model(result: Result) -> pyfunc.Model:
 
 def outputs(result: Result, x: np.ndarray) -> np.ndarray:
     """ŷ of preprocessed inputs."""
-    model = to_model(result)
-    x_on_device = jnp.asarray(x, result.problem.config.dtype)
-    names = (model.activation, model.output, model.loss)
-    return np.asarray(pyfunc.predict_batch(model.params, x_on_device, *names))
+    return to_model(result).outputs(x)
 
 
 def draw_figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
@@ -260,9 +255,9 @@ def _class_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figu
     dataset, output = result.problem.dataset, str(result.problem.config.model.output)
 
     def scores(x: np.ndarray) -> np.ndarray:
-        return pyfunc.classify(outputs(result, x), output)[1]
+        return classify(outputs(result, x), output)[1]
 
-    labels, _, _ = pyfunc.classify(outputs(result, part.x), output)
+    labels, _, _ = classify(outputs(result, part.x), output)
     yield "confusion_matrix", figures.confusion_matrix(part.y, labels, dataset.class_names)
     if dataset.train.x.shape[1] == 2:
         train, names = dataset.train, dataset.feature_names

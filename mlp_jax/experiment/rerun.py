@@ -13,15 +13,15 @@ from mlp_jax.config import saved as recorded
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import training
 from mlp_jax.core.fit import template
-from mlp_jax.core.network import Params
+from mlp_jax.core.network import Layer, Params
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoints import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment
-from mlp_jax.experiment import model as pyfunc
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.prediction import Model
 from mlp_jax.experiment.setup import Problem
 from mlp_jax.tracking import store
 
@@ -94,7 +94,8 @@ def from_store(run_id: str, uri: str | None) -> Original:
         with TemporaryDirectory() as folder:
             uri = f"models:/{models[-1].model_id}"
             path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            return pyfunc.load(next(Path(path).rglob("params.npz")).parent).params
+            loaded = Model.load(next(Path(path).rglob("params.npz")).parent)
+            return tuple(Layer(*layer) for layer in loaded.params)
 
     return Original(
         run_id,

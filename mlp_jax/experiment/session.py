@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from mlp_jax import data
 from mlp_jax.config import saved as recorded
 from mlp_jax.core.fit import (
     DivergedError,
@@ -27,10 +27,10 @@ from mlp_jax.durable.saver import Saver
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe as summary
 from mlp_jax.experiment import environment
-from mlp_jax.experiment import model as pyfunc
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.interrupt import Interrupt
+from mlp_jax.experiment.model import save_model
 from mlp_jax.experiment.setup import Problem
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
@@ -226,7 +226,5 @@ class Session:
                 run.log_figure(figure, f"{name}.png")
                 self.interrupt.check()
         if config.tracking.model:
-            model = summary.to_model(result)
-            example = pyfunc.raw_inputs(self.problem.dataset, 5)
-            save = partial(pyfunc.save, model=model)
-            run.log_model(pyfunc.__name__, save, example, model.predict(example))
+            example = data.raw_inputs(self.problem.dataset, 5)
+            run.log_model(lambda path: save_model(path, summary.to_model(result), example))

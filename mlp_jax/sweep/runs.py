@@ -4,7 +4,6 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import yaml
 
+from mlp_jax import data
 from mlp_jax.config import saved as recorded
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
@@ -21,9 +21,9 @@ from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
 from mlp_jax.experiment import describe as summary
-from mlp_jax.experiment import environment, packaging
-from mlp_jax.experiment import model as pyfunc
+from mlp_jax.experiment import environment
 from mlp_jax.experiment.describe import Result
+from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import summary as overview
 from mlp_jax.sweep.jobs import Job, differences
@@ -320,16 +320,14 @@ class Family:
     def _attach_model(self, run_id: str, result: Result) -> None:
         from mlflow.entities import LoggedModelOutput
 
-        model = summary.to_model(result)
-        example = pyfunc.raw_inputs(result.problem.dataset, 5)
-        save = partial(pyfunc.save, model=model)
+        example = data.raw_inputs(result.problem.dataset, 5)
         experiment = self.client.get_run(run_id).info.experiment_id
         logged = self.client.create_logged_model(
             experiment, "model", source_run_id=run_id, model_type="mlp"
         )
         with TemporaryDirectory() as folder:
             path = Path(folder, "model")
-            packaging.save_model(path, pyfunc.__name__, save, example, model.predict(example))
+            save_model(path, summary.to_model(result), example)
             put_model_files(self.client, run_id, logged, path)
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
 

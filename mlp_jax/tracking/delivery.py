@@ -201,7 +201,7 @@ def put_model_files(
     model: "mlflow.entities.LoggedModel",
     path: Path,
 ) -> None:
-    """Gives a model that the store knows the files of `packaging.save_model`, its id in them.
+    """Gives a model that the store knows the files of MLflow's directory of it, its id in them.
 
     A kill leaves the files such that this can be done once more.
     """

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, Union
 
 from omegaconf import OmegaConf
 
-from mlp_jax.data import Dataset, Inputs
+from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError, redacted
-from mlp_jax.experiment import packaging
 from mlp_jax.tracking.delivery import MAX_METRICS
 from mlp_jax.tracking.journal import Entry, Journal, read_record
 from mlp_jax.tracking.links import base_url, run_url, ui_command
@@ -35,7 +34,6 @@ if TYPE_CHECKING:  # these take seconds to import
     import matplotlib.figure
     import mlflow
     import mlflow.entities
-    import pandas
 
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 5000
@@ -168,19 +166,10 @@ class Run:
     def _record(self, kind: str, body: dict[str, Any]) -> None:
         self._sender.put(self._journal.append(kind, body))
 
-    def log_model(
-        self,
-        loader: str,
-        save: Callable[[Path], None],
-        example: Inputs,
-        prediction: "pandas.DataFrame",
-    ) -> None:
-        """Logs a model without pickle, which `model_uri` then names.
-
-        The arguments are those of `packaging.save_model`.
-        """
+    def log_model(self, save: Callable[[Path], None]) -> None:
+        """Logs a model, which `model_uri` then names; `save` makes its directory for MLflow."""
         folder = self._new_folder()
-        packaging.save_model(self._journal.outbox / folder, loader, save, example, prediction)
+        save(self._journal.outbox / folder)
         self._record("model", {"folder": folder})
 
     def __enter__(self) -> "Run":

@@ -16,9 +16,10 @@ from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.data import load
-from mlp_jax.errors import UserError
-from mlp_jax.experiment import model as pyfunc
+from mlp_jax.data import load, raw_inputs
+from mlp_jax.experiment import prediction
+from mlp_jax.experiment.model import save_model, source
+from mlp_jax.experiment.prediction import FUNCTIONS, Model, classify
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
 
@@ -26,12 +27,12 @@ from mlp_jax.tracking import store
 MOONS = Synthetic("moons", 0, 0.0, True, 0.0, 50, 0.1)
 
 
-def make_model(dataset, output, loss, n_out, dtype="float32", activation=("tanh", "relu")):
+def make_model(dataset, output, n_out, dtype="float32", activation=("tanh", "relu")):
     sizes = (dataset.train.x.shape[1], *[5, 3][: len(activation)], n_out)
     initializer = INITIALIZERS["glorot_normal"]
     params = network.init_params(jax.random.key(0), sizes, initializer, dtype=dtype)
     names = dataset.class_names, dataset.target_names
-    return pyfunc.Model(params, activation, output, loss, *names, dataset.preprocessing)
+    return Model(params, activation, output, *names, dataset.preprocessing)
 
 
 def write_table(folder: Path) -> Table:
@@ -45,6 +46,41 @@ def write_table(folder: Path) -> Table:
     frame.to_csv(folder / "houses.csv", index=False)
     path = str(folder / "houses.csv")
     return Table("table", 0, 0.0, True, 0.0, path, "price", "auto", "refuse", [])
+
+
+# --- the functions of JAX, in NumPy -------------------------------------------------------------
+
+EXTREME = [-np.inf, -3e38, -1e4, -90, -20, 0.0, -0.0, 1e-30, 20, 90, 1e4, 3e38, np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_jax(name, dtype):
+    z = np.concatenate([EXTREME, np.linspace(-12, 12, 2001)]).astype(dtype)
+    with np.errstate(all="ignore"):
+        ours = FUNCTIONS[name](z)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, ACTIVATIONS[name].g(jax.numpy.array(z)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pair", LOSSES, ids="-".join)
+def test_outputs_are_those_of_jax(pair, dtype):
+    z = np.random.default_rng(0).normal(0, 10, (200, 3))
+    z = np.concatenate([z, np.array(EXTREME[:12]).reshape(-1, 3), np.zeros((1, 3))]).astype(dtype)
+    with np.errstate(all="ignore"):
+        ours = FUNCTIONS[pair[0]](z)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, jax.vmap(LOSSES[pair].output)(z), rtol=1e-6, atol=1e-6)
+
+
+def test_numbers_that_overflow_are_the_networks():
+    dataset = load(MOONS)
+    model = make_model(dataset, "sigmoid", 1, activation=("relu",))
+    x = np.array([[3e38, 3e38], [-3e38, 3e38], [np.inf, 0]], "float32")
+    loss = LOSSES["sigmoid", "squared_error"]
+    y_hat = jax.vmap(lambda x: network.predict(model.params, x, ACTIVATIONS["relu"], loss))(x)
+    np.testing.assert_allclose(model.outputs(x), y_hat, rtol=1e-6)
 
 
 # --- what the outputs mean ---------------------------------------------------------------------
@@ -61,7 +97,7 @@ def write_table(folder: Path) -> Table:
     ],
 )
 def test_classify(output, y_hat, labels, scores, kind):
-    got_labels, got_scores, got_kind = pyfunc.classify(np.array(y_hat), output)
+    got_labels, got_scores, got_kind = classify(np.array(y_hat), output)
     np.testing.assert_array_equal(got_labels, labels)
     np.testing.assert_allclose(got_scores, scores)
     assert got_kind == kind
@@ -69,8 +105,8 @@ def test_classify(output, y_hat, labels, scores, kind):
 
 def test_classes_are_named_with_a_column_for_each():
     dataset = load(ScikitLearn("iris", 0, 0.0, True, 0.0))
-    model = make_model(dataset, "softmax", "cross_entropy", 3)
-    frame = model.predict(pyfunc.raw_inputs(dataset, 20))
+    model = make_model(dataset, "softmax", 3)
+    frame = model.predict(raw_inputs(dataset, 20))
     columns = [f"probability_{name}" for name in ("setosa", "versicolor", "virginica")]
     assert list(frame.columns) == ["prediction", *columns]
     np.testing.assert_allclose(frame[columns].sum(axis=1), 1, rtol=1e-6)
@@ -82,11 +118,14 @@ def test_classes_are_named_with_a_column_for_each():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_predictions_are_the_networks_in_units_of_the_target(dtype):
     dataset = load(ScikitLearn("diabetes", 0, 0.0, True, 0.0))
-    model = make_model(dataset, "identity", "squared_error", 1, dtype)
-    activation, loss = (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]), LOSSES[model.output, model.loss]
+    model = make_model(dataset, "identity", 1, dtype)
+    activation, loss = (
+        (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]),
+        LOSSES["identity", "squared_error"],
+    )
     x = dataset.train.x.astype(dtype)
     y_hat = jax.vmap(lambda x: network.predict(model.params, x, activation, loss))(x)
-    frame = model.predict(pyfunc.raw_inputs(dataset, len(x)))
+    frame = model.predict(raw_inputs(dataset, len(x)))
     expected = np.asarray(y_hat) * dataset.preprocessing.y_scale + dataset.preprocessing.y_shift
     tolerance = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(frame[["prediction"]], expected, rtol=tolerance)
@@ -95,7 +134,7 @@ def test_predictions_are_the_networks_in_units_of_the_target(dtype):
 def test_raw_inputs_are_the_users_rows(tmp_path):
     config = write_table(tmp_path)
     dataset = load(config)
-    raw = pyfunc.raw_inputs(dataset, 7)
+    raw = raw_inputs(dataset, 7)
     expected = pd.read_csv(config.path)[["size", "town", "age"]][:7]
     pd.testing.assert_frame_equal(raw, expected, check_dtype=False)
 
@@ -107,26 +146,26 @@ def test_raw_inputs_are_the_users_rows(tmp_path):
 @pytest.mark.parametrize("activation", [(), ("tanh",), ("tanh", "relu")])
 def test_saved_and_loaded_is_the_same(tmp_path, dtype, activation):
     dataset = load(MOONS)
-    model = make_model(dataset, "sigmoid", "binary_cross_entropy", 1, dtype, activation)
-    pyfunc.save(tmp_path, model)
+    model = make_model(dataset, "sigmoid", 1, dtype, activation)
+    model.save(tmp_path)
     with jax.enable_x64(False):  # as in a process that serves it
-        loaded = pyfunc.load(tmp_path)
+        loaded = Model.load(tmp_path)
     assert jax.tree.map(lambda a: a.dtype, loaded.params) == jax.tree.map(
         lambda a: a.dtype, model.params
     )
     assert loaded[1:-1] == model[1:-1]
-    raw = pyfunc.raw_inputs(dataset, 50)
+    raw = raw_inputs(dataset, 50)
     with jax.enable_x64(False):
         frame = loaded.predict(raw)
     pd.testing.assert_frame_equal(frame, model.predict(raw), check_exact=True)
 
 
 def test_pickled_parameters_are_refused(tmp_path):
-    model = make_model(load(MOONS), "sigmoid", "binary_cross_entropy", 1)
-    pyfunc.save(tmp_path, model)
+    model = make_model(load(MOONS), "sigmoid", 1)
+    model.save(tmp_path)
     np.savez(tmp_path / "params.npz", W1=np.array([{}], object), b1=np.zeros(1))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        pyfunc.load(tmp_path)
+        Model.load(tmp_path)
 
 
 # --- through MLflow ----------------------------------------------------------------------------
@@ -138,14 +177,9 @@ def client(tmp_path_factory):
 
 
 def log(client, dataset, model):
-    example = pyfunc.raw_inputs(dataset, 3)
+    example = raw_inputs(dataset, 3)
     with tracking.start(client, "models", "r", params={}) as run:
-        run.log_model(
-            pyfunc.__name__,
-            lambda folder: pyfunc.save(folder, model),
-            example,
-            model.predict(example),
-        )
+        run.log_model(lambda path: save_model(path, model, example))
     assert run.is_delivered
     return run, run.model_uri
 
@@ -153,7 +187,7 @@ def log(client, dataset, model):
 @pytest.fixture(scope="module")
 def moons(client):
     dataset = load(MOONS)
-    model = make_model(dataset, "sigmoid", "binary_cross_entropy", 1)
+    model = make_model(dataset, "sigmoid", 1)
     mlflow.set_tracking_uri(client.tracking_uri)
     run, uri = log(client, dataset, model)
     return model, run, mlflow.pyfunc.load_model(uri)
@@ -185,10 +219,12 @@ def test_model_has_signature_example_requirements_and_no_pickle(moons):
     assert loaded.input_example.shape == (3, 2)
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{loaded.model_id}"))
     requirements = (folder / "requirements.txt").read_text().split()
-    assert f"jax=={jax.__version__}" in requirements
+    assert [line.partition("==")[0] for line in requirements] == ["mlflow", "numpy", "pandas"]
+    assert f"numpy=={np.__version__}" in requirements
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"data/network/params.npz", "data/network/network.json"} <= names
-    assert "code/mlp_jax/experiment/model.py" in names
+    (code,) = (name for name in names if name.startswith("code/"))
+    assert Path(folder, code).read_text(encoding="utf-8") == source()
     assert not [name for name in names if "pycache" in name or name.endswith((".pkl", ".pickle"))]
 
 
@@ -202,7 +238,7 @@ def test_wrong_shape_is_refused(moons, raw):
 def test_table_goes_by_column_names(client, tmp_path):
     config = write_table(tmp_path)
     dataset = load(config)
-    model = make_model(dataset, "identity", "squared_error", 1)
+    model = make_model(dataset, "identity", 1)
     mlflow.set_tracking_uri(client.tracking_uri)
     _, uri = log(client, dataset, model)
     loaded = mlflow.pyfunc.load_model(uri)
@@ -211,16 +247,17 @@ def test_table_goes_by_column_names(client, tmp_path):
     pd.testing.assert_frame_equal(loaded.predict(frame[["town", "age", "size"]]), expected)
     with pytest.raises(MlflowException, match=r"missing inputs \['town'\]"):
         loaded.predict(frame.drop(columns="town"))
-    with pytest.raises(UserError, match=r"'age'.*must be numbers"):
+    with pytest.raises(Exception, match=r"'age'.*must be numbers") as refused:
         loaded.predict(frame.assign(age="old"))
+    assert refused.type.__name__ == "UserError"  # of the model's own code
 
 
 WITHOUT_THE_PACKAGE = """
 import sys, mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
-import mlp_jax
-assert "code/mlp_jax" in mlp_jax.__file__.replace(chr(92), "/"), mlp_jax.__file__
+found = {"jax", "mlp_jax", "omegaconf", "optax"} & set(sys.modules)
+assert not found, found
 print(float(model.predict(np.zeros((1, 2)))["probability_1"][0]))
 """
 
@@ -240,3 +277,25 @@ def test_loads_where_the_package_is_not_installed(client, moons, tmp_path):
     assert done.returncode == 0, done.stderr
     expected = model.predict(np.zeros((1, 2)))["probability_1"][0]
     assert float(done.stdout) == pytest.approx(expected, rel=1e-6)
+
+
+BESIDE_THE_PACKAGE = """
+import sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.pyfunc.load_model(sys.argv[2])
+from mlp_jax.commands.frame import compose
+print(compose(["+exp=xor"]).data.name)
+"""
+
+
+def test_a_loaded_model_leaves_the_package_alone(client, moons, tmp_path):
+    uri = f"models:/{moons[2].model_id}"
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_THE_PACKAGE, client.tracking_uri, uri],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(prediction.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "xor\n", done.stderr

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlp_jax.commands import sync
+from mlp_jax.data.preprocessing import Column, Preprocessing
+from mlp_jax.experiment.model import save_model
+from mlp_jax.experiment.prediction import Model
 from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking import run as tracking
 from tests.faults.rows import Row
@@ -24,6 +27,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NUM_STEPS = 60
+MODEL = Model(
+    params=((np.zeros((1, 3)), np.zeros(1)),),
+    activation=(),
+    output="identity",
+    class_names=(),
+    target_names=("y",),
+    preprocessing=Preprocessing(
+        tuple(map(Column, "abc")), np.zeros(3), np.ones(3), np.zeros(1), np.ones(1)
+    ),
+)
 _Faults = Mapping[int, Callable[[], None]]
 """What happens to the store just before the training logs a step."""
 
@@ -77,13 +90,7 @@ def log(run: tracking.Run, faults: _Faults) -> tuple[float, float]:
 
 
 def _log_model(run: tracking.Run) -> None:
-    import pandas as pd
-
-    def save(directory: Path) -> None:
-        (directory / "network.json").write_text("{}")
-
-    example, prediction = np.zeros((2, 3)), pd.DataFrame({"prediction": [0.0, 1.0]})
-    run.log_model("mlp_jax.experiment.model", save, example, prediction)
+    run.log_model(lambda path: save_model(path, MODEL, np.zeros((2, 3))))
 
 
 def problems(run: tracking.Run, experiment: str) -> list[str]:

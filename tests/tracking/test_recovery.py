@@ -10,15 +10,15 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mlp_jax.commands import sync
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import packaging
+from mlp_jax.experiment.model import save_model
 from mlp_jax.tracking import delivery, journal, liveness, recovery, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.journal import BusyError, Journal
+from tests.faults.tracking_faults import MODEL
 
 OWN = liveness.this_process()
 DEAD = {"host": OWN.host, "process": str(OWN._replace(started="1"))}
@@ -419,10 +419,7 @@ def test_a_kill_as_a_model_is_sent_leaves_a_model_that_can_be_sent(tmp_path, mon
         Path(path).write_text("")
         raise KeyboardInterrupt
 
-    example, prediction = np.zeros((2, 3)), pd.DataFrame({"prediction": [0.0, 1.0]})
-    packaging.save_model(
-        tmp_path / "model", "mlp_jax.experiment.model", lambda directory: None, example, prediction
-    )
+    save_model(tmp_path / "model", MODEL, np.zeros((2, 3)))
     logged = SimpleNamespace(model_id="m-1", artifact_location="here")
     client = Mock()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

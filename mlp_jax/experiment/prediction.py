@@ -1,0 +1,146 @@
+"""A trained network in NumPy: raw inputs in, predictions out.
+
+This file travels with each model, behind `errors` and `data.preprocessing`, so it imports nothing
+else of ours. A model then needs neither this package nor JAX where it is used.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mlp_jax.data.preprocessing import Inputs, Preprocessing
+
+if TYPE_CHECKING:  # takes half a second to import
+    import pandas
+
+_erf = np.vectorize(math.erf, otypes=[float])
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.abs(z))  # does not overflow
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def _elu(z: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "step": lambda z: (z >= 0).astype(z.dtype),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "identity": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "leaky_relu": lambda z: np.where(z >= 0, z, 0.01 * z),
+    "elu": _elu,
+    "selu": lambda z: _SELU_SCALE * _elu(z, _SELU_ALPHA),
+    "softplus": lambda z: np.logaddexp(z, 0),
+    "silu": lambda z: z * _sigmoid(z),
+    "gelu": lambda z: z * (0.5 * (1 + _erf(z / math.sqrt(2)))).astype(z.dtype),
+    "softsign": lambda z: z / (1 + np.abs(z)),
+    "softmax": _softmax,
+}
+"""The activations and the outputs by their names, as `core` has them for JAX."""
+
+
+class Model(NamedTuple):
+    """A network by the names of its parts, with what its inputs and outputs mean."""
+
+    params: tuple[tuple[Any, Any], ...]
+    """W and b of each layer."""
+    activation: tuple[str, ...]
+    """One for each hidden layer."""
+    output: str
+    class_names: tuple[str, ...]
+    """Empty for regression."""
+    target_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def predict(self, raw: Inputs) -> "pandas.DataFrame":
+        """Predictions for raw inputs: a table with the columns of the training data, or an array.
+
+        Numbers are in their own units. A class is named, beside a column for each class:
+        `probability_NAME` where the output is a probability, else `score_NAME`.
+        """
+        import pandas as pd
+
+        y_hat = self.outputs(self.preprocessing.encode(raw))
+        if not self.class_names:
+            targets = self.preprocessing.decode_targets(y_hat)
+            one = targets.shape[1] == 1
+            names = ["prediction"] if one else [f"prediction_{n}" for n in self.target_names]
+            return pd.DataFrame(targets, columns=names)
+        labels, scores, kind = classify(y_hat, self.output)
+        frame = pd.DataFrame(scores, columns=[f"{kind}_{name}" for name in self.class_names])
+        frame.insert(0, "prediction", np.array(self.class_names)[labels])
+        return frame
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """ŷ of preprocessed inputs, a row for each example.
+
+        a^l = g_l(W^l a^{l-1} + b^l), and O in the last layer.
+        """
+        layers = [(np.asarray(W), np.asarray(b)) for W, b in self.params]
+        a = x.astype(layers[0][0].dtype)
+        with np.errstate(all="ignore"):  # a number may overflow, as it may in JAX
+            for (W, b), name in zip(layers, (*self.activation, self.output), strict=True):
+                a = FUNCTIONS[name](a @ W.T + b)
+        return a
+
+    def save(self, directory: Path) -> None:
+        """Writes params.npz (W1, b1, W2, …) and network.json; nothing is pickled."""
+        arrays = {
+            f"{name}{number}": np.asarray(array)
+            for number, layer in enumerate(self.params, start=1)
+            for name, array in zip("Wb", layer, strict=True)
+        }
+        np.savez(directory / "params.npz", allow_pickle=False, **arrays)
+        names = self._asdict() | {"preprocessing": self.preprocessing.to_dict()}
+        del names["params"]
+        (directory / "network.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Model":
+        with np.load(directory / "params.npz", allow_pickle=False) as arrays:
+            params = tuple(
+                (arrays[f"W{number}"], arrays[f"b{number}"])
+                for number in range(1, len(arrays.files) // 2 + 1)
+            )
+        names = json.loads((directory / "network.json").read_text(encoding="utf-8"))
+        return cls(
+            params,
+            activation=tuple(names["activation"]),
+            output=names["output"],
+            class_names=tuple(names["class_names"]),
+            target_names=tuple(names["target_names"]),
+            preprocessing=Preprocessing.from_dict(names["preprocessing"]),
+        )
+
+
+def classify(y_hat: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Predicted labels, a score for each class, and what a score is: `probability` or `score`.
+
+    A single output is that of the second of two classes, the first has 1 − ŷ; for tanh, with
+    targets −1 and 1, it is (1 + ŷ)/2. Several sigmoids are scores: they need not sum to 1.
+    """
+    if y_hat.shape[1] > 1:
+        kind = "probability" if output == "softmax" else "score"
+        return y_hat.argmax(axis=1), y_hat, kind
+    second = (1 + y_hat) / 2 if output == "tanh" else y_hat
+    kind = "score" if output == "identity" else "probability"
+    return (second[:, 0] >= 0.5).astype(int), np.hstack([1 - second, second]), kind
+
+
+def _load_pyfunc(path: str) -> Model:
+    """What MLflow calls."""
+    return Model.load(Path(path))
