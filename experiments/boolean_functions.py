@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.network import Params, apply
-from mlp_jax.core.representation import (
+from mlp_jax.core.boolean import (
     boolean,
     boolean_padded,
     fewest_hidden_units,
@@ -29,6 +28,7 @@ from mlp_jax.core.representation import (
     truth_tables,
     vertices,
 )
+from mlp_jax.core.network import Params, apply
 
 STEP = ACTIVATIONS["step"]
 SEPARABLE = {1: 4, 2: 14, 3: 104, 4: 1882}

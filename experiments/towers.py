@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.network import Layer, Params, apply
-from mlp_jax.core.representation import approximate, outputs, sigmoid_step, staircase, tower
+from mlp_jax.core.towers import outputs, sigmoid_step, staircase, tower, towers
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 LIPSCHITZ = 7.0
@@ -77,9 +77,9 @@ def measure() -> Results:
             "1 − 2σ(−wΔ/2)",
         ),
     ]
-    children, towers, trapped = [], [], []
+    children, built, trapped = [], [], []
     for eps, (num_towers, achieved) in LECTURE.items():
-        g = approximate(f, (0, 1), eps, LIPSCHITZ)
+        g = towers(f, (0, 1), eps, LIPSCHITZ)
         trap = sup_error(with_edges_at_the_ends(g.params))
         rows += [
             Row(f"towers N for ε = {eps}", g.num_towers, num_towers, "⌈L(b−a)/(1.8ε)⌉"),
@@ -92,7 +92,7 @@ def measure() -> Results:
                 {"sup_error": g.sup_error, "bound": g.bound, "sup_error_with_end_edges": trap},
             )
         )
-        towers.append(g)
+        built.append(g)
         trapped.append(trap)
     rows.append(
         Row(f"sup error with edges at the ends, ε = {eps}", trap, abs(f(np.ones(1)))[0] / 2,
@@ -111,7 +111,7 @@ def measure() -> Results:
         f"miss f by {g.sup_error:.4f} at most, and the bound proves {g.bound:.4f}; edges at the "
         f"interval's ends would leave an error of {trap:.2f} for ever.",
         rows=rows,
-        arrays={"towers": towers, "trapped": trapped, "sweep": sweep},
+        arrays={"towers": built, "trapped": trapped, "sweep": sweep},
         children=children,
     )
 
@@ -160,11 +160,11 @@ def draw_trap(ax: Axes) -> None:
 
 
 def draw_error(ax: Axes, results: Results) -> None:
-    towers = results.arrays["towers"]
-    N = [g.num_towers for g in towers]
+    built = results.arrays["towers"]
+    N = [g.num_towers for g in built]
     ax.loglog(N, results.arrays["trapped"], ":^", color="#0072B2", label="edges at the ends")
-    ax.loglog(N, [g.bound for g in towers], "--", color="black", label="bound")
-    ax.loglog(N, [g.sup_error for g in towers], "-o", color="#D55E00", label="measured")
+    ax.loglog(N, [g.bound for g in built], "--", color="black", label="bound")
+    ax.loglog(N, [g.sup_error for g in built], "-o", color="#D55E00", label="measured")
     ax.set(xlabel="towers N", ylabel="sup |network − f|", title="Error and certificate")
     ax.set_xticks(N, map(str, N))
     ax.minorticks_off()

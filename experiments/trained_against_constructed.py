@@ -1,6 +1,6 @@
 """Does gradient descent find networks as good as the ones that can be constructed?
 
-The lecture's f on [0, 1] with equal width: the staircase of `representation.approximate`, the same
+The lecture's f on [0, 1] with equal width: the staircase of `towers`, the same
 network trained on, one with gentler edges trained on, and random starts (LeCun), all with Adam and
 a cosine schedule. Barron's bound for n units is (V/2)²/n for the squared L2 error, V being f's
 total variation (f is a mean of steps ±V/2: Barron 1993, Lemma 1); in one dimension the staircase
@@ -26,7 +26,7 @@ from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Params, apply
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.core.representation import approximate, staircase
+from mlp_jax.core.towers import staircase, towers
 from mlp_jax.core.training import Part, Training
 
 LIPSCHITZ = 7.0
@@ -88,7 +88,7 @@ def train(
 
 
 def compare(eps: float, num_seeds: int = NUM_SEEDS, num_steps: int = NUM_STEPS) -> Comparison:
-    approximation = approximate(f, (0, 1), eps, LIPSCHITZ)
+    approximation = towers(f, (0, 1), eps, LIPSCHITZ)
     num_towers = approximation.num_towers
     gentle = staircase(f, (0, 1), num_towers, GENTLE * num_towers)
     constructed = jax.tree.map(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.network import Params
-from mlp_jax.core.representation import (
+from mlp_jax.core.towers import (
     Approximation,
     Ridge,
     approximate_by_grids,

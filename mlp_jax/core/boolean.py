@@ -1,0 +1,187 @@
+"""Networks that compute a Boolean function exactly: constructed, not trained.
+
+Their `params` are ordinary ones for a network with the activation `step`; the output is 1 where
+the logit is ≥ 0. Minsky & Papert 1969, "Perceptrons".
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float
+
+from mlp_jax.core.network import Layer, Params
+from mlp_jax.errors import UserError
+
+MAX_WEIGHTS = 2**24
+"""The most weights that one layer of a construction may have: 128 MiB in float64."""
+
+
+def check_weights(what: str, num_weights: int) -> None:
+    """Raises `UserError` where one layer of a construction would have too many weights."""
+    if num_weights > MAX_WEIGHTS:
+        raise UserError(
+            f"{what} takes a layer of {num_weights:,} weights; at most {MAX_WEIGHTS:,} are allowed."
+        )
+
+
+def boolean(truth_table: Sequence[bool | int] | np.ndarray) -> Params:
+    """A `step` network whose logit is ≥ 0 exactly where `truth_table` is true.
+
+    The table has 2^n values, in the order of `vertices(n)`; `UserError` for anything else. There
+    is one hidden unit for each vertex v of the smaller class, which fires at v alone:
+
+        h_v = H((2v − 1)·x + ½ − |v|)        ŷ = H(Σ_v h_v − ½), or with a minus sign
+
+    >>> xor = boolean([0, 1, 1, 0])
+    >>> H = ACTIVATIONS["step"]
+    >>> [bool(apply(xor, x, H)[0] >= 0) for x in jnp.asarray(vertices(2))]
+    [False, True, True, False]
+    """
+    table = np.asarray(truth_table)
+    if table.ndim != 1 or not np.isin(table, (0, 1)).all():
+        raise UserError(f"truth table {table}: give a flat list of 0 and 1.")
+    hidden, output = boolean_padded(jnp.asarray(table.astype(bool)))
+    num_ones = int(table.sum())
+    num_units = max(1, min(num_ones, len(table) - num_ones))
+    return (
+        Layer(hidden.W[:num_units], hidden.b[:num_units]),
+        Layer(output.W[:, :num_units], output.b),
+    )
+
+
+def boolean_padded(truth_table: Bool[Array, " vertices"]) -> Params:
+    """`boolean` with 2^(n−1) hidden units for every function, for use under `jit` and `vmap`.
+
+    The units that a function does not need come last and never fire.
+
+    >>> jax.vmap(boolean_padded)(jnp.asarray(truth_tables(3)))[0].W.shape
+    (256, 4, 3)
+    """
+    num_inputs = _num_inputs(truth_table.shape[0])
+    max_units = truth_table.shape[0] // 2
+    complemented = jnp.sum(truth_table) > max_units
+    in_class = truth_table ^ complemented
+    v = jnp.asarray(vertices(num_inputs))[jnp.argsort(~in_class)[:max_units]]
+    used = jnp.arange(max_units) < jnp.sum(in_class)
+    sign = jnp.where(complemented, -1.0, 1.0).astype(v.dtype)
+    return (
+        Layer(
+            W=jnp.where(used[:, None], 2 * v - 1, 0),  # h_v = H((2v − 1)·x + ½ − |v|)
+            b=jnp.where(used, 0.5 - jnp.sum(v, axis=1), -1),
+        ),
+        Layer(W=jnp.full((1, max_units), sign), b=-sign[None] / 2),  # ±(Σh − ½)
+    )
+
+
+def parity(num_inputs: int) -> Params:
+    """A `step` network for the parity of n inputs, with n hidden units instead of 2^(n−1).
+
+    h_k = H(Σx − (k − ½)), output H(h_1 − h_2 + h_3 − … − ½). Minsky & Papert 1969.
+
+    >>> parity(2)[1].W.tolist()
+    [[1.0, -1.0]]
+    """
+    if num_inputs < 1:
+        raise UserError(f"parity of {num_inputs} inputs: at least 1 is needed.")
+    check_weights(f"parity of n={num_inputs} inputs", num_inputs**2)
+    k = np.arange(1, num_inputs + 1)
+    return (
+        Layer(jnp.ones((num_inputs, num_inputs)), jnp.asarray(0.5 - k)),
+        Layer(jnp.asarray((-1.0) ** (k + 1))[None, :], jnp.asarray([-0.5])),
+    )
+
+
+def vertices(num_inputs: int) -> Float[np.ndarray, "vertices n_0"]:
+    """All Boolean inputs, in the order of a truth table: 0…00, 0…01, 0…10, …
+
+    >>> vertices(2).tolist()
+    [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    """
+    numbers = np.arange(2**num_inputs)[:, None]
+    return (numbers >> np.arange(num_inputs)[::-1] & 1).astype(float)
+
+
+def truth_tables(num_inputs: int) -> Bool[np.ndarray, "functions vertices"]:
+    """Every Boolean function of 1 to 4 inputs; bit i of row k's number k is its value at vertex i.
+
+    >>> truth_tables(1).astype(int).tolist()
+    [[0, 0], [1, 0], [0, 1], [1, 1]]
+    """
+    if not 1 <= num_inputs <= 4:
+        raise UserError(f"all functions of {num_inputs} inputs: allowed are 1 to 4 inputs.")
+    numbers = np.arange(2**2**num_inputs)[:, None]
+    return (numbers >> np.arange(2**num_inputs) & 1).astype(bool)
+
+
+def _num_inputs(num_vertices: int) -> int:
+    num_inputs = num_vertices.bit_length() - 1
+    if num_inputs < 1 or num_vertices != 2**num_inputs:
+        raise UserError(
+            f"a truth table of {num_vertices} values: a function of n inputs has 2**n, so give "
+            "2, 4, 8, 16, …"
+        )
+    check_weights(f"a truth table of n={num_inputs} inputs", num_inputs * 2 ** (num_inputs - 1))
+    return num_inputs
+
+
+def linearly_separable(
+    tables: Bool[np.ndarray, "functions vertices"],
+) -> Bool[np.ndarray, " functions"]:
+    """Which Boolean functions one perceptron can represent, of at most 7 inputs.
+
+    A function is not linearly separable if x + x' = y + y' for some x, x' where it is true and
+    y, y' where it is false. For up to 7 inputs the converse holds as well: linear programs find
+    weights for every other function. Muroga 1971, "Threshold logic and its applications".
+
+    >>> np.flatnonzero(~linearly_separable(truth_tables(2))).tolist()  # XOR and its complement
+    [6, 9]
+    """
+    num_inputs = _num_inputs(tables.shape[1])
+    if num_inputs > 7:
+        raise UserError(f"linear separability of functions of {num_inputs} inputs: at most 7.")
+    first, second = np.triu_indices(2**num_inputs)
+    v = vertices(num_inputs)
+    sums = (v[first] + v[second]) @ 3 ** np.arange(num_inputs)  # x + x' as a number in base 3
+
+    def sums_of(tables: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(tables), 3**num_inputs), bool)
+        function, pair = np.nonzero(tables[:, first] & tables[:, second])
+        found[function, sums[pair].astype(int)] = True
+        return found
+
+    return ~(sums_of(tables) & sums_of(~tables)).any(axis=1)
+
+
+def fewest_hidden_units(num_inputs: int) -> np.ndarray:
+    """The fewest `step` units in one hidden layer that represent each function of 1 to 3 inputs.
+
+    By exhaustion over the linearly separable functions of the inputs for the hidden units and of
+    the hidden units for the output. The order is that of `truth_tables`.
+
+    >>> fewest_hidden_units(2).tolist()
+    [1, 1, 1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    """
+    if not 1 <= num_inputs <= 3:
+        raise UserError(f"fewest hidden units for {num_inputs} inputs: allowed are 1 to 3 inputs.")
+
+    def separable(num_inputs: int) -> np.ndarray:
+        tables = truth_tables(num_inputs)
+        return tables[linearly_separable(tables)]
+
+    # A unit and its complement serve alike, because the output may complement its inputs.
+    units = separable(num_inputs)
+    units = units[~units[:, 0]]
+    place_values = 2 ** np.arange(2**num_inputs)
+    fewest = np.zeros(2**2**num_inputs, int)
+    num_units = 0
+    while not fewest.all():
+        num_units += 1
+        chosen = np.array(list(itertools.combinations(range(len(units)), num_units)))
+        hidden = np.moveaxis(units[chosen], 1, -1) @ 2 ** np.arange(num_units)
+        for output in separable(num_units):
+            functions = np.unique(output[hidden] @ place_values)
+            fewest[functions[fewest[functions] == 0]] = num_units
+    return fewest
