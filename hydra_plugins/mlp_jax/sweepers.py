@@ -136,7 +136,9 @@ class OptunaSweeper(RandomSweeper):
     def search(self, dimensions: Sequence[Any]) -> Any:
         from mlp_jax.sweep import search
 
-        with closing(search.Study(dimensions, self.seed, self.storage, self.study_name)) as study:
+        resume = search.resumes(dimensions)
+        study = search.Study(dimensions, self.seed, self.storage, self.study_name, resume=resume)
+        with closing(study):
             for start in range(0, self.num_trials, self.batch_size):
                 losses = yield study.ask(min(self.batch_size, self.num_trials - start))
                 study.tell(losses)

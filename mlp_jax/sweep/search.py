@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 from mlp_jax.config.schema import find_field
 from mlp_jax.errors import UserError, redacted
@@ -21,6 +22,8 @@ Overrides = list[str]
 """Of one job."""
 
 MAX_JOBS = 10**6
+_SEARCH = "mlp_jax.search"
+"""An attribute of Optuna's: which trials of a study are those of one search."""
 
 
 class Dimension(NamedTuple):
@@ -29,6 +32,11 @@ class Dimension(NamedTuple):
     key: str
     values: tuple[str, ...]
     interval: "Interval | None" = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to choose."""
+        return self.interval is not None or len(self.values) > 1
 
     def at(self, fraction: float) -> str:
         """The override at a fraction from 0 to below 1 of the way."""
@@ -56,6 +64,11 @@ class Interval(NamedTuple):
         if self.is_whole:
             return int(value)
         return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+
+def resumes(dimensions: Sequence[Dimension]) -> bool:
+    """Whether a search is asked to go on."""
+    return any(d.at(0.0).lower() == "sweep.resume=true" for d in dimensions)
 
 
 def dimensions(overrides: Iterable["Override"]) -> list[Dimension]:
@@ -124,8 +137,7 @@ def random(dimensions: Sequence[Dimension], num_trials: int, seed: int) -> list[
     """Independent uniform points."""
     import numpy as np
 
-    points = np.random.default_rng(seed).random((num_trials, len(dimensions)))
-    return _at(dimensions, points)
+    return _at(dimensions, np.random.default_rng(seed).random((num_trials, _num_open(dimensions))))
 
 
 def latin_hypercube(dimensions: Sequence[Dimension], num_trials: int, seed: int) -> list[Overrides]:
@@ -133,22 +145,38 @@ def latin_hypercube(dimensions: Sequence[Dimension], num_trials: int, seed: int)
     import numpy as np
     from scipy.stats import qmc
 
-    rng = np.random.default_rng(seed)
-    return _at(dimensions, qmc.LatinHypercube(len(dimensions), rng=rng).random(num_trials))
+    sampler = qmc.LatinHypercube(max(1, _num_open(dimensions)), rng=np.random.default_rng(seed))
+    return _at(dimensions, sampler.random(num_trials))
+
+
+def _num_open(dimensions: Sequence[Dimension]) -> int:
+    """Only what is searched takes part in the draw: `sweep.resume=true` must not change it."""
+    return sum(dimension.is_open for dimension in dimensions)
 
 
 def _at(dimensions: Sequence[Dimension], points: "np.ndarray") -> list[Overrides]:
-    return [
-        [dimension.at(fraction) for dimension, fraction in zip(dimensions, point, strict=True)]
-        for point in points
-    ]
+    jobs = []
+    for point in points.tolist():
+        fractions = iter(point)
+        jobs.append([d.at(next(fractions) if d.is_open else 0.0) for d in dimensions])
+    return jobs
 
 
 class Study:
-    """Optuna's search by its tree-structured Parzen estimator, a batch of jobs at a time."""
+    """Optuna's search by its tree-structured Parzen estimator, a batch of jobs at a time.
+
+    A trial follows from the seed, its number and the losses of those before it. In a storage,
+    `resume` goes on with the trials of the search begun last; without it they are new ones.
+    """
 
     def __init__(
-        self, dimensions: Sequence[Dimension], seed: int, storage: str | None, name: str | None
+        self,
+        dimensions: Sequence[Dimension],
+        seed: int,
+        storage: str | None = None,
+        name: str | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         try:
             import optuna
@@ -157,41 +185,60 @@ class Study:
                 "hydra/sweeper=optuna: Optuna is not installed: pip install 'mlp_jax[optuna]'."
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._dimensions = dimensions
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # A trial of the batch that is not yet known counts as a bad one, so they spread.
-            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        self._dimensions, self._seed, self._name = dimensions, seed, name
+        self._space = {d.key: _distribution(d) for d in dimensions if d.is_open}
         try:
             self._storage = optuna.storages.RDBStorage(storage) if storage is not None else None
             self._study = optuna.create_study(
-                sampler=sampler, storage=self._storage, study_name=name, load_if_exists=True
+                storage=self._storage, study_name=name, load_if_exists=True
             )
+            if not resume or _SEARCH not in self._study.user_attrs:
+                self._study.set_user_attr(_SEARCH, uuid4().hex)
+            self._search = self._study.user_attrs[_SEARCH]
+            trials = self._study.get_trials(deepcopy=False)
+            self._earlier = [t for t in trials if t.user_attrs.get(_SEARCH) == self._search]
+            self._first = self._earlier[0].number if self._earlier else len(trials)
         except Exception as error:  # whatever the database and its driver come up with
             reason = str(error).splitlines()[0]
             raise UserError(redacted(f"hydra.sweeper.storage={storage}: {reason}")) from None
-        self._name = name
-        self._asked: list[optuna.Trial] = []
+        self._num_asked = 0
+        self._asked: list[optuna.Trial | optuna.trial.FrozenTrial] = []
 
     def ask(self, num_trials: int) -> list[Overrides]:
         """The jobs that look best before they are run."""
-        space = {d.key: _distribution(d) for d in self._dimensions if _is_open(d)}
-        try:
-            self._asked = [self._study.ask(space) for _ in range(num_trials)]
-        except ValueError as error:
-            raise UserError(
-                f"hydra.sweeper.study_name={self._name}: this study has other ranges or choices "
-                f"({error}); take another name."
-            ) from None
+        self._asked = [self._ask(self._num_asked + i) for i in range(num_trials)]
+        self._num_asked += num_trials
         return [
             [_proposed(dimension, trial.params) for dimension in self._dimensions]
             for trial in self._asked
         ]
 
+    def _ask(self, number: int) -> "optuna.Trial | optuna.trial.FrozenTrial":
+        import numpy as np
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.samplers import TPESampler
+
+        if number < len(self._earlier):
+            return self._earlier[number]
+        seed = int(np.random.SeedSequence([self._seed, self._first + number]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # A trial of the batch that is not yet known counts as a bad one, so they spread.
+            self._study.sampler = TPESampler(seed=seed, constant_liar=True)
+        try:
+            trial = self._study.ask(self._space)
+        except ValueError as error:
+            raise UserError(
+                f"hydra.sweeper.study_name={self._name}: this study has other ranges or choices "
+                f"({error}); take another name."
+            ) from None
+        trial.set_user_attr(_SEARCH, self._search)
+        return trial
+
     def tell(self, losses: Sequence[float]) -> None:
         """What the jobs of the last `ask` came to; infinite where there is nothing finite."""
         for trial, loss in zip(self._asked, losses, strict=True):
-            self._study.tell(trial, loss)
+            self._study.tell(trial.number, loss, skip_if_finished=True)
 
     def close(self) -> None:
         """Lets go of the storage."""
@@ -206,10 +253,6 @@ def _proposed(dimension: Dimension, params: dict[str, Any]) -> str:
     if dimension.interval is not None:
         return f"{key}={dimension.interval.rounded(params[key])}"
     return f"{key}{params.get(key, dimension.values[0])}"
-
-
-def _is_open(dimension: Dimension) -> bool:
-    return dimension.interval is not None or len(dimension.values) > 1
 
 
 def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":

@@ -29,6 +29,8 @@ class Recorder:
     def __init__(self, errors: dict[int, Exception]) -> None:
         self.errors, self.batches, self.num_opened = errors, [], 0
         self.batches: list[list[Job]] = []
+        self.num_left = 10**6
+        """How many jobs it trains before it is killed."""
 
     def __enter__(self) -> "Recorder":
         self.num_opened += 1
@@ -42,6 +44,9 @@ class Recorder:
         for job in jobs:
             error = self.errors.get(job.config.seed)
             log = f"log of {job.index}\n"
+            self.num_left -= 1
+            if self.num_left < 0:
+                raise KeyboardInterrupt
             on_done(Outcome(job, "train/loss", float(job.config.seed), error, log))
 
 
@@ -282,6 +287,36 @@ def test_a_search_draws_from_ranges_and_choices(
     assert set(numbers(returns, "optimizer.learning_rate")) == {0.5}
     assert numbers(multirun(*arguments), "model.l2") == l2
     assert numbers(multirun(*arguments, "hydra.sweeper.seed=1"), "model.l2") != l2
+
+
+SEARCH = ["seed=interval(0,1000)", "model.l2=tag(log,interval(1e-6,1))", "batch_size=1,2,4",
+          "hydra.sweeper.num_trials=24"]  # fmt: skip
+
+
+@pytest.mark.parametrize("num_before", [0, 5, 20, 24])
+@pytest.mark.parametrize("sweeper", ["random", "latin_hypercube", "optuna", "storage"])
+def test_a_search_that_was_killed_proposes_the_same_jobs(
+    multirun: Multirun, recorder: Recorder, sweeper: str, num_before: int
+) -> None:
+    optuna, storage = pytest.importorskip("optuna"), "sqlite:///optuna.db"
+    search = [*SEARCH, f"hydra/sweeper={sweeper}"]
+    if sweeper in ("optuna", "storage"):
+        search = [*SEARCH, "hydra/sweeper=optuna", "hydra.sweeper.batch_size=8"]
+    whole = [job.overrides for job in multirun(*search)]
+    if sweeper == "storage":
+        search += [f"hydra.sweeper.storage={storage}", "hydra.sweeper.study_name=s"]
+    recorder.num_left = num_before
+    if num_before < 24:
+        with pytest.raises(KeyboardInterrupt):
+            multirun(*search)
+    else:  # killed after its last trial
+        multirun(*search)
+    recorder.num_left = 24
+    resumed = multirun(*search, "sweep.resume=true")
+    assert [job.overrides for job in resumed] == [[*job, "sweep.resume=true"] for job in whole]
+    if sweeper == "storage":
+        trials = optuna.load_study(study_name="s", storage=storage).trials
+        assert [trial.value for trial in trials] == [job.return_value for job in resumed]
 
 
 def test_a_latin_hypercube_covers_each_range_evenly(multirun: Multirun) -> None:
