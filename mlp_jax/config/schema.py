@@ -4,6 +4,7 @@ A choice of a group (`optimizer=adam`) has a dataclass of its own, so a key that
 not have is an error. Values come from `conf/`; the dataclasses hold no defaults of their own.
 """
 
+import codecs
 import itertools
 import math
 import sys
@@ -106,6 +107,16 @@ NAME = Allowed(
 POSITIVE = Allowed("{type} > 0", lambda value: _is_number(value) and value > 0)
 NON_NEGATIVE = Allowed("{type} >= 0", lambda value: _is_number(value) and value >= 0)
 FRACTION = Allowed("{type} >= 0 and < 1", lambda value: _is_number(value) and 0 <= value < 1)
+_SEPARATORS = ("auto", "comma", "semicolon", "tab", "pipe", "space")
+
+
+def _is_encoding(value: str) -> bool:
+    try:
+        return value == "auto" or bool(codecs.lookup(value)._is_text_encoding)
+    except (LookupError, ValueError):
+        return False
+
+
 SEED = between(0, 2**32 - 1)
 COUNT = between(1, 2**31 - 1)
 PART_SIZE = Allowed(
@@ -207,6 +218,27 @@ class Table(SplitData):
     task: str = key(one_of("auto", "classification", "regression"))
     missing: str = key(one_of("refuse", "drop", "mean"))
     ignore: list[str] = key()
+    numeric: list[str] = key()
+    categorical: list[str] = key()
+    missing_values: Optional[list[str]] = key()
+    separator: str = key(
+        Allowed(
+            "auto, comma, semicolon, tab, pipe, space, or one character",
+            lambda value: value in _SEPARATORS or len(value) == 1,
+            _SEPARATORS,
+        )
+    )
+    decimal: str = key(one_of("auto", "point", "comma"))
+    encoding: str = key(
+        Allowed("auto, or an encoding that Python knows, such as utf-8 or cp1252", _is_encoding)
+    )
+    header: Any = key(
+        Allowed(
+            "auto, none, or the number of a line, from 1",
+            lambda value: value in ("auto", "none") or (type(value) is int and value >= 1),
+            ("auto", "none"),
+        )
+    )
     shuffle: bool = key()
 
 

@@ -166,7 +166,7 @@ def _check_size(
         raise UserError(
             f"{size}: class {class_names[labels[counts.argmin()]]!r} has one example left, which "
             "cannot be in two parts; give it more examples, or set data.test_size=0 "
-            "data.validation_size=0."
+            "data.validation_size=0. If the target is a number, set data.task=regression."
         )
     if min(count, len(y) - count) < len(labels):
         raise UserError(

@@ -5,8 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mlp_jax.config.schema import Data, Table
+from mlp_jax.data.files import half_of_memory
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
+
+MAX_CATEGORIES = 100
+"""Of a column that the config does not name as one of categories; fewer where rows are few."""
 
 
 class Raw(NamedTuple):
@@ -34,33 +38,72 @@ def fit_columns(
     if isinstance(x, np.ndarray):
         return tuple(Column(name) for name in names), ()
     assert isinstance(config, Table)
-    columns, constant = [], []
+    columns, constant, too_many = [], [], []
     for name, values in x.items():
-        if values.nunique() < 2:
+        counts = values.value_counts()
+        if len(counts) < 2:
             constant.append(str(name))
             continue
         column = Column(str(name))
         if values.dtype != np.float64:
-            counts = values.value_counts().sort_index()
-            if len(counts) > max(20, len(values) / 2):
-                raise UserError(
-                    f"column {name!r}: {len(counts)} different texts in {len(values)} rows, such "
-                    f"as {counts.index[0]!r}, are no categories; leave it out with "
-                    f"'data.ignore=[{name}]'."
+            column = column._replace(categories=tuple(sorted(counts.index)))
+            most = min(MAX_CATEGORIES, max(20, len(values) / 2))
+            if len(counts) > most and name not in config.categorical:
+                too_many.append(
+                    f"column {name!r}: {len(counts):,} different texts in {len(values):,} rows, "
+                    f"such as {str(counts.index[0])[:40]!r}"
                 )
-            column = column._replace(categories=tuple(counts.index))
         if config.missing == "mean":
             column = column._replace(
                 fill=str(counts.idxmax()) if column.categories else float(values.mean())
             )
         columns.append(column)
+    if too_many:
+        first = too_many[0].split("'")[1]
+        raise UserError(
+            f"{'; '.join(too_many[:5])}{', …' * (len(too_many) > 5)}, are "
+            f"no categories as a rule: leave it out with 'data.ignore=[{first}]', or take one "
+            f"input for each with 'data.categorical=[{first}]'."
+        )
     if not columns:
         raise UserError(
             f"data.path={config.path}: every column but {config.target!r} is constant in the "
             "training part, so there is nothing to learn from."
         )
-    notes = (f"left out, because constant: {', '.join(constant)}",) if constant else ()
-    return tuple(columns), notes
+    _check_memory(columns, len(x))
+    notes = [_inputs(columns)]
+    if constant:
+        notes.append(f"left out, because constant: {', '.join(constant)}")
+    return tuple(columns), tuple(notes)
+
+
+def _check_memory(columns: list[Column], num_rows: int) -> None:
+    """Raises `UserError` where x would be too large, before anything of that size is made."""
+    num_inputs = sum(max(1, len(column.categories)) for column in columns)
+    size = 4 * 8 * num_rows * num_inputs  # with what is needed on the way
+    if size > half_of_memory():
+        widest = max(columns, key=lambda column: len(column.categories))
+        raise UserError(
+            f"column {widest.name!r}: makes {len(widest.categories):,} of {num_inputs:,} inputs, "
+            f"which for {num_rows:,} rows take {size:,} bytes; leave it out with "
+            f"'data.ignore=[{widest.name}]'."
+        )
+
+
+def _inputs(columns: list[Column]) -> str:
+    """What the columns have become, in a line."""
+    numbers = [column.name for column in columns if not column.categories]
+    of_categories = [f"{c.name} ({len(c.categories)})" for c in columns if c.categories]
+    parts = []
+    if numbers:
+        parts.append(f"{len(numbers)} numbers: {_listed(numbers)}")
+    if of_categories:
+        parts.append(f"{len(of_categories)} of categories (inputs): {_listed(of_categories)}")
+    return "columns   " + "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(name[:40] for name in names[:12]) + ", …" * (len(names) > 12)
 
 
 def fit(

@@ -1,10 +1,12 @@
 """Reading a file that the user names: whatever is wrong with it is said in a line."""
 
+import gzip
+import io
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,6 +30,66 @@ def reading(key: str, path: Path) -> Iterator[None]:
         raise UserError(f"{key}={path}: {' '.join(reason.split()).rstrip('.')}.") from error
 
 
+def shortened(texts: Sequence[object]) -> str:
+    """Some texts in quotes, cut to what a line holds, so that spaces in them can be seen."""
+    cut = [text if len(text) <= 40 else text[:37] + "…" for text in map(str, texts[:8])]
+    return ", ".join(map(repr, cut)) + ", …" * (len(texts) > 8)
+
+
+def half_of_memory() -> int:
+    """The bytes that a file may take unpacked: half of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def check_regular(key: str, path: Path) -> None:
+    """Raises `UserError` for what is there and is no file: reading a pipe would wait for ever."""
+    there = path.expanduser()
+    if there.exists() and not there.is_file():
+        what = "directory" if there.is_dir() else "device or a pipe"
+        raise UserError(f"{key}={path}: is a {what}, not a file.")
+
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive, or an Excel workbook: unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
+    b"PAR1": "a Parquet file: give its name the ending .parquet",
+    b"%PDF": "a PDF document",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"\x93NUMPY": "one NumPy array: save it with numpy.savez, as .npz",
+    b"version https://git-lfs": "a Git LFS pointer, not the data: fetch that with 'git lfs pull'",
+    b"<!doctype html": "an HTML page, not the data: download the file that it shows",
+    b"<html": "an HTML page, not the data: download the file that it shows",
+    b"<?xml": "an XML document",
+}
+
+
+def insist_on_text(head: bytes) -> None:
+    """Raises `ValueError` where the first bytes are those of something else than a text table."""
+    start = head.lstrip().lower()
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature) or start.startswith(signature.lower()):
+            raise ValueError(f"it is {what}")
+
+
+def unpacked(file: IO[bytes]) -> IO[bytes] | io.BytesIO:
+    """The file itself or, where it is packed by gzip, its content, if half the memory holds it."""
+    head = file.read(2)
+    file.seek(0)
+    if head != b"\x1f\x8b":
+        return file
+    largest = half_of_memory()
+    content = io.BytesIO()
+    with gzip.open(file) as stream:
+        while block := stream.read(2**24):
+            if content.tell() + len(block) > largest // 2:
+                raise ValueError(
+                    f"it unpacks to more than {largest // 2:,} bytes, which is too much"
+                )
+            content.write(block)
+    content.seek(0)
+    return content
+
+
 def check_npz(file: IO[bytes]) -> None:
     """Raises `ValueError` for arrays that are not as large as they say, or too large together.
 
@@ -37,12 +99,12 @@ def check_npz(file: IO[bytes]) -> None:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    largest = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    largest = half_of_memory()
     with zipfile.ZipFile(file) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > largest:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > largest:
             raise ValueError(
-                f"it unpacks to {unpacked:,} bytes; at most {largest:,}, half of the memory here"
+                f"it unpacks to {size:,} bytes; at most {largest:,}, half of the memory here"
             )
         for member in archive.infolist():
             with archive.open(member) as stream:

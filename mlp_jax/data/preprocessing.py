@@ -27,6 +27,11 @@ class Column(NamedTuple):
     fill: float | str | None = None
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """The name, in quotes where a raw column has it."""
+    return repr(name) if name in taken else name
+
+
 class Preprocessing(NamedTuple):
     """From raw inputs to x and from y back to units; stored with the model.
 
@@ -42,10 +47,12 @@ class Preprocessing(NamedTuple):
     @property
     def feature_names(self) -> tuple[str, ...]:
         """One name for each component of x; `column=category` for a category."""
+        taken = {column.name for column in self.columns}
         return tuple(
             name
             for column in self.columns
-            for name in [f"{column.name}={c}" for c in column.categories] or [column.name]
+            for name in [_free(f"{column.name}={c}", taken) for c in column.categories]
+            or [column.name]
         )
 
     def encode(self, raw: Inputs) -> np.ndarray:
@@ -140,19 +147,46 @@ def _encode_column(values: "pandas.Series[Any]", column: Column, dtype: Any) -> 
     missing = values.isna()
     if missing.any() and column.fill is None:
         raise _missing(column, missing)
-    texts = as_texts(values)
-    texts[missing] = column.fill
-    codes = pd.Index(column.categories, dtype=object).get_indexer(pd.Index(texts, dtype=object))
+    texts = pd.Series(as_texts(values))
+    texts[missing.to_numpy()] = column.fill
+    known = {category: code for code, category in enumerate(column.categories)}
+    also_known = {_however_spelt(category): code for category, code in known.items()}
+    if also_known.keys() == {"true", "false"}:
+        also_known |= {"1": also_known["true"], "0": also_known["false"]}
+    codes = {
+        text: known.get(text, also_known.get(_however_spelt(text), -1)) for text in texts.unique()
+    }
     # An unknown category has code −1.
-    return (codes[:, None] == np.arange(len(column.categories))).astype(dtype)
+    return (texts.map(codes).to_numpy()[:, None] == np.arange(len(known))).astype(dtype)
+
+
+def _however_spelt(text: str) -> str:
+    """Of `1`, `1.0` and `01.00`, or of `True` and `true`, the same; of another text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    try:
+        return str(category(float(text)))
+    except (ValueError, OverflowError):
+        return text
 
 
 def as_floats(values: "pandas.Series[Any]") -> np.ndarray:
+    if values.dtype.kind in "mM":
+        raise UserError(f"column {values.name!r}: must be numbers, not dates or durations.")
     try:
         return values.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise UserError(f"column {values.name!r}: must be numbers ({error}).") from error
 
 
+def category(value: Any) -> Any:
+    """The text of a category: that of a whole number has no point, however it was read."""
+    if isinstance(value, float | np.floating):
+        return value if np.isnan(value) else str(int(value) if value == int(value) else value)
+    return str(value)
+
+
 def as_texts(values: "pandas.Series[Any]") -> np.ndarray:
-    return values.astype(str).astype(object).where(values.notna(), None).to_numpy(copy=True)
+    """The categories of a column as texts, None where one is missing."""
+    texts = values.astype(object).map(category, "ignore")
+    return texts.where(values.notna(), None).to_numpy(copy=True)

@@ -50,6 +50,8 @@ def mnist(root, **other):
 
 def table(path, **other):
     defaults = {"path": str(path), "target": "y", "task": "auto", "missing": "refuse", "ignore": []}
+    defaults |= {"numeric": [], "categorical": [], "missing_values": None}
+    defaults |= dict.fromkeys(("separator", "decimal", "encoding", "header"), "auto")
     return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
 
 
@@ -473,14 +475,18 @@ def written(path, **columns):
     """A table of these columns, in the format that the path's suffix names."""
     if path.suffix == ".npz":
         np.savez(path, **columns)
-    elif path.suffix == ".csv":
-        pd.DataFrame(columns).to_csv(path, index=False)
+    elif path.suffix in (".csv", ".tsv", ".txt"):
+        separator = "\t" if path.suffix == ".tsv" else ","
+        pd.DataFrame(columns).to_csv(path, index=False, sep=separator)
     else:
         pd.DataFrame(columns).to_parquet(path)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+FORMATS = [".csv", ".tsv", ".txt", ".parquet", ".pq", ".npz"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_the_formats_agree(suffix, tmp_path):
     path = written(
         tmp_path / f"t{suffix}",
@@ -522,7 +528,7 @@ def test_npz_with_matrices(tmp_path):
 def test_the_task_is_found_out(target, task, class_names, tmp_path):
     dataset = load(table(written(tmp_path / "t.csv", a=np.arange(40.0), y=target)))
     assert (dataset.task, dataset.class_names) == (task, class_names)
-    assert f"data.task={task}" in dataset.notes[0]
+    assert any(f"data.task={task}" in note for note in dataset.notes)
     if class_names:
         assert [class_names[y] for y in dataset.train.y] == [
             str(int(v)) if isinstance(v, float) else str(v) for v in target
@@ -627,7 +633,7 @@ def test_constant_columns_are_left_out(tmp_path):
 
 BIG = np.arange(40.0)
 BAD_TABLES = {
-    "target absent": ({"a": BIG, "price": BIG}, {"target": "prize"}, "Did you mean price"),
+    "target absent": ({"a": BIG, "price": BIG}, {"target": "prize"}, "Did you mean .price"),
     "ignore absent": ({"colour": BIG, "y": BIG}, {"ignore": ["color"]}, "ignore=color.*colour"),
     "ignored target": ({"a": BIG, "y": BIG}, {"ignore": ["y"]}, "this column is data.target"),
     "only a target": ({"y": BIG}, {}, "no columns besides the target"),
@@ -650,7 +656,9 @@ BAD_TABLES = {
     "missing target": (
         {"a": BIG, "y": [np.nan] + [1.5] * 39}, {"missing": "mean"}, r"missing in 'y' \(1\)"
     ),
-    "all missing": ({"a": [np.nan] * 40, "y": BIG}, {"missing": "drop"}, "every row of"),
+    "all missing": (
+        {"a": [np.nan] * 40, "y": BIG}, {"missing": "drop"}, "no columns besides.*any entry: 'a'"
+    ),
     "names as numbers": ({"a": [f"n{i}" for i in range(40)], "y": BIG}, {}, "'a': 40 different"),
     "too large": ({"a": BIG * 1e200, "y": BIG}, {"standardize": True}, "'a'.*too large"),
 }  # fmt: skip
@@ -726,22 +734,26 @@ def test_bad_npz(arrays, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"", "cannot be read: No columns"),
+        ("t.csv", b"", "cannot be read: it is empty"),
         ("t.csv", b"a,y\n", "no rows"),
         ("t.csv", b"a,a,y\n1,2,3\n4,5,6.5\n", "more than one column is called 'a'"),
-        ("t.csv", b"a,y\n1,2\n1,2,3\n", "cannot be read: .*Expected 2 fields in line 3, saw 3"),
-        ("t.csv", b"a,y\n1,2,3\n4,5,6\n", "cannot be read: Length of header"),
+        ("t.csv", b"a,y\n1,2\n1,2,3\n", "cannot be read: line 3 has 3 entries, the header 2"),
+        (
+            "t.csv",
+            b"a,y\n1,2,3\n4,5,6\n",
+            "line 1 .*has 2 entries where the lines below have 3.*data.header=",
+        ),
         ("t.csv", b'a,y\n1,"2\n3,4\n', "cannot be read"),
         ("t.csv", b"a,y\n1,2\n3\n", r"missing in 'y' \(1\)"),
-        ("t.csv", b"a,y\n\xff\xfe,2\n", "cannot be read: .*utf-8"),
-        ("t.csv", b"a;y\n1;2\n", "it has a;y"),
+        ("t.csv", b"a,y\n\xff\xfe,2\n", "line 2 is not utf-8.*data.encoding=cp1252"),
+        ("t.csv", b"a;z\n1;2\n", "which has 'a', 'z'"),
         ("t.parquet", b"", "cannot be read"),
         ("t.parquet", b"PAR1PAR1", "cannot be read"),
         ("t.parquet", b"not a table", "cannot be read"),
         ("t.npz", b"", "cannot be read"),
         ("t.npz", b"not a table", "cannot be read"),
         ("t.npz", b"PK\x03\x04", "cannot be read"),
-        ("t.xlsx", b"", "must end in .csv, .parquet, .npz"),
+        ("t.xlsx", b"", "must end in .csv, .*workbook"),
         ("t", b"", "must end in"),
     ],
 )
@@ -794,7 +806,7 @@ def test_an_empty_text_is_a_category(tmp_path):
 
 def test_unreadable_files(tmp_path, monkeypatch):
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(UserError, match=r"^data\.path=.*t\.csv: Is a directory\.$"):
+    with pytest.raises(UserError, match=r"^data\.path=.*t\.csv: is a directory, not a file\.$"):
         load(table(tmp_path / "t.csv"))
 
     def refuse(*args, **kwargs):
@@ -839,4 +851,4 @@ def test_numbers_are_needed_for_numeric_columns():
     preprocessing = load(scikit_learn("iris")).preprocessing
     with pytest.raises(UserError, match="'sepal length"):
         preprocessing.encode(np.array([["a", "b", "c", "d"]]))
-    assert data.table.TABLE_READERS.keys() == {".csv", ".parquet", ".npz"}
+    assert set(FORMATS) == data.table.TABLE_READERS.keys()

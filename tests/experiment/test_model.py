@@ -45,7 +45,8 @@ def write_table(folder: Path) -> Table:
     frame["price"] = 1e5 + 900.0 * frame["size"] + rng.normal(0, 1e4, 60)
     frame.to_csv(folder / "houses.csv", index=False)
     path = str(folder / "houses.csv")
-    return Table("table", 0, 0.0, True, 0.0, path, "price", "auto", "refuse", [])
+    return Table("table", 0, 0.0, True, 0.0, path, "price", "auto", "refuse", [], [], [], None,
+                 *["auto"] * 4, True)  # fmt: skip
 
 
 # --- the functions of JAX, in NumPy -------------------------------------------------------------

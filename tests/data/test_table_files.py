@@ -1,0 +1,242 @@
+"""The user's own table is read as it was meant, or refused with the key that says how."""
+
+import gzip
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_data import table
+
+from mlp_jax.data import load
+from mlp_jax.errors import UserError
+
+ROWS = [(round(float(a), 3), round(float(b), 3), i % 2) for i, (a, b) in
+        enumerate(np.random.default_rng(0).normal(size=(60, 2)))]  # fmt: skip
+
+
+def text(header="a,b,y", rows=ROWS, sep=",", point="."):
+    lines = [header.replace(",", sep)]
+    lines += [sep.join(str(entry).replace(".", point) for entry in row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+READ = {
+    "semicolons": (text(sep=";").encode(), "data.separator=semicolon"),
+    "tabs": (text(sep="\t").encode(), "data.separator=tab"),
+    "pipes": (text(sep="|").encode(), "data.separator=pipe"),
+    "spaces": (text(sep="   ").encode(), "data.separator=space"),
+    "decimal commas": (text(sep=";", point=",").encode(), "data.decimal=comma"),
+    "sep line": (b"sep=;\n" + text(sep=";").encode(), "data.separator=semicolon"),
+    "comments": (b"# lab 3\n# of Monday, 3, 4, 5\n" + text().encode(), "before the header"),
+    "byte order mark": (text().encode("utf-8-sig"), None),
+    "utf-16": (text().encode("utf-16"), "data.encoding=utf-16"),
+    "gzip": (gzip.compress(text().encode()), None),
+    "windows lines": (text().replace("\n", "\r\n").encode(), None),
+    "names after a comment sign": (b"#" + text().encode(), None),
+    "rows of commas at the end": (text().encode() + b",,\n,,\n", "without any entry: 2 rows"),
+    "an empty column": (
+        text("a,b,y,", [(*row, "") for row in ROWS]).encode(), "without any entry: 'Unnamed: 3'"
+    ),
+    "row numbers": (
+        text(",a,b,y", [(i, *row) for i, row in enumerate(ROWS)]).encode(),
+        "the row number: 'Unnamed: 0'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_is_read_as_meant(name, tmp_path):
+    content, note = READ[name]
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    dataset = load(table(path))
+    assert dataset.feature_names == ("a", "b")
+    np.testing.assert_array_equal(dataset.train.x, [row[:2] for row in ROWS])
+    np.testing.assert_array_equal(dataset.train.y, [row[2] for row in ROWS])
+    assert note is None or any(note in said for said in dataset.notes), dataset.notes
+
+
+def column(values, name="c"):
+    return text(f"{name},b,y", [(v, *row[1:]) for v, row in zip(values, ROWS, strict=True)])
+
+
+def several(*texts):
+    return [texts[i % len(texts)] for i in range(60)]
+
+
+THOUSANDS = [f'"{1000 * (1 + i % 30):,}"' for i in range(60)]
+REFUSED = {
+    "latin-1": (text("größe,b,y").encode("latin-1"), {}, "line 1.*0xf6.*encoding=cp1252.*größe"),
+    "title line": (b"My table\n" + text().encode(), {}, r"line 1.*'My table'.*data.header=2"),
+    "no names": (text("0.5,0.25,1").encode(), {"target": "1"}, "first line.*data.header=none"),
+    "names of texts among numbers": (
+        column(several("u", "v"), "u").replace("u,b,y", "u,0.5,1", 1).encode(), {"target": "1"},
+        "looks like data",
+    ),
+    "an html page": (b"\n<!DOCTYPE html><html></html>", {}, "HTML page"),
+    "a git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", {}, "git lfs pull"),
+    "an archive": (b"PK\x03\x04" + bytes(60), {}, "zip archive, or an Excel workbook"),
+    "parquet": (b"PAR1" + bytes(60), {}, "ending .parquet"),
+    "question mark": (
+        column(["?" if i == 11 else i % 10 for i in range(60)]).encode(), {},
+        r"'c': 59 of its 60 entries are numbers, but not '\?' \(1\).*missing_values.*categorical",
+    ),
+    "second header": (
+        text(rows=[("cont", "cont", "class"), *ROWS]).encode(), {}, r"'y'.*'class'(?s:.*)'a'"
+    ),
+    "thousands": (column(THOUSANDS).encode(), {}, r"'c'.*separators.*data.numeric=\[c\]"),
+    "percent": (column(several("12%", "3.5%")).encode(), {}, r"'c'.*data.numeric=\[c\]"),
+    "dollars": (column(several("$5", "$7.5")).encode(), {}, r"'c'.*data.numeric=\[c\]"),
+    "thousands as target": (
+        column(THOUSANDS).encode(), {"target": "c"}, r"'c'.*data.numeric=\[c\]"
+    ),
+    "surnames": (column([f"n{i % 45}" for i in range(60)]).encode(), {}, "'c': 45 different texts"),
+    "ids": (column([12345678901234567 + i for i in range(60)]).encode(), {}, "beyond 2.53"),
+    "larger ids": (column([12345678901234567000 + i for i in range(60)]).encode(), {}, "2.53"),
+    "one long line": (b"{" + b"1" * 300_000 + b"}", {}, "no column of"),
+    "a name like a number": (
+        text("1e3,b,y").encode(), {"target": "1000.0"}, "'data.target=\"1e3\"'"
+    ),
+    "a name with a space": (
+        text("a,b, income").encode(), {"target": "income"}, "Did you mean ' income'.*\" income\""
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_is_refused_with_what_helps(name, tmp_path):
+    content, other, message = REFUSED[name]
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load(table(path, **other))
+    assert len(str(error.value)) < 1000
+
+
+HELPS = {
+    "latin-1": {"encoding": "latin-1"},
+    "title line": {"header": 2},
+    "no names": {"header": "none", "target": "2"},
+    "question mark": {"missing_values": ["?"], "missing": "mean"},
+    "thousands": {"numeric": ["c"]},
+    "percent": {"numeric": ["c"]},
+    "dollars": {"numeric": ["c"]},
+    "surnames": {"categorical": ["c"]},
+    "ids": {"ignore": ["c"]},
+    "a name like a number": {"target": "1e3", "task": "regression"},
+}
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_the_advice_helps(name, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(REFUSED[name][0])
+    assert len(load(table(path, **HELPS[name])).train.x) >= 60
+
+
+def test_numbers_with_signs_are_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several('"$1,200.50"', "12%", "7")))
+    x = load(table(path, numeric=["c"])).train.x
+    np.testing.assert_array_equal(x[:3, 0], [1200.5, 12, 7])
+
+
+def test_none_is_a_class(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("None", "Apnea", "Insomnia")))
+    dataset = load(table(path, target="c", missing="drop"))
+    assert dataset.class_names == ("Apnea", "Insomnia", "None") and len(dataset.train.x) == 60
+    assert any("'None' is one of its texts" in note for note in dataset.notes)
+    taken = load(table(path, target="c", missing="drop", missing_values=["None"]))
+    assert taken.class_names == ("Apnea", "Insomnia")
+
+
+def test_words_for_missing_entries_are_said(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("NA", "1.5", "2.5")))
+    with pytest.raises(UserError, match=r"missing in 'c' \(20\)"):
+        load(table(path))
+    dataset = load(table(path, missing="mean"))
+    assert dataset.train.x[0, 0] == 2.0 and any("'NA' counts" in note for note in dataset.notes)
+
+
+def test_a_category_however_it_is_spelt(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column([i % 2 == 0 for i in range(60)], "flag"))
+    dataset = load(table(path))
+    for values in ([True, False], [1, 0], [1.0, 0.0], ["true", "false"], ["True", "FALSE"]):
+        x = dataset.preprocessing.encode(pd.DataFrame({"flag": values, "b": 0.5}))
+        np.testing.assert_array_equal(x, [[0, 1, 0.5], [1, 0, 0.5]], err_msg=str(values))
+    path.write_text(column(several(1, 2, 3)))
+    dataset = load(table(path, categorical=["c"]))
+    assert dataset.feature_names == ("c=1", "c=2", "c=3", "b")
+    for values in ([1, 3], [1.0, 3.0], ["1", "3"], ["1.0", "3.0"]):
+        x = dataset.preprocessing.encode(pd.DataFrame({"c": values, "b": 0.5}))
+        np.testing.assert_array_equal(x, [[1, 0, 0, 0.5], [0, 0, 1, 0.5]], err_msg=str(values))
+
+
+def test_a_date_is_no_number(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text())
+    preprocessing = load(table(path)).preprocessing
+    with pytest.raises(UserError, match="'a': must be numbers, not dates"):
+        preprocessing.encode(pd.DataFrame({"a": [pd.Timestamp("2024")], "b": 0.5}))
+
+
+def test_parquet_categories_of_numbers(tmp_path):
+    frame = pd.DataFrame({"c": pd.Categorical([0, 1, 2] * 20), "y": np.arange(60) / 7})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert load(table(tmp_path / "t.parquet")).feature_names == ("c=0", "c=1", "c=2")
+
+
+def test_equal_names_in_parquet(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    x = np.arange(4.0)
+    pa.parquet.write_table(pa.table([x, x, x], names=["a", "a", "y"]), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="more than one column is called 'a'"):
+        load(table(tmp_path / "t.parquet"))
+
+
+def test_bytes_are_labels(tmp_path):
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(4, 2)), y=[b"a", b"b"] * 2)
+    assert load(table(tmp_path / "t.npz")).class_names == ("a", "b")
+
+
+def test_names_of_inputs_differ(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text("c,c=u,y", [("uv"[i % 2], *row[1:]) for i, row in enumerate(ROWS)]))
+    assert len(set(load(table(path)).feature_names)) == 3
+
+
+def test_what_the_columns_became_is_said(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("u", "v", "w")))
+    notes = load(table(path)).notes
+    assert any("1 numbers: b; 1 of categories (inputs): c (3)" in note for note in notes)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="a pipe, not a file"):
+        load(table(tmp_path / "t.csv"))
+
+
+def test_what_unpacks_to_too_much(tmp_path, monkeypatch):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text().encode()))
+    pd.DataFrame({"a": np.zeros(5000), "y": 1.5}).to_parquet(tmp_path / "t.parquet")
+    for module in ("files", "table"):
+        monkeypatch.setattr(f"mlp_jax.data.{module}.half_of_memory", lambda: 1000)
+    for name in ("t.csv.gz", "t.parquet"):
+        with pytest.raises(UserError, match="unpacks to"):
+            load(table(tmp_path / name))
+
+
+def test_inputs_that_memory_does_not_hold(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("u", "v", "w")))
+    monkeypatch.setattr("mlp_jax.data.columns.half_of_memory", lambda: 1000)
+    with pytest.raises(UserError, match="'c': makes 3 of 4 inputs"):
+        load(table(path))
