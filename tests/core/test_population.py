@@ -77,9 +77,10 @@ def test_every_optimizer_and_schedule_has_a_case():
 
 @pytest.mark.parametrize(("optimizer", "schedule", "values"), CASES)
 def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, values):
+    num_steps = 1000 if optimizer == "gradient_descent" else 200
     configs = configs_of(
         [f"optimizer={optimizer}", f"schedule={schedule}", "model.initializer=scaled_normal",
-         "num_epochs=null", "num_steps=1000", *["batch_size=32"] * (optimizer != "lbfgs")],
+         "num_epochs=null", f"num_steps={num_steps}", *["batch_size=32"] * (optimizer != "lbfgs")],
         **{"optimizer.learning_rate": (0.01, 0.02), **values},
     )  # fmt: skip
     for config, member in zip(configs, population.train(configs), strict=True):

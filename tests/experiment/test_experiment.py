@@ -47,8 +47,8 @@ def mnist_root(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_trains_for_two_epochs(name, mnist_root):
+def overrides_of(name, mnist_root):
+    """An experiment, short, with files that stand in for those it reads."""
     overrides = [f"+exp={name}", "num_epochs=2", "tracking=none"]
     text = (CONF / "exp" / f"{name}.yaml").read_text()
     if "/data: mnist" in text:
@@ -57,9 +57,18 @@ def test_every_experiment_trains_for_two_epochs(name, mnist_root):
     if "/data: table" in text:
         Path("table.csv").write_text("x,y\n" + "".join(f"{i},{i * i}\n" for i in range(100)))
         overrides += ["data.path=table.csv", "data.target=y"]
-    result, _ = run(*overrides)
+    return overrides
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_prepared_and_its_gradient_right(name, mnist_root):
+    assert experiment.prove(compose(overrides_of(name, mnist_root))).passed
+
+
+@pytest.mark.parametrize("name", ["xor", "moons", "sine", "digits", "mnist_800", "table"])
+def test_an_experiment_of_every_kind_trains_for_two_epochs(name, mnist_root):
+    result, _ = run(*overrides_of(name, mnist_root))
     assert [point.step for point in result.fitted.history][-1] == result.problem.num_steps
-    assert result.gradient.passed
     assert np.isfinite(result.metrics["train"]["loss"])
 
 
