@@ -36,7 +36,7 @@ class Penalty(NamedTuple):
 class Objective(NamedTuple):
     """What a training minimises: the mean of a loss behind a network, plus the penalty.
 
-    Its fields are what `batch_loss`, `backprop` and `check_gradient` take after `params, x, y`:
+    Its fields are what `batch_loss` and `backprop` take after `params, x, y`:
     `backprop(params, x, y, *objective)`.
     """
 

@@ -1,21 +1,21 @@
 """The gradient check: backprop against `jax.grad` and against differences of the loss.
 
-`jax.grad` of the loss is compared element by element. Central differences, on some coordinates of
-every W and b, need no derivative at all. Everything is computed in float64 on the CPU, whatever
-the dtype and the device of the training.
+With θ as one vector, the gradient of `jax.grad` is compared element by element. Central
+differences along some coordinates of every W and b need no derivative at all. Everything is
+computed in float64 on the CPU, whatever the dtype and the device of the training.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from numpy.typing import ArrayLike
 
-from mlp_jax.core.backprop import Objective, Penalty, backprop, batch_loss
-from mlp_jax.core.losses import Loss
-from mlp_jax.core.network import Activations, Layer, Params
+from mlp_jax.core.backprop import Objective, backprop, batch_loss
+from mlp_jax.core.network import Network, Params
 from mlp_jax.errors import RunError
 
 AUTODIFF_TOLERANCE = 1e-10
@@ -40,12 +40,8 @@ class LayerCheck(NamedTuple):
     @property
     def error(self) -> float:
         """The larger error as a multiple of its tolerance; NaN if either is NaN."""
-        return float(
-            np.maximum(
-                self.autodiff_error / AUTODIFF_TOLERANCE,
-                self.difference_error / DIFFERENCE_TOLERANCE,
-            )
-        )
+        by_autodiff = self.autodiff_error / AUTODIFF_TOLERANCE
+        return float(np.maximum(by_autodiff, self.difference_error / DIFFERENCE_TOLERANCE))
 
 
 class GradientCheck(NamedTuple):
@@ -75,33 +71,101 @@ class GradientCheck(NamedTuple):
         )
 
 
-def _largest(tree: Params | Layer) -> float:
-    return float(np.max([np.max(np.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
+def check_gradient(
+    net: Network | Objective,
+    params: Params,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    num_coordinates: int | None = None,
+) -> GradientCheck:
+    """Checks `backprop` of a network on a batch, x (batch, n_0) and y (batch, n_L).
+
+    Differences are taken along `num_coordinates` of every W and every b: 4, or 1 from 100,000
+    parameters on, since each is four forward passes. Coordinates around which the loss is not
+    smooth have no slope to compare with and are skipped: a kink as of relu at 0, a jump as of step.
+
+    >>> net = mlp.Network((2, 3, 1), activation="tanh", output="sigmoid")
+    >>> params = net.init(jax.random.key(0))
+    >>> check = check_gradient(net, params, x=[[0, 1], [1, 1]], y=[[1], [0]])
+    >>> check.passed, check.autodiff_error < 1e-14, check.difference_error < 1e-9
+    (True, True, True)
+    """
+    if isinstance(net, Network):
+        net = Objective(net.activation_functions, net.loss_function)
+    params, penalty = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, net.penalty))
+    of_penalty = partial(Objective, net.activation, net.loss)
+    (check,) = check_gradients(params, x, y, of_penalty, penalty, num_coordinates=num_coordinates)
+    return check
+
+
+def check_gradients(
+    params: Params,
+    x: ArrayLike,
+    y: ArrayLike,
+    make_objective: Callable[[Any], Objective],
+    numbers: Any,
+    *,
+    num_coordinates: int | None = None,
+) -> list[GradientCheck]:
+    """`check_gradient` of many networks, whose parameters and `numbers` have a leading axis.
+
+    `make_objective` gives what is minimised, from the numbers in which the networks differ. `x` and
+    `y` have the axis too where each network has data of its own.
+    """
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):
+        arguments = (params, numbers, np.asarray(x), np.asarray(y))
+        at = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments))
+        gradients, losses_along = _programs(
+            make_objective, data_axis=0 if at[2].ndim == 3 else None
+        )
+        (values, grads), (true_values, true_grads) = jax.device_get(gradients(*at))
+
+        sizes = np.array([leaf[0].size for leaf in jax.tree.leaves(params)])  # of W^1, b^1, W^2, …
+        counts = np.minimum(sizes, num_coordinates or (4 if sizes.sum() < 100_000 else 1))
+        found, true = (values, _ravel(grads)), (true_values, _ravel(true_grads))
+        chosen = _choose_coordinates(true[1], sizes, counts)
+        losses = np.stack(
+            [losses_along(_directions(indices, grads), *at) for indices in chosen.T], axis=1
+        )
+        return _compare(found, true, chosen, losses, sizes, counts)
+
+
+def _ravel(params: Params) -> np.ndarray:
+    """θ of each network as one row: W^1, b^1, W^2, …"""
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(params)], axis=1)
+
+
+def _directions(indices: np.ndarray, like: Params) -> Params:
+    """For every network the unit vector along the coordinate of θ that `indices` has for it."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.zeros_like, like))
+    ends = np.cumsum([leaf[0].size for leaf in leaves])
+    for network, index in enumerate(indices):
+        i = np.searchsorted(ends, index, side="right")
+        leaves[i][network].flat[index - ends[i]] = 1  # counted from the leaf's end
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _programs(
     make_objective: Callable[[Any], Objective], data_axis: int | None
-) -> tuple[Callable[..., Any], ...]:
-    """What is compiled, for many networks at once: functions of params, numbers, x and y.
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What is compiled, for many networks at once.
 
     The two values and gradients that are to be compared; and L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h)
-    with h along a direction in parameter space.
+    with h along a direction.
     """
 
-    def loss_of(params: Params, numbers: Any, x: Array, y: Array) -> Array:
-        return batch_loss(params, x, y, *make_objective(numbers))
-
     def gradients(params: Params, numbers: Any, x: Array, y: Array) -> Any:
-        return (
-            backprop(params, x, y, *make_objective(numbers)),
-            jax.value_and_grad(loss_of)(params, numbers, x, y),
-        )
+        arguments = (params, x, y, *make_objective(numbers))
+        return backprop(*arguments), jax.value_and_grad(batch_loss)(*arguments)
 
-    def losses_along(direction: Params, params: Params, *rest: Any) -> Array:
-        return jax.lax.map(
-            lambda h: loss_of(jax.tree.map(lambda p, d: p + h * d, params, direction), *rest),
-            _H * np.array([-1, -0.5, 0.5, 1]),
-        )
+    def losses_along(direction: Params, params: Params, numbers: Any, x: Array, y: Array) -> Array:
+        def loss_at(h: Array) -> Array:
+            moved = jax.tree.map(lambda p, d: p + h * d, params, direction)
+            return batch_loss(moved, x, y, *make_objective(numbers))
+
+        return jax.lax.map(loss_at, _H * np.array([-1, -0.5, 0.5, 1]))
 
     axes = (0, 0, data_axis, data_axis)
     return (
@@ -110,27 +174,30 @@ def _programs(
     )
 
 
-def _sample(
-    grad: Layer, num_coordinates: int, random: np.random.Generator
-) -> Iterator[tuple[int, int]]:
-    """Coordinates of W, then of b: the array's place in the layer, and the index into it.
+def _choose_coordinates(grads: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Indices into θ, for each network as many as `counts` of each W and b.
 
     Drawn at random, the likelier the larger the gradient there: 0 = 0 would prove little.
     """
-    for array, g in enumerate(grad):
-        weights = random.random(g.size) * np.abs(np.ravel(g))
-        chosen = np.argpartition(-weights, min(num_coordinates, g.size) - 1)[:num_coordinates]
-        yield from ((array, int(index)) for index in chosen)
+    weights = np.random.default_rng(0).random(grads.shape[1]) * np.abs(grads)
+    starts = np.cumsum(sizes) - sizes
+    return np.concatenate(
+        [
+            start + np.argpartition(-weights[:, start : start + size], count - 1)[:, :count]
+            for start, size, count in zip(starts, sizes, counts, strict=True)
+        ],
+        axis=1,
+    )
 
 
-def _differences(value: float, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _differences(value: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Central differences, and how far from smooth the loss is around them, as a slope.
 
-    `value` is L(θ); the rows of `losses` are L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h).
+    `value` is L(θ); the last axis of `losses` is L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h).
     At a kink the left and the right slope differ, and go on to do so when their gap is
     extrapolated to h = 0. At a jump, or with a kink nearby, the difference changes with h.
     """
-    far_left, left, right, far_right = losses.T
+    far_left, left, right, far_right = np.moveaxis(losses, -1, 0)
     difference = (right - left) / _H
     change = (far_right - far_left) / (2 * _H) - difference
     gap = (far_right - 2 * value + far_left) / _H
@@ -138,144 +205,42 @@ def _differences(value: float, losses: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return difference, np.maximum(np.abs(change), np.abs(2 * half_gap - gap))
 
 
-def _check_layer(
-    grad: Layer,
-    true_grad: Layer,
-    slopes: list[float],
+def _by_layer(reduce: np.ufunc, array: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The last axis reduced layer by layer; `lengths` are those of W^1, b^1, W^2, … in it."""
+    return reduce.reduceat(array, np.cumsum([0, *lengths])[:-1:2], axis=-1)
+
+
+def _compare(
+    found: tuple[np.ndarray, np.ndarray],
+    true: tuple[np.ndarray, np.ndarray],
+    chosen: np.ndarray,
     losses: np.ndarray,
-    value: float,
-    smallest_scale: float,
-) -> LayerCheck:
-    """`slopes` are the components of `grad` along which `losses` were taken."""
-    scale = np.maximum(_largest(true_grad), smallest_scale)
-    differences, roughness = _differences(value, losses)
-    # Only the loss decides what is skipped: no wrong gradient can hide there.
-    smooth = roughness <= DIFFERENCE_TOLERANCE * scale
-    deviations = np.abs(slopes - differences)[smooth]
-    return LayerCheck(
-        autodiff_error=float(_largest(jax.tree.map(np.subtract, grad, true_grad)) / scale),
-        difference_error=float(np.max(deviations, initial=0) / scale),
-        num_compared=int(np.sum(smooth)),
-        num_skipped=int(np.sum(~smooth)),
-    )
-
-
-def check_gradient(
-    params: Params,
-    x: Float[Array, "batch n_0"],
-    y: Float[Array, "batch n_L"],
-    activation: Activations,
-    loss: Loss,
-    penalty: Penalty | None = None,
-    *,
-    num_coordinates: int = 4,
-) -> GradientCheck:
-    """Checks `backprop` on a batch, by differences on `num_coordinates` of every W and every b.
-
-    Coordinates around which the loss is not smooth have no slope to compare with and are skipped:
-    a kink as of relu at 0, a jump as of step.
-    """
-    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, penalty))
-    (check,) = check_gradients(
-        one[0],
-        x,
-        y,
-        lambda penalty: Objective(activation, loss, penalty),
-        one[1],
-        num_coordinates=num_coordinates,
-    )
-    return check
-
-
-def check_gradients(
-    params: Params,
-    x: np.ndarray | Array,
-    y: np.ndarray | Array,
-    make_objective: Callable[[Any], Objective],
-    numbers: Any,
-    *,
-    num_coordinates: int = 4,
+    sizes: np.ndarray,
+    counts: np.ndarray,
 ) -> list[GradientCheck]:
-    """`check_gradient` of many networks, whose parameters and `numbers` have a leading axis.
+    """`found` and `true` are the values and the gradients; each array has a row for a network."""
+    (values, grads), (true_values, true_grads) = found, true
+    largest = _by_layer(np.maximum, np.abs(true_grads), sizes)
+    scale_of_value = np.maximum(1, np.abs(true_values))
+    vanished = 1e-3 * np.maximum(scale_of_value, largest.max(axis=1))
+    scale = np.maximum(largest, vanished[:, None])
+    autodiff = _by_layer(np.maximum, np.abs(grads - true_grads), sizes) / scale
 
-    `make_objective` gives what is minimised, from the numbers in which the networks differ.
+    differences, roughness = _differences(true_values[:, None], losses)
+    num_chosen = _by_layer(np.add, np.ones(counts.sum(), int), counts)
+    # Only the loss decides what is skipped: no wrong gradient can hide there.
+    smooth = roughness <= DIFFERENCE_TOLERANCE * np.repeat(scale, num_chosen, axis=1)
+    slopes = np.take_along_axis(grads, chosen, axis=1)
+    deviations = np.where(smooth, np.abs(slopes - differences), 0)
+    difference = _by_layer(np.maximum, deviations, counts) / scale
+    num_compared = _by_layer(np.add, smooth.astype(int), counts)
 
-    `x` and `y` have it too where each network has data of its own.
-    """
-    gradients, losses_along = _programs(make_objective, 0 if np.ndim(x) == 3 else None)
-    random = np.random.default_rng(0)
-    cpu = jax.local_devices(backend="cpu")[0]
-    with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):
-        at = jax.device_put(
-            jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, numbers, x, y))
-        )
-        (values, grads), (true_values, true_grads) = jax.device_get(gradients(*at))
-        samples = [
-            [list(_sample(layer, num_coordinates, random)) for layer in _member(true_grads, i)]
-            for i in range(len(values))
-        ]
-        losses = [
-            np.stack(
-                [
-                    losses_along(_directions(grads, samples, number, position), *at)
-                    for position in range(len(samples[0][number]))
-                ],
-                axis=1,
-            )
-            for number in range(len(grads))
-        ]
+    value_errors = np.abs(values - true_values) / scale_of_value
+    columns = (autodiff, difference, num_compared, num_chosen - num_compared, value_errors)
     return [
-        _check_network(
-            (float(values[i]), _member(grads, i)),
-            (float(true_values[i]), _member(true_grads, i)),
-            samples[i],
-            [layer_losses[i] for layer_losses in losses],
-        )
-        for i in range(len(values))
+        GradientCheck(tuple(map(LayerCheck, *layers)), value_error)
+        for *layers, value_error in zip(*(column.tolist() for column in columns), strict=True)
     ]
-
-
-def _member(tree: Params, index: int) -> Params:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def _directions(
-    grads: Params, samples: list[list[list[tuple[int, int]]]], number: int, position: int
-) -> Params:
-    """For every network the unit vector along one of the coordinates drawn of a layer."""
-    directions: Any = jax.tree.map(np.zeros_like, grads)
-    for member, layers in enumerate(samples):
-        array, index = layers[number][position]
-        directions[number][array][member].flat[index] = 1
-    return directions
-
-
-def _check_network(
-    found: tuple[float, Params],
-    true: tuple[float, Params],
-    samples: list[list[tuple[int, int]]],
-    losses: list[np.ndarray],
-) -> GradientCheck:
-    """`losses` are those along the sampled coordinates of each layer."""
-    (value, grads), (true_value, true_grads) = found, true
-    smallest_scale = 1e-3 * np.max([1, np.abs(true_value), _largest(true_grads)])
-    layers = [
-        _check_layer(
-            grad,
-            true_grad,
-            [np.ravel(grad[array])[index] for array, index in sampled],
-            layer_losses,
-            true_value,
-            smallest_scale,
-        )
-        for grad, true_grad, sampled, layer_losses in zip(
-            grads, true_grads, samples, losses, strict=True
-        )
-    ]
-    return GradientCheck(
-        layers=tuple(layers),
-        value_error=abs(value - true_value) / max(1, abs(true_value)),
-    )
 
 
 def insist_on(gradient: GradientCheck) -> None:

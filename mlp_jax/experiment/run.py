@@ -13,7 +13,6 @@ from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core.fit import Programs, compile_programs
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
-from mlp_jax.core.network import num_params
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir
 from mlp_jax.errors import RunError
@@ -122,14 +121,7 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
         console.line(note)
     fixed = problem.training
     x, y = problem.train.x[:32], problem.train.y[:32]
-    gradient = check_gradient(
-        problem.params,
-        x,
-        y,
-        *fixed.objective,
-        # Each is four forward passes in float64.
-        num_coordinates=4 if num_params(problem.params) < 100_000 else 1,
-    )
+    gradient = check_gradient(fixed.objective, problem.params, x, y)
     console.line(summary.gradient_line(gradient))
     return gradient
 

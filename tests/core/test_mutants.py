@@ -10,6 +10,7 @@ from test_backprop import TOLERANCE, batch, network, relative_error
 from mlp_jax.core import backprop
 from mlp_jax.core import gradcheck as proof
 from mlp_jax.core.activations import ACTIVATIONS
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
 
 SOURCE = Path(backprop.__file__).read_text(encoding="utf-8")
@@ -85,7 +86,9 @@ def caught_by_the_tests(module: ModuleType) -> bool:
 
 def caught_by_the_check(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(proof, "backprop", module.backprop)
-    return not proof.check_gradient(*ARGUMENTS, num_coordinates=1).passed
+    return not proof.check_gradient(
+        Objective(*ARGUMENTS[3:]), *ARGUMENTS[:3], num_coordinates=1
+    ).passed
 
 
 @pytest.mark.parametrize("name", MUTANTS)
