@@ -1,16 +1,20 @@
 """What the population launcher does: directories, one sweep, and what is left of each job."""
 
 import copy
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, setup_globals
+import yaml
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.mlp_jax._directories import Directories
+from mlp_jax.config.compose import Composer, Job, Template
+from mlp_jax.config.schema import flat_values
 from mlp_jax.errors import UserError, reached, redacted
-from mlp_jax.sweep.jobs import Composer, Job
 
 if TYPE_CHECKING:
     from hydra_plugins.mlp_jax.launcher import PopulationLauncher
@@ -50,7 +54,6 @@ def launch(
     Each job's log is written and its return is filled in as soon as its group is done.
     """
     reached("composing")
-    setup_globals()
     assert launcher.config is not None
     hydra, composer = launcher.config.hydra, launcher.composer
     if hydra.job.chdir:
@@ -59,8 +62,7 @@ def launch(
             "add hydra/launcher=basic."
         )
     jobs = [composer.job(first_index + i, texts) for i, texts in enumerate(job_overrides)]
-    subdir = hydra.output_subdir or launcher.output_subdir
-    directories = Directories(composer, hydra.sweep.dir, subdir)
+    directories = Directories(composer, hydra.output_subdir or launcher.output_subdir)
     folders = {job.index: directories.make(job) for job in jobs}
     returns = {job.index: PopulationReturn(composer, job) for job in jobs}
 
@@ -74,3 +76,83 @@ def launch(
     with launcher.sweep(jobs) as sweep, env_override(env):
         sweep.train(jobs, on_done)
     return list(returns.values())
+
+
+class Directories:
+    """Makes a directory for each job with its configs in `subdir`, as Hydra's own launchers do."""
+
+    def __init__(self, composer: Composer, subdir: str | None) -> None:
+        self._composer, self._subdir = composer, subdir
+        self._forms: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def make(self, job: Job) -> Path:
+        """The job's directory, absolute."""
+        template = self._composer.composed(job)
+        hydra = template.composed.hydra
+        directory = Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        if self._subdir is not None:
+            folder = directory / self._subdir
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in self._files(job, template, directory).items():
+                (folder / name).write_text(redacted(text), encoding="utf-8")
+        return directory
+
+    def _files(self, job: Job, template: Template, directory: Path) -> dict[str, str]:
+        if id(template) not in self._forms:
+            containers: Any = [
+                OmegaConf.to_container(node, enum_to_str=True)
+                for node in (template.task, template.composed.hydra)
+            ]
+            self._forms[id(template)] = tuple(containers)
+        config, hydra = self._forms[id(template)]
+        _, values = self._composer.template(job)
+        flat = flat_values(job.config)
+        for path in values:
+            _set(config, path, flat[path])
+        own = template.composed.hydra.job
+        _set(hydra, "job.id", own.id)
+        _set(hydra, "job.num", own.num)
+        _set(hydra, "job.override_dirname", own.override_dirname)
+        _set(hydra, "runtime.output_dir", str(directory))
+        _set(hydra, "overrides.task", list(job.overrides))
+        return {
+            "config.yaml": _sections(config),
+            "hydra.yaml": "hydra:\n" + _sections(hydra, indent="  "),
+            "overrides.yaml": _yaml(list(job.overrides)),
+        }
+
+
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        values = values[group]
+    values[name] = value
+
+
+def _sections(values: Mapping[str, Any], indent: str = "") -> str:
+    """A config in YAML. Most of its sections are those of the job before."""
+    text = "".join(_section(json.dumps({name: value})) for name, value in values.items())
+    return re.sub("^(?=.)", indent, text, flags=re.MULTILINE) if indent else text
+
+
+@lru_cache(maxsize=1_000)
+def _section(content: str) -> str:
+    return _yaml(json.loads(content))
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Quotes what OmegaConf would read as a number, such as 1e3, and YAML would not."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None
+    ),
+)
+
+
+def _yaml(values: Any) -> str:
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text

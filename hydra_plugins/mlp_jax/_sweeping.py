@@ -11,9 +11,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlp_jax.launcher import PopulationLauncher
+from mlp_jax.config.compose import Composer, Job, fix_time
 from mlp_jax.errors import NoResultError, RunError, UserError, redacted
 from mlp_jax.sweep import search
-from mlp_jax.sweep.jobs import Composer, Job
 from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
         if (value := getattr(sweeper, name, 1)) < 1:
             raise UserError(f"hydra.sweeper.{name}={value}: must be a whole number > 0.")
     loader, launcher = sweeper.context.config_loader, sweeper.launcher
+    fix_time(sweeper.config)
     parser = OverridesParser.create(loader)
     batches = sweeper.search(search.dimensions(parser.parse_overrides(overrides)))
     together = launcher if isinstance(launcher, PopulationLauncher) else None

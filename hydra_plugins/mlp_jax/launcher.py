@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 
 if TYPE_CHECKING:
-    from mlp_jax.sweep.jobs import Composer, Job
+    from mlp_jax.config.compose import Composer, Job
 
 
 @dataclass
@@ -41,12 +41,12 @@ class PopulationLauncher(BasicLauncher):
 
     @property
     def trains_together(self) -> bool:
-        return hasattr(self.task_function, "open_sweep")
+        return getattr(self.task_function, "open_sweep", None) is not None
 
     @cached_property
     def composer(self) -> "Composer":
         """Composes and checks the jobs; it remembers those that it has seen."""
-        from mlp_jax.sweep.jobs import Composer
+        from mlp_jax.config.compose import Composer
 
         assert self.hydra_context is not None and self.config is not None
         return Composer.of(self.hydra_context.config_loader, self.config)

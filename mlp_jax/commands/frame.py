@@ -4,26 +4,38 @@ import argparse
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from mlp_jax.config import guard as trust
-from mlp_jax.config import schema as config
-from mlp_jax.config.mistakes import check_overrides, explain
+from mlp_jax.config import guard, schema
+from mlp_jax.config.compose import (
+    CONF,
+    Composer,
+    Job,
+    compose,
+    experiment,
+    fix_time,
+    load,
+    open_hydra,
+)  # fmt: skip
 from mlp_jax.config.schema import Experiment
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import compiled
-from mlp_jax.sweep.jobs import Composer, Job
 
-_HERE = Path(__file__).parents[1]
-CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
-"""In the package where it was installed from a wheel, beside it in a checkout."""
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.types import HydraContext
+    from omegaconf import DictConfig
+
+__all__ = ["CONF", "Command", "OfRun", "call", "compose", "main"]
 
 _HELP = """\
 {summary}
@@ -55,22 +67,27 @@ class OfRun(NamedTuple):
     """
 
     words: str
-    do: Callable[[str, list[str]], None]
+    do: Callable[[str, list[str]], Any]
 
 
-def run_command(
-    run: Callable[[Experiment], Any],
-    module: str,
-    summary: str,
-    examples: list[tuple[str, str]],
-    of_runs: Mapping[str, OfRun] | None = None,
-    open_sweep: Callable[[Sequence[Job]], Any] | None = None,
-) -> None:
-    """Composes the config that the command line asks for and runs it; the exit status says how.
+class Command(NamedTuple):
+    """A command that composes an experiment: what it does, and what its --help says.
 
-    `NAME=RUN` calls the function of that name in `of_runs` instead. What `run` returns, of a
-    sweep's job, is the number that a search minimises. `open_sweep` gives a command that can train
-    the jobs of a sweep together its `Sweep`, from the first of them.
+    What `run` returns, of a sweep's job, is the number that a search minimises. `NAME=RUN` calls
+    the function of that name in `of_runs` instead. `open_sweep` is of a command that can train the
+    jobs of a sweep together: it makes its `Sweep`, from the first of them.
+    """
+
+    module: str
+    summary: str
+    examples: Sequence[tuple[str, str]]
+    run: Callable[[Experiment], Any]
+    open_sweep: Callable[[Sequence[Job]], Any] | None = None
+    of_runs: Mapping[str, OfRun] = {}
+
+
+def main(command: Command, arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line asks for; the exit status says how it ended.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -80,24 +97,7 @@ def run_command(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     gc.set_threshold(100_000)  # the imports allocate much and free little
     try:
-        arguments = _parse_arguments()
-        if arguments.help:
-            lines = "\n".join(
-                f"    {what}:\n        python -m {module} {line}" for line, what in examples
-            )
-            groups = _choices(arguments.config_dir)
-            values = {"summary": summary, "module": module, "examples": lines}
-            print(_HELP.format(**values, groups=groups, of_runs=_help_of(of_runs or {})))
-            return
-        if of_run := _of_run(arguments, of_runs or {}):
-            compiled.keep()
-            of_run()
-            return
-        config.register_schema()
-        _check(arguments)
-        compiled.keep()
-        with _without_passwords() if arguments.cfg or arguments.info else nullcontext():
-            _run_in_hydra(run, module, open_sweep)
+        call(command, sys.argv[1:] if arguments is None else arguments)
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -110,26 +110,6 @@ def run_command(
         gc.freeze()  # nor need the interpreter search it all once more before it exits
 
 
-@contextmanager
-def _without_passwords() -> Iterator[None]:
-    """Prints what is printed meanwhile, but no password of a store."""
-    shown = io.StringIO()
-    try:
-        with redirect_stdout(shown):
-            yield
-    finally:
-        print(redacted(shown.getvalue()), end="")
-
-
-def compose(overrides: list[str]) -> Experiment:
-    """The experiment that a command line would run: `compose(["+exp=xor", "seed=1"])`."""
-    import hydra
-
-    config.register_schema()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.to_experiment(hydra.compose("config", overrides))
-
-
 def _exit(error: Exception) -> NoReturn:
     """At most two lines, whatever characters a value had, without a password."""
     lines = redacted(str(error)).split("\n", maxsplit=1)
@@ -138,7 +118,134 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _parse_arguments() -> argparse.Namespace:
+def call(command: Command, arguments: Sequence[str]) -> Any:
+    """Does what the arguments ask for and returns what it came to. Raises `UserError` and so on."""
+    parser, options = _parse(arguments)
+    if options.help:
+        print(_help(command, options.config_dir))
+        return None
+    if of_run := _of_run(options, command.of_runs):
+        compiled.keep()
+        return of_run()
+    task = _TaskOfMany(command) if command.open_sweep else _Task(command)
+    try:
+        with open_hydra(options.config_dir, command.module.rpartition(".")[2]) as hydra:
+            if options.cfg or options.info or options.hydra_help or options.shell_completion:
+                return _show(options, hydra, parser)
+            return _start(task, options, hydra.config_loader)
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        if task.has_started:
+            raise
+        raise guard.explain(error, options.overrides) from error
+
+
+class _Task:
+    """What Hydra calls for a job."""
+
+    def __init__(self, command: Command) -> None:
+        self.command, self.has_started = command, False
+        self.experiment: Experiment | None = None
+
+    def __call__(self, composed: "DictConfig") -> Any:
+        self.has_started = True
+        return self.command.run(self.experiment or schema.to_experiment(composed))
+
+
+class _TaskOfMany(_Task):
+    """Of a command that trains the jobs of a sweep together, as our launcher asks for."""
+
+    def open_sweep(self, jobs: Sequence[Job]) -> Any:
+        self.has_started = True
+        assert self.command.open_sweep is not None
+        return self.command.open_sweep(jobs)
+
+
+def _start(task: _Task, options: argparse.Namespace, loader: "ConfigLoader") -> Any:
+    from hydra._internal.callbacks import Callbacks
+    from hydra.types import HydraContext, RunMode
+
+    overrides = [*options.overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])]
+    is_sweep = any(re.fullmatch(r"\+*hydra\.mode=MULTIRUN", text) for text in overrides)
+    if is_sweep:
+        _check_secrets(overrides)
+    composed = load(loader, overrides, options.config_name or "config", is_sweep)
+    compiled.keep()
+    context = HydraContext(loader, Callbacks())
+    if composed.hydra.mode == RunMode.MULTIRUN:
+        return _sweep(task, composed, context)
+    composed.hydra.mode = RunMode.RUN
+    return _run(task, composed, context)
+
+
+def _run(task: _Task, composed: "DictConfig", context: "HydraContext") -> Any:
+    """Runs the experiment as a job of Hydra: in its directory and with its logging."""
+    from hydra.core.utils import JobStatus, run_job
+
+    composed.hydra.runtime.output_dir = str(Path(composed.hydra.run.dir).absolute())
+    task.experiment = experiment(composed)
+    ended = run_job(task, composed, "hydra.run.dir", None, context)
+    if ended.status == JobStatus.FAILED:
+        raise ended._return_value
+    return ended.return_value
+
+
+def _sweep(task: _Task, master: "DictConfig", context: "HydraContext") -> Any:
+    """Has the sweeper make the jobs of what they have in common, and the launcher run them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+
+    fix_time(master)
+    loader, overrides = context.config_loader, [*master.hydra.overrides.task]
+    if master.hydra.sweeper._target_ == BasicSweeperConf._target_:  # which checks no job
+        composer, parser = Composer.of(loader, master), OverridesParser.create(loader)
+        given = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+        parsed = parser.parse_overrides([*given, *overrides])
+        for index, texts in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+            composer.job(index, texts)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        hydra_context=context, task_function=task, config=master
+    )
+    return sweeper.sweep(arguments=overrides)
+
+
+def _show(options: argparse.Namespace, hydra: "Hydra", parser: argparse.ArgumentParser) -> None:
+    """What Hydra shows of a config or of itself, but no password of a store."""
+    name, overrides = options.config_name or "config", options.overrides
+    if options.multirun:
+        raise UserError("--multirun: runs a sweep; --cfg, --info and --hydra-help only show.")
+    load(hydra.config_loader, [] if options.shell_completion else overrides, name)
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            if options.cfg:
+                hydra.show_cfg(name, overrides, options.cfg, options.package, options.resolve)
+            elif options.info:
+                hydra.show_info(options.info, name, overrides)
+            elif options.hydra_help:
+                hydra.hydra_help(name, parser, options)
+            else:
+                hydra.shell_completion(name, overrides)
+    finally:
+        print(redacted(shown.getvalue()), end="")
+
+
+def _check_secrets(overrides: list[str]) -> None:
+    """Refuses a password among the overrides of a sweep, which Hydra writes to multirun.yaml."""
+    for override in overrides:
+        if override.lstrip("+").startswith("tracking.uri=") and redacted(override) != override:
+            raise UserError(
+                "tracking.uri: a sweep writes its overrides to multirun.yaml; keep the password "
+                "out of it and set $MLFLOW_TRACKING_URI instead."
+            )
+
+
+# --- options and help --------------------------------------------------------------------------
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Hydra's options and the overrides."""
     from hydra._internal.utils import get_args_parser
 
@@ -147,14 +254,16 @@ def _parse_arguments() -> argparse.Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    arguments = parser.parse_args()
-    if arguments.experimental_rerun is not None:
+    options = parser.parse_args(list(arguments))
+    if options.experimental_rerun is not None:
         raise UserError("--experimental-rerun: would read a pickle, which can run any code.")
-    if arguments.config_path is not None:
+    if options.config_path is not None:
         raise UserError("--config-path: is fixed; add configs of your own with --config-dir.")
-    if arguments.config_dir is not None and not _is_directory(arguments.config_dir):
-        raise UserError(f"--config-dir={arguments.config_dir}: is not a directory.")
-    return arguments
+    if options.config_dir is not None and not _is_directory(options.config_dir):
+        raise UserError(f"--config-dir={options.config_dir}: is not a directory.")
+    if options.resolve and not options.cfg:
+        raise UserError("--resolve: goes with --cfg.")
+    return parser, options
 
 
 def _is_directory(name: str) -> bool:
@@ -164,27 +273,33 @@ def _is_directory(name: str) -> bool:
         return False
 
 
-def _of_run(
-    arguments: argparse.Namespace, of_runs: Mapping[str, OfRun]
-) -> Callable[[], None] | None:
+def _of_run(options: argparse.Namespace, of_runs: Mapping[str, OfRun]) -> Callable[[], Any] | None:
     """What to do instead of composing a config, where an override names a run."""
-    named = [text for text in arguments.overrides if text.partition("=")[0] in of_runs]
+    named = [text for text in options.overrides if text.partition("=")[0] in of_runs]
     if not named:
         return None
-    asks_hydra = arguments.multirun or arguments.cfg or arguments.info or arguments.hydra_help
+    asks_hydra = options.multirun or options.cfg or options.info or options.hydra_help
     if len(named) > 1 or asks_hydra:
         raise UserError(f"{' '.join(named)}: takes one run, and no -m, --cfg or --info.")
     name, _, value = named[0].partition("=")
     if not value:
         raise UserError(f"{name}=: give the directory of a run or its id, {name}=RUN.")
-    others = [text for text in arguments.overrides if text != named[0]]
+    others = [text for text in options.overrides if text != named[0]]
     return lambda: of_runs[name].do(value, others)
 
 
-def _help_of(of_runs: Mapping[str, OfRun]) -> str:
-    lines = "".join(f"    {name + '=RUN':20}{words}\n" for name, (words, _) in of_runs.items())
+def _help(command: Command, config_dir: str | None) -> str:
+    lines = [f"    {what}:\n        python -m {command.module} {line}"
+             for line, what in command.examples]  # fmt: skip
+    of_runs = "".join(f"    {name + '=RUN':20}{of.words}\n" for name, of in command.of_runs.items())
     title = "With a run that was made; RUN is its directory or its id:"
-    return f"{title}\n{lines}\n" if of_runs else ""
+    return _HELP.format(
+        summary=command.summary,
+        module=command.module,
+        examples="\n".join(lines),
+        groups=_choices(config_dir),
+        of_runs=f"{title}\n{of_runs}\n" if of_runs else "",
+    )
 
 
 def _choices(config_dir: str | None) -> str:
@@ -203,112 +318,3 @@ def _choices(config_dir: str | None) -> str:
         for group, choices in sorted(groups.items())
         for name in ["+exp" if group == "exp" else group]
     )
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    """Composes and validates what is asked for before Hydra creates a directory or starts it."""
-    import hydra
-
-    search_path = []
-    if arguments.config_dir is not None:
-        folder = str(Path(arguments.config_dir).resolve()).replace("'", r"\'")
-        search_path = [f"hydra.searchpath=['file://{folder}']"]
-    given = [] if arguments.shell_completion else arguments.overrides
-    # What is only shown may still lack values.
-    is_run = not (arguments.cfg or arguments.info or arguments.hydra_help)
-    name = arguments.config_name or "config"
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            check_overrides(given)
-            trust.check_search_path(given)
-            if arguments.multirun:
-                _check_secrets(given)
-                _check_sweep(name, given + search_path)
-            else:
-                _check_job(name, given + search_path, is_run)
-    except UserError:
-        raise
-    except Exception as error:
-        raise explain(error, given) from error
-
-
-def _check_job(name: str, overrides: list[str], is_run: bool) -> None:
-    import hydra
-    from omegaconf import OmegaConf, flag_override
-
-    composed = hydra.compose(name, overrides, return_hydra_config=True)
-    trust.check_hydra(composed.hydra)
-    with flag_override(composed, ["struct", "readonly"], False):
-        del composed["hydra"]
-    # A value that Hydra gives at run time is checked then.
-    if is_run and "${hydra:" not in OmegaConf.to_yaml(composed):
-        config.to_experiment(composed)
-
-
-def _check_sweep(name: str, overrides: list[str]) -> None:
-    """What a sweep's jobs have in common; and every job, where the sweeper does not check them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
-
-    loader = GlobalHydra.instance().config_loader()
-    common = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-    trust.check_hydra(common.hydra)
-    if common.hydra.sweeper._target_ == BasicSweeperConf._target_:
-        composer = Composer.of(loader, common)
-        parsed = OverridesParser.create(loader).parse_overrides([*common.hydra.overrides.task])
-        for index, job in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
-            composer.job(index, job)
-
-
-def _check_secrets(overrides: list[str]) -> None:
-    """Refuses a password among the overrides of a sweep, which Hydra writes to multirun.yaml."""
-    for override in overrides:
-        if override.lstrip("+").startswith("tracking.uri=") and redacted(override) != override:
-            raise UserError(
-                "tracking.uri: a sweep writes its overrides to multirun.yaml; keep the password "
-                "out of it and set $MLFLOW_TRACKING_URI instead."
-            )
-
-
-def _run_in_hydra(
-    run: Callable[[Experiment], Any], module: str, open_sweep: Callable[[Sequence[Job]], Any] | None
-) -> None:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import env_override
-    from hydra.types import RunMode
-
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
-    has_started = False
-
-    def job(composed: Any) -> Any:
-        nonlocal has_started
-        has_started = True
-        try:
-            return run(config.to_experiment(composed))
-        except (UserError, RunError) as error:
-            if wants_traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # of a sweep, Hydra names the overrides of the job
-            _exit(error)
-
-    def sweep(jobs: Sequence[Job]) -> Any:
-        nonlocal has_started
-        has_started = True
-        assert open_sweep is not None
-        return open_sweep(jobs)
-
-    job.__module__ = module  # from which Hydra takes the job's name
-    if open_sweep is not None:
-        job.open_sweep = sweep  # type: ignore[attr-defined]  # where our launcher looks for it
-    start = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
-    try:
-        with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra raises what is told here
-            start()
-    except (UserError, RunError):
-        raise
-    except Exception as error:
-        if has_started:
-            raise
-        raise explain(error, sys.argv[1:]) from error

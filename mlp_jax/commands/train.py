@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_jax.commands.frame import OfRun, run_command
+from mlp_jax.commands import frame
+from mlp_jax.commands.frame import OfRun
 from mlp_jax.config import saved as recorded
+from mlp_jax.config.compose import Job
 from mlp_jax.config.schema import Experiment
 from mlp_jax.durable import rundir
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import compiled, environment
-from mlp_jax.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from mlp_jax.data import Dataset
@@ -150,24 +151,22 @@ def _pin_cores(cores: int) -> None:
 
 
 def main() -> None:
-    run_command(
-        train,
-        open_sweep=open_sweep,
-        module="mlp_jax.train",
-        summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
-        examples=[
-            ("+exp=xor", "XOR in seconds"),
-            ("+exp=xor seed=1 model.activation=tanh", "the same with another seed and activation"),
-            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
-            ("+exp=table data.path=my.csv data.target=price", "your own table"),
-            ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
-        ],
-        of_runs={
-            "resume": OfRun("go on from its last checkpoint; num_epochs=N may be raised", resume),
-            "rerun": OfRun("repeat it and compare the parameters, bit for bit", rerun),
-        },
+    frame.main(
+        frame.Command(
+            module="mlp_jax.train",
+            summary="Trains a feedforward network, proves its gradient and records it in MLflow.",
+            examples=[
+                ("+exp=xor", "XOR in seconds"),
+                ("+exp=xor seed=1 model.activation=tanh", "with another seed and activation"),
+                ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
+                ("+exp=table data.path=my.csv data.target=price", "your own table"),
+                ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
+            ],
+            run=train,
+            open_sweep=open_sweep,
+            of_runs={
+                "resume": OfRun("go on from its last checkpoint; num_epochs may be raised", resume),
+                "rerun": OfRun("repeat it and compare the parameters, bit for bit", rerun),
+            },
+        )
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -16,9 +16,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from mlp_jax.commands.frame import CONF
-from mlp_jax.config import guard as trust
 from mlp_jax.config import schema as config
-from mlp_jax.config.mistakes import check_overrides, explain
+from mlp_jax.config.guard import check_overrides, check_search_path, explain
 from mlp_jax.config.schema import CHOICES, Experiment
 from mlp_jax.errors import UserError
 
@@ -90,7 +89,7 @@ def told(overrides: list[str], compose: Callable[[], Any]) -> str:
 
 def composed(overrides: list[str]) -> Any:
     check_overrides(overrides)
-    trust.check_search_path(overrides)
+    check_search_path(overrides, None)
     return hydra.compose("config", overrides)
 
 

@@ -155,6 +155,142 @@ def test_hydras_own_logging_is_allowed(monkeypatch, tmp_path, logging):
     assert len(ran) == 1
 
 
+# What an experiment may have as any value, and Hydra is sent to by an interpolation.
+TARGET = f"{{_target_: {CANARY}.run}}"
+SENT_ELSEWHERE = [
+    [f"data.function={TARGET}", "+hydra.launcher.x=${data.function}"],
+    [f"data.function={TARGET}", "+hydra.sweeper.x=${data.function}"],
+    [f"data.function={TARGET}", "hydra.sweeper.params=${data.function}"],
+    [f"data.function={TARGET}", "hydra.launcher=${data.function}"],
+    [f"data.function={TARGET}", "hydra.callbacks=${data.function}"],
+    [f"data.function={{x: {TARGET}}}", "hydra.callbacks=${data.function}"],
+    [f"data.function={{x: {TARGET}}}", "+hydra.launcher.x=${data.function.x}"],
+    [f"data.function=[[{TARGET}]]", "+hydra.launcher.x=[[${data.function.0.0}]]"],
+    [f"model.params=[{TARGET}]", "+hydra.launcher.x=${model.params}"],
+    [f"model.params=[[{TARGET}]]", "++hydra.sweeper.x.y=[${model.params.0}]"],
+    [f"+data.function.a.b={TARGET}", "+hydra.launcher.x={y: [{z: '${data.function.a}'}]}"],
+    ["+hydra.launcher.x=${oc.decode:'{_target_: " + CANARY + ".run}'}"],
+    ["+hydra.launcher.x=${oc.create:{_target_: " + CANARY + ".run}}"],
+    ["+hydra.launcher.x=${oc.decode:${oc.env:HOSTILE}}"],
+    ["hydra.callbacks=${oc.decode:${oc.env:HOSTILE}}"],
+    ["hydra.job=${data.function}"],
+    ["hydra.job_logging=${oc.decode:${oc.env:HOSTILE}}"],
+    ["hydra.launcher._target_=${oc.env:HOSTILE}"],
+    [f"data.function={{version: 1, handlers: {{x: {_HANDLER}}}}}",
+     "hydra.job_logging=${data.function}"],
+    [f"data.function={{version: 1, handlers: {{x: {_HANDLER}}}}}",
+     "hydra.hydra_logging=${data.function}"],
+    [f"data.function={_HANDLER}", "+hydra.job_logging.handlers.x=${data.function}"],
+    ["data.function=[${data.function}]"],
+    [f"hydra.sweeper.params={{hydra.launcher._target_: {CANARY}.run}}"],
+    [f"hydra.sweeper.params={{++hydra.callbacks.x._target_: {CANARY}.run}}"],
+    ["hydra/sweeper=basic", "+hydra.sweeper.params={hydra/launcher: joblib}"],
+    ["+hydra.launcher.setup=['touch hostile']"],
+    [f"+hydra.nested.x={TARGET}"],
+    [f"hydra={{searchpath: ['pkg://{CANARY}']}}"],
+    ["hydra.searchpath=['${oc.env:HOSTILE}']"],
+    ["hydra.job.env_copy=${oc.create:[HOSTILE]}"],
+    ["hydra.output_subdir=../x"],
+    ["hydra.output_subdir=/tmp"],
+    ["hydra.output_subdir=."],
+    ["hydra.job.name=../../x"],
+    ["hydra.sweeper._target_=hydra_plugins.mlp_jax._sweeping.sweep"],
+    ["hydra.launcher._target_=hydra_plugins.mlp_jax._population.Path"],
+    ["hydra.sweeper._target_=hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_what_hydra_makes_objects_of_takes_nothing_from_elsewhere(attack, monkeypatch, multirun):
+    monkeypatch.setenv("HOSTILE", TARGET)
+    problems = [found for each in SENT_ELSEWHERE if (found := attack(*multirun, *each))]
+    assert not problems, "\n".join(problems)
+
+
+def test_numpy_is_not_called_on_a_pickle(attack, tmp_path):
+    """What was once run: `numpy.load` of a pickle that imports the canary."""
+
+    class Hostile:
+        def __reduce__(self):
+            return (__import__, (CANARY,))
+
+    np.save(tmp_path / "p.npy", np.array([Hostile()], object), allow_pickle=True)
+    target = f"{{_target_: numpy.load, file: '{tmp_path}/p.npy', allow_pickle: true}}"
+    sent = "+hydra.launcher.x=${data.function}"
+    assert not attack("-m", f"data.function={target}", sent, "seed=0,1")
+    assert not attack(f"data.function={target}", sent)
+
+
+def _logging_to(file, name="hydra_logging"):
+    return (
+        f"hydra.{name}={{version: 1, root: {{handlers: [x], level: INFO}}, formatters: "
+        f"{{f: {{format: chosen}}}}, handlers: {{x: {{class: logging.FileHandler, "
+        f"formatter: f, filename: '{file}'}}}}}}"
+    )
+
+
+@pytest.mark.parametrize("name", ["job_logging", "hydra_logging"])
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_no_text_is_appended_to_a_file(attack, tmp_path, name, multirun):
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    own = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # Hydra's file, another text
+    for file in (victim, "${oc.env:HOME}/x", "${data.function}", "hydra.log", own):
+        given = [f"data.function={victim}"] if "data" in str(file) else []
+        assert not attack(*multirun, *given, "++" + _logging_to(file, name))
+    assert victim.read_text() == "as it was"
+
+
+def test_a_format_of_ones_own_goes_to_the_terminal(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", ran.append)
+    own = "++hydra.job_logging.formatters.simple.format='%(message)s'"
+    monkeypatch.setattr(sys, "argv", ["train.py", "hydra/job_logging=stdout", own, "tracking=none"])
+    train.main()
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arguments"),
+    [
+        ("exp/own.yaml", "data: {function: HERE}\nhydra: {launcher: {x: '${data.function}'}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "data: {function: HERE}\nhydra: {sweeper: {params: '${data.function}'}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "model: {params: [[HERE]]}\nhydra: {sweeper: {x: ['${model.params}']}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "data: {function: {x: HERE}}\nhydra: {callbacks: '${data.function}'}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "hydra: {sweeper: {params: {hydra.launcher._target_: CANARY.run}}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "hydra: {searchpath: ['pkg://CANARY']}", ["+exp=own"]),
+        ("own.yaml", "defaults: [config]\nhydra: {searchpath: ['pkg://CANARY']}",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nx: pkg://CANARY\nhydra: {searchpath: ['${x}']}",
+         ["--config-name=own"]),
+        ("hydra/launcher/own.yaml", "# @package hydra.launcher\n_target_: CANARY.run",
+         ["hydra/launcher=own"]),
+        ("hydra/launcher/own.yaml", "_target_: CANARY.run", ["hydra/launcher=own"]),
+        ("hydra/sweeper/own.yaml", "_target_: CANARY.run", ["hydra/sweeper=own"]),
+        ("hydra/callbacks/own.yaml", "x: {_target_: CANARY.run}", ["+hydra/callbacks=own"]),
+        ("hydra/job_logging/own.yaml", "{version: 1, handlers: {x: {class: CANARY.run}}}",
+         ["hydra/job_logging=own"]),
+        ("hydra/env/own.yaml", "# @package _global_\nhydra: {job: {env_set: {PATH: '/x'}}}",
+         ["hydra/env=own"]),
+        ("model/own.yaml", "defaults: [mlp]\n_target_: CANARY.run", ["model=own"]),
+        ("data/own.yaml", "defaults: [boolean]\nfunction: [[{x: HERE}]]", ["data=own"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_hostile_file(attack, tmp_path, file, text, arguments, multirun):
+    path = tmp_path / "mine" / file
+    path.parent.mkdir(parents=True)
+    text = text.replace("HERE", TARGET).replace("CANARY", CANARY)
+    path.write_text(f"# @package _global_\n{text}\n" if file.startswith("exp") else text)
+    assert not attack(*multirun, "--config-dir", str(tmp_path / "mine"), *arguments)
+
+
 # --- pickle ------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlp_jax.commands.frame import CONF
 from mlp_jax.config import schema as config
+from mlp_jax.config.compose import Composer, Job
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import CHOICES, SECTIONS, TRACED_KEYS, Experiment
 from mlp_jax.errors import UserError
 from mlp_jax.sweep import jobs
-from mlp_jax.sweep.jobs import Composer, Job
 
 LINKED = """# @package _global_
 name: seed ${seed} of ${optimizer.learning_rate}
