@@ -154,7 +154,7 @@ def run_study(
     page = _markdown(name, question, results, seconds)
     table_path.write_text(page, encoding="utf-8")
     GALLERY.write_text(_gallery(), encoding="utf-8")
-    link = _record(client, name, figure, page, results)
+    link = _record(client, name, page, results)
     Console().print(f"{figure_path}\n{table_path}\n{link}", soft_wrap=True, highlight=False)
 
 
@@ -200,14 +200,14 @@ def _gallery() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _record(client: "MlflowClient", name: str, figure: Figure, page: str, results: Results) -> str:
+def _record(client: "MlflowClient", name: str, page: str, results: Results) -> str:
     """Logs the parent run with figure and page, and its child runs; returns where to see it."""
     parent = tracking.start(
         client, "lecture", name, params={"study": name, "machine": machine()}, note=page
     )
     with parent:
         log_curves(parent, {row.quantity: row.measured for row in results.rows})
-        parent.log_figure(figure, f"{name}.png")
+        parent.log_bytes((FIGURES / f"{name}.png").read_bytes(), f"{name}.png")
         parent.log_text(page, f"{name}.md")
         for child in results.children:
             child_name = " ".join(f"{key}={value}" for key, value in child.params.items())

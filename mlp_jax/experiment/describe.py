@@ -1,9 +1,9 @@
 """What a run has to say about itself: its facts, its metrics, its pictures and its model."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -200,7 +200,9 @@ def standing(result: Result) -> tuple[str, float]:
     """The metric by which a sweep ranks its runs, and its value for the kept parameters."""
     name = objective(result.problem.config, result.problem.dataset)
     part, _, metric = name.partition("/")
-    return name, result.metrics[part][metric]
+    # As it was logged: what is read back from the store is the same number.
+    logged = {point.step: point.metrics for point in result.fitted.history}
+    return name, logged[result.fitted.step].get(name, result.metrics[part][metric])
 
 
 def search_loss(name: str, value: float) -> float:
@@ -230,70 +232,74 @@ def outputs(result: Result, x: np.ndarray) -> np.ndarray:
     return to_model(result).outputs(x)
 
 
-def draw_figures(result: Result) -> Iterator[tuple[str, "Figure"]]:
+def pictures(result: Result, warn: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    """The files of the figures and their contents; one that cannot be drawn is only warned of."""
+    for name, draw in draw_figures(result):
+        if (picture := figures.to_png(name, draw, warn)) is not None:
+            yield f"{name}.png", picture
+
+
+def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
     """The loss curves, and what the data lends itself to, of the part least trained on."""
-    history, dataset = result.fitted.history, result.problem.dataset
-    names = [name for name in history[-1].metrics if "/" in name]
-    was_best_at_the_end = result.fitted.step == history[-1].step
-    yield (
-        "loss_curves",
-        figures.loss_curves(
-            np.array([point.step for point in history]),
-            {name: np.array([point.metrics[name] for point in history]) for name in names},
-            loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
-            best_step=None if was_best_at_the_end else float(result.fitted.step),
-        ),
-    )
+    dataset = result.problem.dataset
     part = dataset.test or dataset.validation or dataset.train
-    if dataset.class_names:
-        yield from _class_figures(result, part)
-    else:
-        yield from _regression_figures(result, part)
-
-
-def _class_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
-    dataset, output = result.problem.dataset, str(result.problem.config.model.output)
+    yield "loss_curves", lambda: _loss_curves(result)
+    if not dataset.class_names:
+        for index, name in enumerate(dataset.target_names):
+            number = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
+            yield f"predicted{number}", partial(_predicted, result, part, index, name)
+        if part.x.shape[1] == 1 and part.y.shape[1] == 1:
+            yield "fit", lambda: _fit(result)
+        return
+    output = str(result.problem.config.model.output)
 
     def scores(x: np.ndarray) -> np.ndarray:
         return classify(outputs(result, x), output)[1]
 
-    labels, _, _ = classify(outputs(result, part.x), output)
-    yield "confusion_matrix", figures.confusion_matrix(part.y, labels, dataset.class_names)
+    def confusion() -> "Figure":
+        labels, _, _ = classify(outputs(result, part.x), output)
+        return figures.confusion_matrix(part.y, labels, dataset.class_names)
+
+    yield "confusion_matrix", confusion
     if dataset.train.x.shape[1] == 2:
-        train, names = dataset.train, dataset.feature_names
+        names = dataset.class_names, dataset.feature_names
         yield (
             "decision_boundary",
-            figures.decision_boundary(scores, train.x, train.y, dataset.class_names, names),
+            partial(figures.decision_boundary, scores, *dataset.train, *names),
         )
 
 
-def _regression_figures(result: Result, part: data.Part) -> Iterator[tuple[str, "Figure"]]:
-    """In the targets' own units, one figure for each target."""
+def _loss_curves(result: Result) -> "Figure":
+    history = result.fitted.history
+    names = [name for name in history[-1].metrics if "/" in name]
+    was_best_at_the_end = result.fitted.step == history[-1].step
+    return figures.loss_curves(
+        np.array([point.step for point in history]),
+        {name: np.array([point.metrics[name] for point in history]) for name in names},
+        loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
+        best_step=None if was_best_at_the_end else float(result.fitted.step),
+    )
+
+
+def _fit(result: Result) -> "Figure":
+    """In the units of the input and of the target."""
     dataset = result.problem.dataset
+    units, train = dataset.preprocessing, dataset.train
 
-    def targets(y: np.ndarray) -> np.ndarray:
-        return dataset.preprocessing.decode_targets(y)
+    def predict(raw: np.ndarray) -> np.ndarray:
+        return units.decode_targets(outputs(result, (raw - units.x_shift) / units.x_scale))[:, 0]
 
-    if part.x.shape[1] == 1 and part.y.shape[1] == 1:
-        train, shift, scale = dataset.train, *_x_units(dataset)
-        yield (
-            "fit",
-            figures.regression_fit(
-                lambda raw: targets(outputs(result, (raw - shift) / scale))[:, 0],
-                train.x * scale + shift,
-                targets(train.y)[:, 0],
-                dataset.feature_names[0],
-                dataset.target_names[0],
-            ),
-        )
-    true, predicted = targets(part.y), targets(outputs(result, part.x))
-    for index, name in enumerate(dataset.target_names):
-        number = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
-        yield (
-            f"predicted{number}",
-            figures.predicted_against_target(true[:, index], predicted[:, index], name),
-        )
+    return figures.regression_fit(
+        predict,
+        train.x * units.x_scale + units.x_shift,
+        units.decode_targets(train.y)[:, 0],
+        dataset.feature_names[0],
+        dataset.target_names[0],
+    )
 
 
-def _x_units(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    return dataset.preprocessing.x_shift, dataset.preprocessing.x_scale
+def _predicted(result: Result, part: data.Part, index: int, name: str) -> "Figure":
+    """In the target's own unit."""
+    decode = result.problem.dataset.preprocessing.decode_targets
+    true, predicted = decode(part.y), decode(outputs(result, part.x))
+    return figures.predicted_against_target(true[:, index], predicted[:, index], name)

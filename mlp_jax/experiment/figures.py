@@ -4,6 +4,8 @@ The colours are Okabe & Ito's for the colour-blind ("Color Universal Design", 20
 markers differ as well, and shades run from dark to light, so that black and white suffices.
 """
 
+import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -35,7 +37,39 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
+_FALLBACKS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Emoji", "Symbola", "Unifont")
+"""Fonts for what the first one lacks, where they are installed."""
+
 P = ParamSpec("P")
+OnWarning = Callable[[str], None]
+
+
+def plain(name: str) -> str:
+    """A name as it is: Matplotlib takes $ for mathematics, and leaves _ out of a legend."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def to_png(
+    name: str, draw: Callable[[], "matplotlib.figure.Figure"], warn: OnWarning
+) -> bytes | None:
+    """A figure as a file, or None where it cannot be drawn: that costs the figure, nothing else."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as of a letter that no font has
+        try:
+            draw().savefig(file, format="png")
+        except Exception as error:  # whatever Matplotlib and the numbers come up with
+            warn(f"the figure {name} could not be drawn: {type(error).__name__}: {error}")
+            return None
+    return file.getvalue()
+
+
+def _fonts() -> list[str]:
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)]
 
 
 def styled(
@@ -47,7 +81,7 @@ def styled(
     def draw_styled(*args: P.args, **kwargs: P.kwargs) -> "matplotlib.figure.Figure":
         from matplotlib import rc_context
 
-        with rc_context(_STYLE):
+        with rc_context({**_STYLE, "font.family": _fonts()}):
             return draw(*args, **kwargs)
 
     return draw_styled
@@ -120,7 +154,10 @@ def decision_boundary(
         )
         axes.contour(horizontal, vertical, second, [0.5], colors="black", linewidths=2)
         figure.colorbar(
-            shades, ax=axes, label=f"probability of class {class_names[1]}", ticks=tenths[::2]
+            shades,
+            ax=axes,
+            label=f"probability of class {plain(class_names[1])}",
+            ticks=tenths[::2],
         )
         _scatter_classes(axes, x, labels, class_names, ("white", "black"), ("black", "white"))
     else:
@@ -131,7 +168,7 @@ def decision_boundary(
         for k in range(len(class_names)):
             axes.contour(horizontal, vertical, winner == k, [0.5], colors="black", linewidths=1)
         _scatter_classes(axes, x, labels, class_names, colors, ["white"] * len(colors))
-    axes.set(xlabel=feature_names[0], ylabel=feature_names[1])
+    axes.set(xlabel=plain(feature_names[0]), ylabel=plain(feature_names[1]))
     return figure
 
 
@@ -153,7 +190,7 @@ def _scatter_classes(
             color=colors[k],
             edgecolors=edge_colors[k],
             linewidths=0.8,
-            label=name,
+            label=plain(name),
         )
     axes.legend(title="class", loc="lower left", bbox_to_anchor=(0, 1), ncols=6)
 
@@ -180,12 +217,12 @@ def confusion_matrix(
         for i, j in np.argwhere(counts):
             color = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, counts[i, j], ha="center", va="center", color=color, fontsize=font_size)
-    ticks = np.arange(num_classes)
+    ticks, names = np.arange(num_classes), [*map(plain, class_names)]
     long_names = max(map(len, class_names)) * num_classes > 40
     axes.set_xticks(
-        ticks, class_names, rotation=45 if long_names else 0, ha="right" if long_names else "center"
+        ticks, names, rotation=45 if long_names else 0, ha="right" if long_names else "center"
     )
-    axes.set_yticks(ticks, class_names)
+    axes.set_yticks(ticks, names)
     num_right = int(np.trace(counts))
     axes.set(
         xlabel="predicted class",
@@ -216,7 +253,7 @@ def regression_fit(
     )
     axes.plot(line, predict(line[:, None]).ravel(), color=COLORS[0], linewidth=2.5, label="network")
     axes.legend()
-    axes.set(xlabel=feature_name, ylabel=target_name)
+    axes.set(xlabel=plain(feature_name), ylabel=plain(target_name))
     return figure
 
 
@@ -238,8 +275,8 @@ def predicted_against_target(
     axes.set_aspect("equal")
     axes.legend(loc="upper left")
     axes.set(
-        xlabel=f"{target_name}, target",
-        ylabel=f"{target_name}, predicted",
+        xlabel=f"{plain(target_name)}, target",
+        ylabel=f"{plain(target_name)}, predicted",
         title=f"R² = {r2:.3f}, root mean squared error {np.sqrt((errors**2).mean()):.3g}",
     )
     return figure

@@ -222,8 +222,8 @@ class Session:
         run.set_tag("params_sha256", summary.params_sha256(fitted.params))
         self.interrupt.check()
         if config.tracking.figures:
-            for name, figure in summary.draw_figures(result):
-                run.log_figure(figure, f"{name}.png")
+            for file, picture in summary.pictures(result, self.console.line):
+                run.log_bytes(picture, file)
                 self.interrupt.check()
         if config.tracking.model:
             example = data.raw_inputs(self.problem.dataset, 5)

@@ -1,62 +1,40 @@
 """Runs side by side: in what they differ, which is best, and what repeating with other seeds gave.
 
-All of it is computed from what a run has in MLflow: its flat parameters, which are texts, and the
-last value of each metric.
+All of it is computed from a data frame with a row for each run, as `tracking.search.runs` has it:
+`run_id`, `name`, `status`, `params.…`, which are texts, `metrics.…`, the last values, and `tags.…`.
+A metric is named without `metrics.`.
 """
 
-import csv
-import io
 import json
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # takes half a second to import
+    import pandas as pd
 
 _PARTS = ("train/", "validation/", "test/", "best/")
 _NOT_COMPARED = ("name", "tracking.", "checkpoint.")
 
 
-class Outcome(NamedTuple):
-    """A run: what sets it apart from the others, and what came out; metrics are the last values."""
-
-    name: str
-    differs: Mapping[str, str]
-    metrics: Mapping[str, float]
-    status: str
-    run_id: str
-
-
-class Group(NamedTuple):
-    """Runs that differ only in their seeds, and one metric of each of them."""
-
-    differs: Mapping[str, str]
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """The standard deviation over the seeds; one run has none."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-
-def differences(params: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """For each run, its values of the parameters that two runs have different values of.
+def compared(runs: "pd.DataFrame") -> "pd.DataFrame":
+    """Of the parameters only those that two runs have different values of, seeds last.
 
     A parameter that only some runs have, as that of another optimizer, and all the same, is no
-    difference of its own.
-
-    >>> differences([{"a": "1", "b": "2"}, {"a": "3", "b": "2", "c": "4"}])
-    [{'a': '1'}, {'a': '3'}]
+    difference of its own. The status is HALVED where successive halving ended a run.
     """
-    values: dict[str, set[str]] = {}
-    for of_run in params:
-        for key, value in of_run.items():
-            values.setdefault(key, set()).add(value)
-    keys = [k for k, v in values.items() if len(v) > 1 and not k.startswith(_NOT_COMPARED)]
-    return [{key: of_run[key] for key in keys if key in of_run} for of_run in params]
+    keys = [k for k in keys_of(runs) if not k.startswith(_NOT_COMPARED)]
+    keys = [k for k in sorted(keys, key=is_seed) if runs[f"params.{k}"].nunique() > 1]
+    others = [c for c in map(str, runs) if not c.startswith(("params.", "tags."))]
+    table = runs[[*(f"params.{key}" for key in keys), *others]].copy()
+    if "tags.halved_at" in runs:
+        is_halved = runs["tags.halved_at"].notna() & (runs["status"] == "FINISHED")
+        table["status"] = runs["status"].mask(is_halved, "HALVED")
+    return table
+
+
+def keys_of(runs: "pd.DataFrame") -> list[str]:
+    """The parameters of a frame, without `params.`."""
+    return [c.removeprefix("params.") for c in map(str, runs) if c.startswith("params.")]
 
 
 def is_seed(key: str) -> bool:
@@ -88,42 +66,105 @@ def kept(objective: str, stops_early: bool) -> str:
     return f"best/{objective.replace('/', '_')}" if stops_early else objective
 
 
-def status(status: str, tags: Mapping[str, str]) -> str:
-    """A run's status; HALVED where successive halving ended it, so that it is not ranked."""
-    return "HALVED" if status == "FINISHED" and "halved_at" in tags else status
+def is_ranked(runs: "pd.DataFrame", metric: str) -> "pd.Series[bool]":
+    return (runs["status"] == "FINISHED") & runs[f"metrics.{metric}"].notna()
 
 
-def is_ranked(outcome: Outcome, metric: str) -> bool:
-    return outcome.status == "FINISHED" and metric in outcome.metrics
-
-
-def best_first(outcomes: Iterable[Outcome], metric: str) -> list[Outcome]:
+def best_first(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     """Sorted by a metric; runs that failed or lack it come last."""
-    sign = 1 if lower_is_better(metric) else -1
-
-    def order(outcome: Outcome) -> tuple[bool, float]:
-        value = outcome.metrics.get(metric)
-        return not is_ranked(outcome, metric), math.inf if value is None else sign * value
-
-    return sorted(outcomes, key=order)
+    lost = ~is_ranked(runs, metric)
+    ascending = [True, lower_is_better(metric)]
+    by = ["lost", f"metrics.{metric}"]
+    order = runs.assign(lost=lost).sort_values(by, ascending=ascending, kind="stable").index
+    return runs.loc[order]
 
 
-def groups(outcomes: Iterable[Outcome], metric: str) -> list[Group]:
-    """The FINISHED runs with this metric, gathered over the seeds; the best mean comes first."""
-    gathered: dict[tuple[tuple[str, str], ...], list[float]] = {}
-    for outcome in outcomes:
-        if is_ranked(outcome, metric):
-            key = tuple((k, v) for k, v in outcome.differs.items() if not is_seed(k))
-            gathered.setdefault(key, []).append(outcome.metrics[metric])
-    sign = 1 if lower_is_better(metric) else -1
-    found = [Group(dict(key), tuple(values)) for key, values in gathered.items()]
-    return sorted(found, key=lambda group: sign * group.mean)
+def groups(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
+    """The FINISHED runs with this metric, gathered over the seeds; the best mean comes first.
+
+    The columns `mean`, `std` (over the seeds; one run has none), `best`, `worst` and `runs` stand
+    beside the parameters.
+    """
+    keys = [f"params.{key}" for key in keys_of(runs) if not is_seed(key)]
+    ranked = runs[is_ranked(runs, metric)].fillna(dict.fromkeys(keys, ""))
+    best, worst = ("min", "max") if lower_is_better(metric) else ("max", "min")
+    grouped = ranked.assign(all="").groupby([*keys, "all"], sort=False)[f"metrics.{metric}"]
+    table = grouped.agg(mean="mean", std="std", best=best, worst=worst, runs="size").reset_index()
+    ascending = lower_is_better(metric)
+    return table.drop(columns="all").sort_values("mean", ascending=ascending, kind="stable")
 
 
-def keys_of(differs: Iterable[Mapping[str, str]]) -> list[str]:
-    """All keys, in the order in which they come; seeds last."""
-    keys = dict.fromkeys(key for of_run in differs for key in of_run)
-    return sorted(keys, key=is_seed)
+# --- tables ------------------------------------------------------------------------------------
+
+
+def run_table(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
+    """What differs, the final metrics, the status and the id of each run, best first."""
+    parts = tuple(f"metrics.{part}" for part in _PARTS)
+    metrics = [c for c in map(str, runs) if c.startswith(parts)]
+    first = f"metrics.{metric}"
+    keys = [f"params.{key}" for key in keys_of(runs)]
+    columns = ["name", *keys, first, *(c for c in metrics if c != first), "status", "run_id"]
+    table = best_first(runs, metric)[columns].fillna(dict.fromkeys(keys, ""))
+    return table.rename(columns=lambda c: "run" if c == "name" else _short(c))
+
+
+def group_table(found: "pd.DataFrame", metric: str, *, exact: bool = False) -> "pd.DataFrame":
+    """The mean and the standard deviation of each group, its best run and the number of its runs.
+
+    `exact` has mean and deviation as numbers in two columns, else they are a text in one.
+    """
+    table = found.rename(columns=_short).rename(columns={"mean": metric}).drop(columns="worst")
+    if exact:
+        return table
+    deviations = table.pop("std")
+    table[metric] = [
+        f"{mean:.4g}" + (f" ± {std:.2g}" if std == std else "")
+        for mean, std in zip(table[metric], deviations, strict=True)
+    ]
+    return table
+
+
+def _short(column: str) -> str:
+    return column.removeprefix("params.").removeprefix("metrics.")
+
+
+def to_csv(table: "pd.DataFrame") -> str:
+    """All digits."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: "pd.DataFrame") -> str:
+    """Four digits."""
+    rule = ["--:" if is_numeric else "---" for is_numeric in _are_numeric(table)]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in cells(table)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [[*map(str, table)], rule, *rows])
+
+
+def to_text(table: "pd.DataFrame") -> str:
+    """Four digits, in columns of even width."""
+    lines = [[*map(str, table)], *cells(table)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    signs = [">" if is_numeric else "<" for is_numeric in _are_numeric(table)]
+    layout = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
+    return "".join(layout.format(*line).rstrip() + "\n" for line in lines)
+
+
+def cells(table: "pd.DataFrame") -> Sequence[list[str]]:
+    """Its rows as texts."""
+    return table.map(_cell).to_numpy().tolist()
+
+
+def _are_numeric(table: "pd.DataFrame") -> list[bool]:
+    return [dtype.kind in "fi" for dtype in table.dtypes]
+
+
+def _cell(value: Any) -> str:
+    """Four digits of a number with a fraction, be it a value that a parameter has."""
+    if isinstance(value, str) and not value.lstrip("-").isdecimal():
+        value = value if (number := as_number(value)) is None else number
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)
 
 
 def as_number(value: str) -> float | None:
@@ -133,95 +174,3 @@ def as_number(value: str) -> float | None:
         return None
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
     return float(number) if is_number else None
-
-
-# --- tables ------------------------------------------------------------------------------------
-
-Table = tuple[list[str], list[list[str | float | int]]]
-"""The names of the columns, and the rows."""
-
-
-def run_table(outcomes: Sequence[Outcome], metric: str) -> Table:
-    """What differs, the final metrics, the status and the id of each run, best first."""
-    keys = keys_of(outcome.differs for outcome in outcomes)
-    names = dict.fromkeys(
-        name for outcome in outcomes for name in outcome.metrics if name.startswith(_PARTS)
-    )
-    metrics = [metric, *(name for name in names if name != metric)]
-    rows = [
-        [
-            outcome.name,
-            *(outcome.differs.get(key, "") for key in keys),
-            *(outcome.metrics.get(name, "") for name in metrics),
-            outcome.status,
-            outcome.run_id,
-        ]
-        for outcome in best_first(outcomes, metric)
-    ]
-    return ["run", *keys, *metrics, "status", "run_id"], rows
-
-
-def group_table(found: Sequence[Group], metric: str, *, exact: bool = False) -> Table:
-    """The mean and the standard deviation of each group, its best run and the number of its runs.
-
-    `exact` has mean and deviation as numbers in two columns, else they are a text in one.
-    """
-    keys = keys_of(group.differs for group in found)
-    best = min if lower_is_better(metric) else max
-    rows: list[list[str | float | int]] = [
-        [
-            *(group.differs.get(key, "") for key in keys),
-            *(
-                [group.mean, "" if group.std is None else group.std]
-                if exact
-                else [_mean_std(group)]
-            ),
-            best(group.values),
-            len(group.values),
-        ]
-        for group in found
-    ]
-    return [*keys, metric, *(["std"] if exact else []), "best", "runs"], rows
-
-
-def _mean_std(group: Group) -> str:
-    deviation = "" if group.std is None else f" ± {group.std:.2g}"
-    return f"{group.mean:.4g}{deviation}"
-
-
-def to_csv(table: Table) -> str:
-    """All digits."""
-    columns, rows = table
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()
-
-
-def to_markdown(table: Table) -> str:
-    """Four digits."""
-    columns, rows = table
-    rule = ["--:" if is_numeric else "---" for is_numeric in _are_numeric(table)]
-    cells = [[_cell(cell).replace("|", r"\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [columns, rule, *cells])
-
-
-def to_text(table: Table) -> str:
-    """Four digits, in columns of even width."""
-    columns, rows = table
-    lines = [columns, *([_cell(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    signs = [">" if is_numeric else "<" for is_numeric in _are_numeric(table)]
-    layout = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
-    return "".join(layout.format(*line).rstrip() + "\n" for line in lines)
-
-
-def _are_numeric(table: Table) -> list[bool]:
-    columns, rows = table
-    return [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
-
-
-def _cell(value: str | float | int) -> str:
-    """Four digits of a number with a fraction, be it a value that a parameter has."""
-    if isinstance(value, str) and not value.lstrip("-").isdecimal():
-        value = value if (number := as_number(value)) is None else number
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

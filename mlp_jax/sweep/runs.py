@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,18 +14,16 @@ import numpy as np
 import yaml
 
 from mlp_jax import data
-from mlp_jax.config import saved as recorded
+from mlp_jax.config import saved
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
 from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
-from mlp_jax.experiment import describe as summary
-from mlp_jax.experiment import environment
+from mlp_jax.experiment import describe, environment
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
-from mlp_jax.sweep import compare as comparison
-from mlp_jax.sweep import summary as overview
+from mlp_jax.sweep import compare, summary
 from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
@@ -35,9 +33,9 @@ from mlp_jax.tracking.store import UnreachableError
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
-    import mlflow.entities
+    import pandas as pd
 
-_PARENT = "mlflow.parentRunId"
+_PARENT = "tags.mlflow.parentRunId"
 _IS_SWEEP = "sweep"
 """A tag that only the parents of sweeps have."""
 _RESUME = " sweep.resume=true"
@@ -45,6 +43,8 @@ _BEGIN_SECONDS = 30.0
 """How long the first runs wait for a store that is slow to take their parent."""
 
 
+Row = Mapping[Any, Any]
+"""Of a data frame of runs: the run's values by their columns."""
 OnLine = Callable[[str], None]
 
 
@@ -85,26 +85,26 @@ def record(trained: Trained, name: str) -> RunRecord:
     """All that `experiment.run` would have recorded of this training."""
     job, member, result, error = trained.job, trained.member, trained.result, trained.error
     problem, points = member.problem, member.fitted.history
-    tags = summary.tags(problem, trained.device, trained.command)
+    tags = describe.tags(problem, trained.device, trained.command)
     tags |= {"config_hash": config_hash(job.config)}
     if error is not None:
         tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
     else:
-        tags |= {"params_sha256": summary.params_sha256(member.fitted.params)}
+        tags |= {"params_sha256": describe.params_sha256(member.fitted.params)}
         points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
     if member.halved_at is not None:
         tags["halved_at"] = str(member.halved_at)
     texts = {
-        "config.yaml": recorded.to_record(
+        "config.yaml": saved.to_record(
             problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
         ),
         "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
     }
     return RunRecord(
         name=name,
-        params=summary.parameters(problem),
+        params=describe.parameters(problem),
         tags=tags,
-        note=summary.note(problem, trained.device, trained.command),
+        note=describe.note(problem, trained.device, trained.command),
         metrics=_curves(points),
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
@@ -117,7 +117,7 @@ def record(trained: Trained, name: str) -> RunRecord:
 
 def _last_metrics(result: Result) -> dict[str, float]:
     speed = result.fitted.history[-1].step / result.seconds
-    return {**summary.final_metrics(result), "steps_per_second": speed}
+    return {**describe.final_metrics(result), "steps_per_second": speed}
 
 
 def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -155,7 +155,7 @@ def _yaml(values: Mapping[str, Any]) -> str:
 
 
 class _Best(NamedTuple):
-    """A run among the best of its family; `result` is None in one of an earlier sweep."""
+    """A run among the best of a sweep; `result` is None in one of an earlier sweep."""
 
     loss: float
     run_id: str
@@ -164,16 +164,22 @@ class _Best(NamedTuple):
     """Whether it has its figures and its model."""
 
 
-class Family:
+class Runs:
     """The runs of a sweep in one experiment. A context: the parent ends as `tracking.Run` does.
 
     A parent that comes to its end is given what its children have in common. Where the store does
     not take runs they are kept beside the parent's directory and delivered later; the parent then
-    ends as FAILED, and a sweep that is resumed completes it.
+    ends as FAILED. `parent` is the row of one that did not come to its end, which goes on.
     """
 
     def __init__(
-        self, uri: str, experiment: str, jobs: Sequence[Job], command: str, warn: OnLine
+        self,
+        uri: str,
+        experiment: str,
+        jobs: Sequence[Job],
+        command: str,
+        warn: OnLine,
+        parent: Row | None = None,
     ) -> None:
         self.uri, self.experiment, self.command, self._warn = uri, experiment, command, warn
         self._root = Path(jobs[0].config.checkpoint.root)
@@ -182,18 +188,19 @@ class Family:
         self.parent = tracking.start(
             self._reach() or uri,
             experiment,
-            f"sweep of {names or 'one'}",
+            parent["name"] if parent else f"sweep of {names or 'one'}",
             params=_in_common(jobs),
             note=f"```\n{command}\n```\n",
             tags={"command": command, _IS_SWEEP: names},
             root=self._root,
+            again=parent["tags.run.id"] if parent else None,
             warn=warn,
         )
         self._stops_early = jobs[0].config.early_stopping.patience is not None
         self._num_best = jobs[0].config.sweep.best
         self._best: list[_Best] = []
-        self._runs: dict[str, RunRecord] = {}
-        """All children that are in the store, by their ids."""
+        self._records: dict[str, RunRecord] = {}
+        """Of all children that are in the store, by their ids."""
         self._num_kept = 0
         self._best_first: str | None = None
 
@@ -212,7 +219,7 @@ class Family:
         """Raises `UnreachableError`."""
         return self._reach() or store.open_store(self.uri)
 
-    def __enter__(self) -> "Family":
+    def __enter__(self) -> "Runs":
         return self
 
     def __exit__(
@@ -227,20 +234,16 @@ class Family:
             self.parent.__exit__(type(error), error, traceback)
             return
         with self.parent:
-            for _, run_id, result, is_complete in self._best:
-                if result is not None and not is_complete:
-                    self._attach(run_id, result)
-            if any(each.metrics for each in self._runs.values()):
-                self._best_first = self._log_overview()
-
-    def _log_overview(self) -> str:
-        """Returns the link to the list of the runs, best first."""
-        reached("ending the parent")
-        records = list(self._runs.values())
-        metric = comparison.kept(records[0].tags["objective"], self._stops_early)
-        return overview.log(
-            self.client, self.parent, records, list(self._runs), metric, self.command
-        )
+            for best in self._best:
+                if best.result is not None and not best.is_complete:
+                    self._attach(best.run_id, best.result)
+            if any(record.metrics for record in self._records.values()):
+                reached("ending the parent")
+                first = next(iter(self._records.values()))
+                metric = compare.kept(first.tags["objective"], self._stops_early)
+                self._best_first = summary.log(
+                    self.client, self.parent, self._records, metric, self.command, self._warn
+                )
 
     def write(
         self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
@@ -251,10 +254,10 @@ class Family:
         """
         records = [record(each, _run_name(each)) for each in trained]
         written = self._write(records, on_progress)
-        self._runs |= zip(written, records, strict=False)
+        self._records |= zip(written, records, strict=False)
         for each, run_id in zip(trained, written, strict=False):
             if each.error is None and each.member.halved_at is None:
-                loss = summary.search_loss(*summary.standing(each.result))
+                loss = describe.search_loss(*describe.standing(each.result))
                 self._keep_best(_Best(loss, run_id, each.result, False))
         kept = records[len(written) :]
         if kept:
@@ -279,17 +282,21 @@ class Family:
         )
         return written
 
-    def include(self, runs: Sequence["mlflow.entities.Run"], losses: Sequence[float]) -> None:
+    def include(self, runs: "pd.DataFrame", losses: Sequence[float]) -> None:
         """Compares runs of earlier sweeps, with these losses, as if they were children."""
-        for run, loss in zip(runs, losses, strict=True):
-            self._runs[run.info.run_id] = overview.read(self.client, run)
-            if math.isfinite(loss) and "halved_at" not in run.data.tags:
-                self._keep_best(_Best(loss, run.info.run_id, None, _has_model(run)))
+        for run, loss in zip(runs.to_dict("records"), losses, strict=True):
+            earlier = summary.read(self.client, run)
+            self._records[run["run_id"]] = earlier
+            if math.isfinite(loss) and "halved_at" not in earlier.tags:
+                # A model is the last thing that one of the best is given.
+                wants_model = earlier.params.get("tracking.model") == "true"
+                is_complete = not wants_model or isinstance(run["model"], str)
+                self._keep_best(_Best(loss, run["run_id"], None, is_complete))
 
     @property
     def run_ids(self) -> Set[str]:
         """Of the children that are in the store."""
-        return self._runs.keys()
+        return self._records.keys()
 
     def _keep_best(self, new: _Best) -> None:
         """Remembers a run if it is one of those whose figures and models are kept."""
@@ -301,55 +308,35 @@ class Family:
         """The ids of the best runs whose model a sweep that was interrupted did not come to."""
         return {best.run_id for best in self._best if not best.result and not best.is_complete}
 
-    def complete(self, run_id: str, trained: Trained) -> None:
+    def complete(self, run_id: str, result: Result) -> None:
         """Gives one of `lacking` the result of training it again."""
         self._best = [
-            best._replace(result=trained.result) if best.run_id == run_id else best
-            for best in self._best
+            best._replace(result=result) if best.run_id == run_id else best for best in self._best
         ]
 
     def _attach(self, run_id: str, result: Result) -> None:
         """The figures and the model of a child, as its config wants them."""
-        config = result.problem.config
-        if config.tracking.figures:
-            for name, figure in summary.draw_figures(result):
-                self.client.log_figure(run_id, figure, f"{name}.png")
-        if config.tracking.model:
-            self._attach_model(run_id, result)
+        config, example = result.problem.config, data.raw_inputs(result.problem.dataset, 5)
+        with TemporaryDirectory() as folder:
+            if config.tracking.figures:
+                for name, picture in describe.pictures(result, self._warn):
+                    file = Path(folder, name)
+                    file.write_bytes(picture)
+                    self.client.log_artifact(run_id, str(file))
+            if config.tracking.model:
+                path = Path(folder, "model")
+                save_model(path, describe.to_model(result), example)
+                self._attach_model(run_id, path)
 
-    def _attach_model(self, run_id: str, result: Result) -> None:
+    def _attach_model(self, run_id: str, path: Path) -> None:
         from mlflow.entities import LoggedModelOutput
 
-        example = data.raw_inputs(result.problem.dataset, 5)
         experiment = self.client.get_run(run_id).info.experiment_id
         logged = self.client.create_logged_model(
             experiment, "model", source_run_id=run_id, model_type="mlp"
         )
-        with TemporaryDirectory() as folder:
-            path = Path(folder, "model")
-            save_model(path, summary.to_model(result), example)
-            put_model_files(self.client, run_id, logged, path)
+        put_model_files(self.client, run_id, logged, path)
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-
-    def adopt(self, runs: Sequence["mlflow.entities.Run"], parent_id: str) -> None:
-        """Takes over those children of a sweep that was interrupted, and removes what is left.
-
-        Children that it left unfinished go, too: they are trained again.
-        """
-        own_id = self.parent.wait_until_begun(_BEGIN_SECONDS)
-        if own_id is None:
-            return  # the next one that is resumed does it
-        for run in runs:
-            if run.data.tags.get(_PARENT) == parent_id:
-                self.client.set_tag(run.info.run_id, _PARENT, own_id)
-        experiment = self.client.get_run(parent_id).info.experiment_id
-        of_parent = f"tags.`{_PARENT}` = '{parent_id}'"
-        for run in _search(self.client, experiment, of_parent):
-            if run.info.status == "RUNNING":
-                self.client.delete_run(run.info.run_id)
-            else:  # such as one that failed: it must not lose its parent
-                self.client.set_tag(run.info.run_id, _PARENT, own_id)
-        self.client.delete_run(parent_id)
 
     def links(self) -> dict[str, object]:
         """Where to look at it."""
@@ -364,14 +351,8 @@ class Family:
         return facts | ({"open it with": command} if command else {})
 
 
-def _has_model(run: "mlflow.entities.Run") -> bool:
-    """It is the last thing that one of the best is given; without models nothing tells."""
-    wants_model = run.data.params.get("tracking.model") == "true"
-    return not wants_model or bool(run.outputs and run.outputs.model_outputs)
-
-
 def _run_name(trained: Trained) -> str:
-    return trained.job.config.tracking.run_name or summary.run_name(trained.member.problem)
+    return trained.job.config.tracking.run_name or describe.run_name(trained.member.problem)
 
 
 def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -385,51 +366,37 @@ def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def find_finished(
-    client: "mlflow.MlflowClient", experiment: str, jobs: Sequence[Job]
-) -> dict[int, "mlflow.entities.Run"]:
-    """The FINISHED runs of an experiment that are what jobs ask for, by the job's index."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return {}
-    runs = _search(client, found.experiment_id, "attributes.status = 'FINISHED'")
-    by_hash = {run.data.tags.get("config_hash"): run for run in runs}
-    hashes = {job.index: config_hash(job.config) for job in jobs}
-    return {index: by_hash[name] for index, name in hashes.items() if name in by_hash}
+# --- what earlier sweeps left ------------------------------------------------------------------
 
 
-def interrupted_parents(
-    client: "mlflow.MlflowClient",
-    experiment: str,
-    runs: Sequence["mlflow.entities.Run"],
-    command: str,
-) -> list[str]:
-    """The sweeps that did not come to their end and that have some of these runs.
+def find_finished(runs: "pd.DataFrame", jobs: Sequence[Job]) -> "pd.DataFrame":
+    """The FINISHED ones that are what jobs ask for, each at its job's index."""
+    import pandas as pd
+
+    if "tags.config_hash" not in runs:
+        return runs[:0]
+    finished = runs[runs["status"] == "FINISHED"].drop_duplicates("tags.config_hash", keep="last")
+    finished = finished.set_index("tags.config_hash")
+    hashes = pd.Series({job.index: config_hash(job.config) for job in jobs})
+    hashes = hashes[hashes.isin(finished.index)]
+    return finished.loc[hashes.tolist()].set_axis(hashes.index)
+
+
+def find_parent(runs: "pd.DataFrame", finished: "pd.DataFrame", command: str) -> "Row | None":
+    """The last sweep that did not come to its end and that has some of the finished runs.
 
     Or none yet, where the command was the same.
     """
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    ids = {run.data.tags.get(_PARENT) for run in runs}
-    same = resume_command(command)
-    return [
-        parent.info.run_id
-        for status in ("KILLED", "FAILED")
-        for parent in _search(client, found.experiment_id, f"attributes.status = '{status}'")
-        if _IS_SWEEP in parent.data.tags
-        and (
-            parent.info.run_id in ids or resume_command(parent.data.tags.get("command", "")) == same
-        )
-    ]
+    if f"tags.{_IS_SWEEP}" not in runs:
+        return None
+    ended = runs[runs[f"tags.{_IS_SWEEP}"].notna() & runs["status"].isin(["KILLED", "FAILED"])]
+    same = ended["tags.command"].fillna("").map(resume_command) == resume_command(command)
+    ended = ended[same | ended["run_id"].isin(finished.get(_PARENT, ()))]
+    return None if ended.empty else ended.to_dict("records")[0]
 
 
-def _search(
-    client: "mlflow.MlflowClient", experiment_id: str, condition: str
-) -> Iterator["mlflow.entities.Run"]:
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
+def remove_unfinished(client: "mlflow.MlflowClient", runs: "pd.DataFrame", parent: Row) -> None:
+    """Children that a sweep left in the middle of being written: they are trained again."""
+    is_left = (runs.get(_PARENT) == parent["run_id"]) & (runs["status"] == "RUNNING")
+    for run_id in runs["run_id"][is_left]:
+        client.delete_run(run_id)

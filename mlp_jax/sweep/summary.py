@@ -1,21 +1,20 @@
 """What the parent of a sweep holds, from its children: curves, a figure, tables and a note."""
 
-from collections import Counter
-from collections.abc import Sequence, Set
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_jax.sweep import compare as comparison
+from mlp_jax.experiment import figures
+from mlp_jax.sweep import compare
 from mlp_jax.sweep import figure as sweep_figure
-from mlp_jax.sweep.compare import Outcome
 from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.bulk import RunRecord
 
 if TYPE_CHECKING:  # these take seconds to import
-    import matplotlib.figure
-    import mlflow.entities
+    import mlflow
+    import pandas as pd
 
 _CURVES = ("train/", "validation/", "test/")
 _NUM_COMPARED = 20  # on one page, beside each other
@@ -27,28 +26,47 @@ _NUM_IN_MARKDOWN = 100  # the other table has all of them
 def log(
     client: "mlflow.MlflowClient",
     parent: tracking.Run,
-    records: Sequence[RunRecord],
-    run_ids: Sequence[str],
+    records: Mapping[str, RunRecord],
     metric: str | None = None,
     command: str = "",
+    warn: figures.OnWarning = print,
 ) -> str:
-    """Gives the parent of these runs its curves, figure, tables and note.
+    """Gives the parent of runs, by their ids, its curves, figure, tables and note.
 
     `metric` ranks the runs; None takes the lowest validation loss or what comes nearest to it.
     Returns the link to the list of the runs, best first.
     """
-    found = outcomes(records, run_ids)
-    metric = metric or comparison.default_metric(name for run in found for name in run.metrics)
-    for name, (steps, values) in curves(records, found, metric).items():
-        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-            parent.log_metrics({name: value}, step)
-    parent.log_figure(figure(records, found, metric), "sweep.png")
-    columns, rows = comparison.run_table(found, metric)
-    parent.log_text(comparison.to_csv((columns, rows)), "runs.csv")
-    shown = [row[:-1] for row in rows[:_NUM_IN_MARKDOWN]]
-    parent.log_text(comparison.to_markdown((columns[:-1], shown)), "runs.md")
-    _save_view(client, parent, found, metric)
-    parent.set_tag("mlflow.note.content", note(parent, found, metric, command))
+    runs = frame(records)
+    if metric is None:
+        metric = compare.default_metric(n for record in records.values() for n in record.metrics)
+    if f"metrics.{metric}" not in runs:  # as where no training came to an end
+        runs[f"metrics.{metric}"] = np.nan
+    best, worst = ends(runs, metric)
+    histories = [record.metrics for record in records.values()]
+    names = dict.fromkeys(
+        name
+        for metrics in histories
+        for name, (steps, _) in metrics.items()
+        if name.startswith(_CURVES) and len(steps) > 1
+    )
+    for name in names:
+        for statistic, (steps, values) in curves(histories, name, best, worst).items():
+            for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+                if np.isfinite(value):
+                    parent.log_metrics({f"{name}/{statistic}": value}, step)
+
+    def draw() -> Any:
+        name = _history_behind(metric, {name for metrics in histories for name in metrics})
+        shown = curves(histories, name, best, worst)
+        return sweep_figure.draw(name, shown, compare.groups(runs, metric), metric)
+
+    if (picture := figures.to_png("sweep", draw, warn)) is not None:
+        parent.log_bytes(picture, "sweep.png")
+    table = compare.run_table(runs, metric)
+    parent.log_text(compare.to_csv(table), "runs.csv")
+    parent.log_text(compare.to_markdown(table.drop(columns="run_id")[:_NUM_IN_MARKDOWN]), "runs.md")
+    _save_view(client, parent, runs, metric)
+    parent.set_tag("mlflow.note.content", note(parent, runs, metric, command))
     return links.view_url(links.base_url(client.tracking_uri), *_place(parent))
 
 
@@ -59,10 +77,9 @@ def _place(parent: tracking.Run) -> tuple[str, str]:
 
 
 def _save_view(
-    client: "mlflow.MlflowClient", parent: tracking.Run, found: Sequence[Outcome], metric: str
+    client: "mlflow.MlflowClient", parent: tracking.Run, runs: "pd.DataFrame", metric: str
 ) -> None:
     """The list of the children, the best first, with what differs between them."""
-    keys = comparison.keys_of(run.differs for run in found)[:_NUM_COLUMNS]
     order_by = f"metrics.`{metric}`"
     experiment_id, run_id = _place(parent)
     links.save_view(
@@ -71,157 +88,133 @@ def _save_view(
         view=run_id,
         condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
         order_by=order_by,
-        ascending=comparison.lower_is_better(metric),
-        columns=[*(f"params.`{key}`" for key in keys), order_by],
+        ascending=compare.lower_is_better(metric),
+        columns=[*(f"params.`{key}`" for key in compare.keys_of(runs)[:_NUM_COLUMNS]), order_by],
     )
 
 
-def outcomes(records: Sequence[RunRecord], run_ids: Sequence[str]) -> list[Outcome]:
-    differs = comparison.differences([tracking.flat_params(record.params) for record in records])
-    return [
-        Outcome(
-            name=record.name,
-            differs=of_run,
-            metrics={
-                name: float(values[-1])
+def frame(records: Mapping[str, RunRecord]) -> "pd.DataFrame":
+    """Runs as they are compared, a row each, in their order."""
+    import pandas as pd
+
+    rows = [
+        {
+            "run_id": run_id,
+            "name": record.name,
+            "status": record.status,
+            "tags.halved_at": record.tags.get("halved_at"),
+            **{f"params.{k}": v for k, v in tracking.flat_params(record.params).items()},
+            **{
+                f"metrics.{name}": float(values[-1])
                 for name, (_, values) in record.metrics.items()
                 if len(values) and np.isfinite(values[-1])
             },
-            status=comparison.status(record.status, record.tags),
-            run_id=run_id,
-        )
-        for record, of_run, run_id in zip(records, differs, run_ids, strict=True)
+        }
+        for run_id, record in records.items()
     ]
+    return compare.compared(pd.DataFrame(rows))
 
 
-def read(client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> RunRecord:
-    """What `log` needs of a run that was recorded before: no artifacts, histories of the parts."""
+def read(client: "mlflow.MlflowClient", run: Mapping[Any, Any]) -> RunRecord:
+    """What `log` needs of a run in the store, a row of `tracking.search.runs`.
+
+    No artifacts, and histories of the parts only.
+    """
     metrics = {}
-    for name, value in run.data.metrics.items():
+    for name, value in _part(run, "metrics.").items():
         steps, values = [0], [value]
         if name.startswith(_CURVES):
-            history = client.get_metric_history(run.info.run_id, name)
+            history = client.get_metric_history(run["run_id"], name)
             steps, values = [p.step for p in history], [p.value for p in history]
         metrics[name] = np.array(steps), np.array(values)
     return RunRecord(
-        name=run.info.run_name,
-        params=run.data.params,
-        tags=run.data.tags,
+        name=run["name"],
+        params=_part(run, "params."),
+        tags=_part(run, "tags."),
         note="",
         metrics=metrics,
-        status=run.info.status,
-        start_time=run.info.start_time,
-        end_time=run.info.end_time,
+        status=run["status"],
+        start_time=run["start_time"],
+        end_time=run["end_time"],
         texts={},
         dataset=None,
     )
 
 
+def _part(run: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    """What a row has; the values of others are NaN in it."""
+    mine = ((k, v) for k, v in run.items() if k.startswith(prefix) and v is not None and v == v)
+    return {name.removeprefix(prefix): value for name, value in mine}
+
+
 # --- curves ------------------------------------------------------------------------------------
 
-
-class Bundle(NamedTuple):
-    """The histories of one metric, a row for each run; NaN where a run has no value."""
-
-    steps: np.ndarray
-    values: np.ndarray
-
-    def statistics(self, best: int, worst: int) -> dict[str, np.ndarray]:
-        """At each step the mean and quantiles of the runs, and the values of two of them."""
-        p10, median, p90 = np.nanquantile(self.values, (0.1, 0.5, 0.9), axis=0)
-        return {
-            "mean": np.nanmean(self.values, axis=0),
-            "median": median,
-            "p10": p10,
-            "p90": p90,
-            "best": self.values[best],
-            "worst": self.values[worst],
-        }
+Histories = Iterable[Mapping[str, tuple[np.ndarray, np.ndarray]]]
+"""Of each run the steps and the values of its metrics."""
 
 
-def bundle(records: Sequence[RunRecord], name: str) -> Bundle:
-    """The histories of the metric `name` at the steps that at least half of its runs have.
+def aligned(histories: Histories, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps that at least half of the runs with the metric `name` have, and its values.
 
-    A run that ended early counts as long as it lasted.
+    The values have a row for each run. A run that ended early counts as long as it lasted: it has
+    NaN beyond.
     """
     nothing = np.array([], int), np.array([])
-    histories = [record.metrics.get(name, nothing) for record in records]
-    histories = [(steps[np.isfinite(own)], own[np.isfinite(own)]) for steps, own in histories]
-    steps, counts = np.unique(np.concatenate([own for own, _ in histories]), return_counts=True)
-    steps = steps[2 * counts >= sum(len(own) > 0 for own, _ in histories)]
-    values = np.full((len(records), len(steps)), np.nan)
-    for row, (own, of_run) in zip(values, histories, strict=True):
+    found = [metrics.get(name, nothing) for metrics in histories]
+    found = [(steps[np.isfinite(own)], own[np.isfinite(own)]) for steps, own in found]
+    steps, counts = np.unique(np.concatenate([own for own, _ in found]), return_counts=True)
+    steps = steps[2 * counts >= sum(len(own) > 0 for own, _ in found)]
+    values = np.full((len(found), len(steps)), np.nan)
+    for row, (own, of_run) in zip(values, found, strict=True):
         is_common = np.isin(own, steps)
         row[np.searchsorted(steps, own[is_common])] = of_run[is_common]
-    return Bundle(steps, values)
+    return steps, values
 
 
 def curves(
-    records: Sequence[RunRecord], found: Sequence[Outcome], metric: str
+    histories: Histories, name: str, best: int, worst: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Metrics for the parent: `train/loss/mean`, `…/median`, `…/p10`, `…/p90`, and those of the
-    runs that ended best and worst by `metric`.
-    """
-    best, worst = _ends(found, metric)
-    names = dict.fromkeys(
-        name
-        for record in records
-        for name, (steps, _) in record.metrics.items()
-        if name.startswith(_CURVES) and len(steps) > 1
-    )
-    made = {}
-    for name in names:
-        histories = bundle(records, name)
-        for statistic, values in histories.statistics(best, worst).items():
-            is_finite = np.isfinite(values)
-            made[f"{name}/{statistic}"] = (histories.steps[is_finite], values[is_finite])
-    return made
+    """At each step the mean and quantiles of the runs, and the values of two of them."""
+    steps, values = aligned(histories, name)
+    p10, median, p90 = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
+    mean = np.nanmean(values, axis=0)
+    named = {"mean": mean, "median": median, "p10": p10, "p90": p90,
+             "best": values[best], "worst": values[worst]}  # fmt: skip
+    return {statistic: (steps, curve) for statistic, curve in named.items()}
 
 
-def _ends(found: Sequence[Outcome], metric: str) -> tuple[int, int]:
-    """The indices of the best and of the worst run; those that failed are neither."""
-    ranked = comparison.best_first(found, metric)
-    finished = [run for run in ranked if comparison.is_ranked(run, metric)] or ranked
-    return found.index(finished[0]), found.index(finished[-1])
-
-
-def figure(
-    records: Sequence[RunRecord], found: Sequence[Outcome], metric: str
-) -> "matplotlib.figure.Figure":
-    """The curves with their bands and, where one or two hyperparameters differ, what they did."""
-    name = _history_behind(metric, {name for record in records for name in record.metrics})
-    histories = bundle(records, name)
-    statistics = histories.statistics(*_ends(found, metric))
-    groups = comparison.groups(found, metric)
-    return sweep_figure.draw(name, histories.steps, statistics, groups, metric)
+def ends(runs: "pd.DataFrame", metric: str) -> tuple[int, int]:
+    """The rows of the best and of the worst run; those that failed are neither."""
+    ranked = compare.best_first(runs, metric)
+    finished = ranked[compare.is_ranked(ranked, metric)]
+    index = (ranked if finished.empty else finished).index
+    return int(index[0]), int(index[-1])
 
 
 def _history_behind(metric: str, names: Set[str]) -> str:
     """The metric whose history `metric` sums up: `best/train_loss` is of `train/loss`."""
     if metric.startswith("best/"):
         metric = metric.removeprefix("best/").replace("_", "/", 1)
-    return metric if metric in names else comparison.default_metric(sorted(names))
+    return metric if metric in names else compare.default_metric(sorted(names))
 
 
 # --- the note ----------------------------------------------------------------------------------
 
 
-def note(parent: tracking.Run, found: Sequence[Outcome], metric: str, command: str) -> str:
+def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) -> str:
     """Markdown: how many runs, the links to look at them, and the best ones."""
-    ranked = comparison.best_first(found, metric)
-    counts = Counter(run.status for run in found)
+    counts = runs["status"].value_counts(sort=False)
     statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     # Relative, so that the links work wherever the page with the note is.
     page = links.view_url(".", *_place(parent))
-    best_ids = [run.run_id for run in ranked[:_NUM_COMPARED]]
+    table = compare.run_table(runs, metric)
+    best_ids = table["run_id"][:_NUM_COMPARED].tolist()
     compared = links.compare_url(".", _place(parent)[0], best_ids)
-    columns, rows = comparison.run_table(ranked[:_NUM_IN_NOTE], metric)
-    width = columns.index(metric) + 1
-    best = comparison.to_markdown((columns[:width], [row[:width] for row in rows]))
+    best = table.loc[:, :metric][:_NUM_IN_NOTE]
     lines = [
-        f"{len(found):,} runs, {statuses}: [all of them, best first]({page}) · "
+        f"{len(runs):,} runs, {statuses}: [all of them, best first]({page}) · "
         f"[the {len(best_ids)} best compared]({compared})",  # on top, where no fold covers it
-        best,
+        compare.to_markdown(best),
         f"```\n{command}\n```" if command else "",
     ]
     return "\n\n".join(line for line in lines if line)

@@ -1,32 +1,57 @@
 """Many trainings: each group of jobs as one population, each job recorded as a run of its own."""
 
+import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax import data
 from mlp_jax.core import population
 from mlp_jax.core.course import Progress
+from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.lockstep import OnProgress, spread_over_cores
 from mlp_jax.errors import RunError, UserError, reached
-from mlp_jax.experiment import describe as summary
-from mlp_jax.experiment.console import Console, OnSweep, number
+from mlp_jax.experiment import describe
+from mlp_jax.experiment.console import Console, OnSweep, measured, number
 from mlp_jax.experiment.setup import numeric_settings
-from mlp_jax.sweep import runs as family
-from mlp_jax.sweep import standings
-from mlp_jax.sweep.jobs import Job, groups, own_overrides
-from mlp_jax.sweep.runs import Family, Trained
-from mlp_jax.sweep.standings import Outcome
-from mlp_jax.tracking import recovery, store
+from mlp_jax.sweep import compare
+from mlp_jax.sweep import runs as in_store
+from mlp_jax.sweep.jobs import Job, assignments, differences, groups, own_overrides
+from mlp_jax.sweep.runs import Row, Runs, Trained
+from mlp_jax.tracking import recovery, search, store
 
-if TYPE_CHECKING:  # takes seconds to import
+if TYPE_CHECKING:  # these take seconds to import
     import mlflow
-    import mlflow.entities
+    import pandas as pd
+
+_NUM_SHOWN = 5
+
+
+class Outcome(NamedTuple):
+    """What became of a job; `error` says why it has no value.
+
+    `value` is that of the metric named `objective`; `run_id` is the run's in MLflow.
+    """
+
+    job: Job
+    objective: str = ""
+    value: float = math.nan
+    error: Exception | None = None
+    log: str = ""
+    run_id: str | None = None
+    is_halved: bool = False
+    """Whether successive halving ended it, so that its value is not that of the job alone."""
+
+    @property
+    def loss(self) -> float:
+        """What a search minimises."""
+        return describe.search_loss(self.objective, self.value)
+
 
 OnDone = Callable[[Outcome], None]
 
@@ -49,7 +74,7 @@ class Sweep:
         self.outcomes: list[Outcome] = []
         self._jobs: dict[tuple[str, str], list[Job]] = {}
         """Those that are tracked, by their store and experiment."""
-        self._families: dict[tuple[str, str], Family] = {}
+        self._runs: dict[tuple[str, str], Runs] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Sweep":
@@ -63,12 +88,12 @@ class Sweep:
             else:
                 self._stack.__exit__(kind, error, trace)
         if isinstance(error, KeyboardInterrupt):
-            resume = family.resume_command(self.command)
-            hint = f" Continue with: {resume}" if self._families else ""
+            resume = in_store.resume_command(self.command)
+            hint = f" Continue with: {resume}" if self._runs else ""
             raise KeyboardInterrupt(f"stopped.{hint}") from None
         if error is None:
-            standings.show(self.outcomes, self.alone, self.console)
-            for each in self._families.values():
+            _show(self.outcomes, self.alone, self.console)
+            for each in self._runs.values():
                 self.console.facts(each.links())
 
     def train(self, jobs: Sequence[Job], on_done: OnDone = lambda outcome: None) -> list[Outcome]:
@@ -85,10 +110,9 @@ class Sweep:
             )
         for uri in {job.config.tracking.uri for job in tracked}:
             store.check(uri)
-        for job in tracked:
-            self._jobs.setdefault(_family_key(job), []).append(job)
-        if tracked:
-            Thread(target=store.preload, daemon=True).start()
+        for key, of_store in _by_store(tracked).items():
+            self._jobs.setdefault(key, []).extend(of_store)
+        Thread(target=store.preload if tracked else _preload, daemon=True).start()
         spread_over_cores()
         with store.recording_errors(), self.console.sweep_progress(len(jobs)) as show:
             before = self._finished([job for job in tracked if job.config.sweep.resume])
@@ -96,8 +120,8 @@ class Sweep:
             meter = _Meter(show, len(jobs), len(before))
             known = {outcome.job.index for outcome in before}
             left = [job for job in jobs if job.index not in known]
-            for job in filter(_is_tracked, left):
-                self._family(_family_key(job))
+            for key in _by_store(left):
+                self._begin(key)
             for group in groups(left):
                 done += self._done(self._train_group(group, meter), on_done)
                 meter.end_group(len(group))
@@ -115,10 +139,9 @@ class Sweep:
             trained = self._together(group, meter.update)
         except Exception as error:
             return self._failed(group, error)
-        self.console.line(standings.describe(trained))
-        proved = [each for each in trained if each.member.gradient.passed]
-        run_ids = self._record(proved)
-        return [standings.outcome(each, run_ids.get(each.job.index)) for each in trained]
+        self.console.line(_group_line(trained))
+        run_ids = self._record([each for each in trained if each.member.gradient.passed])
+        return [_outcome(each, run_ids.get(each.job.index)) for each in trained]
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
         start, first = _now(), group[0].config
@@ -146,7 +169,7 @@ class Sweep:
 
         In their whole group, which gives the bits that they had.
         """
-        for each in self._families.values():
+        for each in self._runs.values():
             lacking = each.lacking()
             of_job = {o.job.index: o.run_id for o in self.outcomes if o.run_id in each.run_ids}
             jobs = [outcome.job for outcome in self.outcomes if outcome.job.index in of_job]
@@ -157,7 +180,7 @@ class Sweep:
                 for trained in self._together(group, lambda progress: None):
                     run_id = of_job[trained.job.index]
                     if run_id in lacking:
-                        each.complete(run_id, trained)
+                        each.complete(run_id, trained.result)
 
     def _failed(self, group: list[Job], error: Exception) -> list[Outcome]:
         """Says so at once."""
@@ -169,14 +192,12 @@ class Sweep:
 
     def _record(self, trained: list[Trained]) -> dict[int, str | None]:
         """Writes the runs, those of an experiment together, and returns their ids."""
-        by_family: dict[tuple[str, str], list[Trained]] = {}
-        for each in trained:
-            if _is_tracked(each.job):
-                by_family.setdefault(_family_key(each.job), []).append(each)
+        of_job = {each.job.index: each for each in trained}
         run_ids: dict[int, str | None] = {}
-        for key, members in by_family.items():
-            ids = self._family(key).write(members, self._progress_of_writing(len(members), key[0]))
-            run_ids |= zip((each.job.index for each in members), ids, strict=True)
+        for key, jobs in _by_store(each.job for each in trained).items():
+            show = self._progress_of_writing(len(jobs), key[0])
+            ids = self._begin(key).write([of_job[job.index] for job in jobs], show)
+            run_ids |= zip((job.index for job in jobs), ids, strict=True)
         return run_ids
 
     def _progress_of_writing(self, num_runs: int, uri: str) -> Callable[[int], None]:
@@ -188,34 +209,32 @@ class Sweep:
 
         return on_progress
 
-    def _family(self, key: tuple[str, str]) -> Family:
-        """The runs of an experiment."""
-        if key not in self._families:
+    def _begin(self, key: tuple[str, str], parent: Row | None = None) -> Runs:
+        """The sweep's runs in an experiment, whose `parent` may be one that goes on."""
+        if key not in self._runs:
             reached("beginning the parent")
-            started = Family(*key, self._jobs[key], self.command, self.console.line)
-            self._families[key] = self._stack.enter_context(started)
-        return self._families[key]
+            begun = Runs(*key, self._jobs[key], self.command, self.console.line, parent)
+            self._runs[key] = self._stack.enter_context(begun)
+        return self._runs[key]
 
     def _finished(self, jobs: list[Job]) -> list[Outcome]:
         """The jobs that have FINISHED in their experiments before."""
-        by_family: dict[tuple[str, str], list[Job]] = {}
-        for job in jobs:
-            by_family.setdefault(_family_key(job), []).append(job)
         outcomes: list[Outcome] = []
-        for key, of_family in by_family.items():
-            client = store.open_store(key[0])
-            self._deliver_earlier(client, key[0], Path(of_family[0].config.checkpoint.root))
-            found = _on_the_same_data(family.find_finished(client, key[1], of_family), of_family)
-            runs = list(found.values())
-            interrupted = family.interrupted_parents(client, key[1], runs, self.command)
-            earlier = [
-                standings.before(job, found[job.index]) for job in of_family if job.index in found
-            ]
-            if interrupted or len(runs) < len(of_family):
+        for key, of_store in _by_store(jobs).items():
+            uri, experiment = key
+            client = store.open_store(uri)
+            self._deliver_earlier(client, uri, Path(of_store[0].config.checkpoint.root))
+            runs = search.runs(client, experiment)
+            found = _on_the_same_data(in_store.find_finished(runs, of_store), of_store)
+            rows = dict(zip(found.index, found.to_dict("records"), strict=True))
+            earlier = [_before(job, rows[job.index]) for job in of_store
+                       if job.index in rows]  # fmt: skip
+            parent = in_store.find_parent(runs, found, self.command)
+            if parent:
+                in_store.remove_unfinished(client, runs, parent)
+            if parent or len(earlier) < len(of_store):
                 losses = [outcome.loss for outcome in earlier]
-                self._family(key).include(runs, losses)
-            for parent_id in interrupted:
-                self._family(key).adopt(runs, parent_id)
+                self._begin(key, parent).include(found.loc[[o.job.index for o in earlier]], losses)
             outcomes += earlier
         if jobs:
             self.console.line(f"{len(outcomes):,} of {len(jobs):,} jobs have FINISHED before")
@@ -234,34 +253,31 @@ def _is_tracked(job: Job) -> bool:
     return job.config.tracking.name != "none"
 
 
-def _on_the_same_data(
-    found: dict[int, "mlflow.entities.Run"], jobs: Sequence[Job]
-) -> dict[int, "mlflow.entities.Run"]:
+def _by_store(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
+    """Those that are tracked, by their store and experiment."""
+    found: dict[tuple[str, str], list[Job]] = {}
+    for job in filter(_is_tracked, jobs):
+        uri = store.store_uri(job.config.tracking.uri)
+        found.setdefault((uri, describe.experiment_name(job.config)), []).append(job)
+    return found
+
+
+def _on_the_same_data(found: "pd.DataFrame", jobs: Sequence[Job]) -> "pd.DataFrame":
     """Without the runs whose files have changed since: a config has only a file's path."""
     files = {job.index: _files(job) for job in jobs}
     configs = {files[job.index]: job.config.data for job in jobs}
     digest = cache(lambda name: data.load(configs[name]).digest)
-    return {
-        index: run
-        for index, run in found.items()
-        if not files[index] or digest(files[index]) == _digest(run)
-    }
-
-
-def _digest(run: "mlflow.entities.Run") -> str | None:
-    """Of the data that a run was trained on."""
-    return run.inputs.dataset_inputs[0].dataset.digest if run.inputs else None
+    same = [
+        not files[i] or digest(files[i]) == was
+        for i, was in zip(found.index, found["data"], strict=True)
+    ]
+    return found[same]
 
 
 def _files(job: Job) -> str:
     """What a job reads from files, and how; empty where it makes its data."""
     reads = hasattr(job.config.data, "path") or hasattr(job.config.data, "root")
     return repr(job.config.data) if reads else ""
-
-
-def _family_key(job: Job) -> tuple[str, str]:
-    """The store and the experiment."""
-    return store.store_uri(job.config.tracking.uri), summary.experiment_name(job.config)
 
 
 def _now() -> int:
@@ -289,3 +305,102 @@ class _Meter:
     def end_group(self, num_jobs: int) -> None:
         self._num_done += num_jobs
         self._steps, self._steps_of_group = self._steps + self._steps_of_group, 0
+
+
+def _preload() -> None:
+    """Imports what the end of a sweep needs, while a compiler runs."""
+    import pandas  # noqa: F401
+
+
+# --- what became of the jobs -------------------------------------------------------------------
+
+
+def _outcome(trained: Trained, run_id: str | None) -> Outcome:
+    """Of a job that was trained, with its log."""
+    member, gradient = trained.member, trained.member.gradient
+    facts = describe.header(member.problem, trained.device)
+    lines = [f"{name:8}  {value}" for name, value in facts.items()]
+    lines.append(describe.gradient_line(gradient))
+    error: Exception | None = trained.error
+    try:
+        insist_on(gradient)
+    except RunError as wrong:
+        error = wrong
+    if error is not None:
+        lines.append(f"error: {error}")
+        return Outcome(trained.job, error=error, log=_text(lines), run_id=run_id)
+    lines += [f"{part:10}  {measured(values)}" for part, values in member.metrics.items()]
+    if member.halved_at is not None:
+        lines.append(f"ended by successive halving at step {member.halved_at:,}")
+    if run_id is not None:
+        lines.append(f"run       {run_id}")
+    name, value = describe.standing(trained.result)
+    is_halved = member.halved_at is not None
+    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved)
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _before(job: Job, run: Row) -> Outcome:
+    """Of a job in an earlier sweep."""
+    name = run["tags.objective"]
+    kept = compare.kept(name, job.config.early_stopping.patience is not None)
+    log = f"run {run['run_id']} has FINISHED before\n"
+    is_halved = isinstance(run.get("tags.halved_at"), str)
+    value = run.get(f"metrics.{kept}", math.nan)
+    return Outcome(job, name, value, None, log, run["run_id"], is_halved)
+
+
+def _group_line(trained: Sequence[Trained]) -> str:
+    """A group in one line: its networks, the check of their gradients, how many diverged."""
+    first = trained[0]
+    network = describe.header(first.member.problem, first.device)["network"]
+    checks = [each.member.gradient for each in trained]
+    worst = max(layer.autodiff_error for check in checks for layer in check.layers)
+    num_wrong = sum(not check.passed for check in checks)
+    proof = f"WRONG in {num_wrong:,} of them" if num_wrong else "proved"
+    num_lost = sum(each.error is not None for each in trained)
+    lost = f"; {num_lost:,} diverged" if num_lost else ""
+    return f"{len(trained):,} × {network}; gradients {proof}, − jax.grad ≤ {worst:.1e}{lost}"
+
+
+def _show(
+    outcomes: Sequence[Outcome], alone: Callable[[Sequence[str]], str], console: Console
+) -> None:
+    """The best jobs, the best settings over their seeds, and the command of the very best."""
+    import pandas as pd
+
+    keys = differences([each.job for each in outcomes])
+    for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
+        rows = [_row(each, keys) for each in outcomes if each.objective == objective]
+        runs = compare.best_first(pd.DataFrame(rows), objective)
+        best = compare.run_table(runs, objective)[[*keys, objective]]
+        for table in (best, compare.group_table(compare.groups(runs, objective), objective)):
+            if table is best or (table["runs"] > 1).any():
+                shown = table[:_NUM_SHOWN].rename(columns=_short_names(keys))
+                console.table([*map(str, shown)], shown.to_numpy().tolist())
+        console.facts({"best": alone(own_overrides(runs["job"].iloc[0]))})
+    num_failed = sum(each.error is not None for each in outcomes)
+    if num_failed:
+        console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
+
+
+def _row(outcome: Outcome, keys: Sequence[str]) -> dict[str, Any]:
+    """As runs are compared."""
+    given = assignments(outcome.job)
+    return {
+        "job": outcome.job,
+        "name": "",
+        "run_id": outcome.run_id,
+        "status": "HALVED" if outcome.is_halved else "FINISHED",
+        f"metrics.{outcome.objective}": outcome.value,
+        **{f"params.{key}": given.get(key, "") for key in keys},
+    }
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, where no other one has the same: a terminal is narrow."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}

@@ -31,7 +31,6 @@ from mlp_jax.tracking.sender import Patience, Sender
 from mlp_jax.tracking.store import check
 
 if TYPE_CHECKING:  # these take seconds to import
-    import matplotlib.figure
     import mlflow
     import mlflow.entities
 
@@ -144,9 +143,9 @@ class Run:
         text = json.dumps(values, indent=2) if is_json else OmegaConf.to_yaml(values)
         self.log_text(redacted(text), file)
 
-    def log_figure(self, figure: "matplotlib.figure.Figure", file: str) -> None:
+    def log_bytes(self, content: bytes, file: str) -> None:
         with self._outgoing(file) as path:
-            figure.savefig(path)
+            path.write_bytes(content)
 
     @contextmanager
     def _outgoing(self, file: str) -> Iterator[Path]:
@@ -224,16 +223,18 @@ def start(
     parent: Run | None = None,
     directory: Path | None = None,
     root: Path = Path("runs"),
+    again: str | None = None,
     warn: Callable[[str], None] = _print_warning,
 ) -> Run:
     """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page.
 
-    `directory` is the run's own, new or without a run; None takes one below `root`, which is
-    removed when all is delivered. Raises `UserError` where the store can never be used; one that
-    cannot be reached now is only warned of.
+    `again` is the id of a run that the store has and that has ended: it goes on, keeps its params
+    and is RUNNING again. `directory` is the run's own, new or without a run; None takes one below
+    `root`, which is removed when all is delivered. Raises `UserError` where the store can never be
+    used; one that cannot be reached now is only warned of.
     """
     uri, client = _uri_and_client(store)
-    id_, now = uuid.uuid4().hex, int(time.time() * 1000)
+    id_, now = again or uuid.uuid4().hex, int(time.time() * 1000)
     journal = _open_journal(directory or root / id_)
     process = process_facts(journal.directory)
     context = {**context_tags(), **{f"run.{name}": value for name, value in process.items()}}
@@ -247,19 +248,26 @@ def start(
         is_temporary=directory is None,
         **process,
     )
+    all_tags = run_tags(context, note, tags or {})
     body = {
         "id": id_,
         "experiment": experiment,
         "name": run_name,
         "parent": parent.id if parent else None,
         "start_time": now,
-        "tags": run_tags(context, note, tags or {}),
+        "tags": all_tags,
     }
-    entries = [journal.append("run", body), journal.append("params", flat_params(params))]
+    entries = [journal.append("run", body)]
+    if again:
+        entries.append(journal.append("tags", all_tags))
+        entries.append(journal.append("status", {"status": "RUNNING"}))
+    else:
+        entries.append(journal.append("params", flat_params(params)))
     if dataset is not None:
         entries.append(journal.append("dataset", dataset_input(dataset).to_dictionary()))
     try:
-        return _begin(Sender(uri, client, journal, warn, in_doubt=False), journal, uri, entries)
+        sender = Sender(uri, client, journal, warn, in_doubt=again is not None)
+        return _begin(sender, journal, uri, entries)
     except UserError:
         journal.discard()
         raise

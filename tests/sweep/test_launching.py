@@ -18,7 +18,7 @@ from mlp_jax.commands.frame import CONF
 from mlp_jax.config import schema as config
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.sweep.jobs import Job
-from mlp_jax.sweep.standings import Outcome
+from mlp_jax.sweep.sweep import Outcome
 
 Multirun = Callable[..., list[JobReturn]]
 

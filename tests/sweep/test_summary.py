@@ -3,13 +3,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
+from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.sweep import summary as overview
-from mlp_jax.sweep.compare import Group
-from mlp_jax.tracking import bulk
+from mlp_jax.tracking import bulk, search
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.bulk import RunRecord
 
@@ -24,8 +25,11 @@ def record(losses, steps=STEPS, status="FINISHED", **params):
     return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000, {}, None)
 
 
-def compared(records):
-    return overview.outcomes(records, [f"id {i}" for i in range(len(records))])
+def curves(records, name="train/loss"):
+    """Of runs that are ranked by their lowest loss."""
+    runs = overview.frame({f"id {i}": record for i, record in enumerate(records)})
+    ends = overview.ends(runs, "best/train_loss")
+    return overview.curves([record.metrics for record in records], name, *ends)
 
 
 # --- curves ------------------------------------------------------------------------------------
@@ -33,14 +37,11 @@ def compared(records):
 
 def test_curves_of_the_parent():
     records = [record([k, k / 2, k / 4], seed=k) for k in (4.0, 1.0, 2.0, 3.0, 5.0)]
-    found = compared(records)
-    curves = overview.curves(records, found, "best/train_loss")
-    assert set(curves) == {
-        f"train/loss/{name}" for name in ("mean", "median", "p10", "p90", "best", "worst")
-    }
+    found = curves(records)
+    assert set(found) == {"mean", "median", "p10", "p90", "best", "worst"}
     expected = {"mean": 3.0, "median": 3.0, "p10": 1.4, "p90": 4.6, "best": 1.0, "worst": 5.0}
     for name, first in expected.items():
-        steps, values = curves[f"train/loss/{name}"]
+        steps, values = found[name]
         np.testing.assert_array_equal(steps, STEPS)
         np.testing.assert_allclose(values, [first, first / 2, first / 4])
 
@@ -52,13 +53,13 @@ def test_a_run_that_ended_early_counts_as_long_as_it_lasted():
         record([2.0, np.nan, 1.0], seed=2),
         record([8.0], [15], seed=3),  # another log interval
     ]
-    steps, values = overview.bundle(records, "train/loss")
+    steps, values = overview.aligned([record.metrics for record in records], "train/loss")
     np.testing.assert_array_equal(steps, [10, 30])
     np.testing.assert_array_equal(values[:3], [[4, 1], [3, np.nan], [2, 1]])
-    curves = overview.curves(records[:2], compared(records[:2]), "best/train_loss")
-    np.testing.assert_array_equal(curves["train/loss/mean"][1], [3.5, 2.0, 1.0])
+    found = curves(records[:2])
+    np.testing.assert_array_equal(found["mean"][1], [3.5, 2.0, 1.0])
     for end in ("best", "worst"):  # the run that failed is neither
-        np.testing.assert_array_equal(curves[f"train/loss/{end}"][1], [4.0, 2.0, 1.0])
+        np.testing.assert_array_equal(found[end][1], [4.0, 2.0, 1.0])
 
 
 # --- the figure --------------------------------------------------------------------------------
@@ -67,19 +68,30 @@ def test_a_run_that_ended_early_counts_as_long_as_it_lasted():
 def draw(groups):
     curve = np.array([1.0, 0.1, 0.01])
     names = ("mean", "median", "p10", "p90", "best", "worst")
-    statistics = {name: scale * curve for scale, name in enumerate(names, start=1)}
-    return sweep_figure.draw("train/loss", STEPS, statistics, groups, "best/train_loss")
+    found = {name: (STEPS, scale * curve) for scale, name in enumerate(names, start=1)}
+    return sweep_figure.draw("train/loss", found, groups, "best/train_loss")
+
+
+def group(values, **params):
+    """A row of `compare.groups`: the runs of one setting, which had these losses."""
+    return {
+        **{f"params.{key}": value for key, value in params.items()},
+        "mean": np.mean(values),
+        "best": min(values),
+        "worst": max(values),
+        "runs": len(values),
+    }
 
 
 def groups_of(key, values, seeds=2):
-    return [
-        Group({key: value}, tuple(float(k + seed) for seed in range(seeds)))
+    return pd.DataFrame(
+        group([float(k + seed) for seed in range(seeds)], **{key: value})
         for k, value in enumerate(values, start=1)
-    ]
+    )
 
 
 def test_bands_alone_where_only_seeds_differ():
-    (axes,) = draw([Group({}, (0.1, 0.2))]).axes
+    (axes,) = draw(pd.DataFrame([group([0.1, 0.2])])).axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["10 to 90 % of the runs", "median", "mean", "best run", "worst run"]
     assert len({line.get_linestyle() for line in axes.get_lines()}) == 4  # in black and white
@@ -111,11 +123,11 @@ def test_line_of_one_hyperparameter(values, scale, ticks):
 
 
 def test_map_of_a_grid():
-    groups = [
-        Group({"rate": rate, "sizes": sizes}, (float(rate) * len(sizes),))
+    groups = pd.DataFrame(
+        group([float(rate) * len(sizes)], rate=rate, sizes=sizes)
         for rate in ("0.1", "1", "10")
         for sizes in ("[4]", "[16]")
-    ]
+    )
     _, axes, bar = draw(groups).axes
     expected = [[0.3, 3, 30], [0.4, 4, 40]]
     np.testing.assert_allclose(axes.images[0].get_array(), expected)
@@ -126,7 +138,8 @@ def test_map_of_a_grid():
 
 def test_points_where_two_hyperparameters_were_sampled():
     rng = np.random.default_rng(0)
-    groups = [Group({"a": str(a), "b": str(b)}, (a + b,)) for a, b in 10 ** rng.random((40, 2))]
+    points = 10 ** rng.random((40, 2))
+    groups = pd.DataFrame(group([a + b], a=str(a), b=str(b)) for a, b in points)
     _, axes, _ = draw(groups).axes
     (points,) = [c for c in axes.collections if isinstance(c, PathCollection)]
     a, b = points.get_offsets().T
@@ -135,7 +148,7 @@ def test_points_where_two_hyperparameters_were_sampled():
 
 
 def test_three_hyperparameters_have_no_panel():
-    groups = [Group({"a": k, "b": k, "c": k}, (float(k),)) for k in "123"]
+    groups = pd.DataFrame(group([float(k)], a=k, b=k, c=k) for k in "123")
     assert len(draw(groups).axes) == 1
 
 
@@ -152,7 +165,7 @@ def logged(client):
     records += [record([9.0], [10], "FAILED", seed=9, optimizer={"learning_rate": 3.0})]
     with tracking.start(client, "sweep", "parent", params={}) as parent:
         ids = bulk.write(client, "sweep", records, parent.run_id)
-        url = overview.log(client, parent, records, ids, command="train -m")
+        url = overview.log(client, parent, dict(zip(ids, records, strict=True)), command="train -m")
     return client, parent, ids, url
 
 
@@ -202,11 +215,31 @@ def test_link_to_the_sorted_runs_shows_what_differs(logged):
 
 def test_runs_that_were_recorded_before_take_part_like_the_others(logged):
     client, _, ids, _ = logged
-    records = [overview.read(client, client.get_run(run_id)) for run_id in (ids[0], ids[-1])]
-    first, failed = overview.outcomes(records, ["a", "b"])
-    assert first.differs == {"seed": "0", "optimizer.learning_rate": "1.0"}
-    assert first.metrics["best/train_loss"] == 1.0
-    assert failed.status == "FAILED"
-    steps, values = overview.bundle(records, "train/loss")
+    runs = search.runs(client, "sweep").set_index("run_id", drop=False)
+    found = runs.loc[[ids[0], ids[-1]]].to_dict("records")
+    records = {run["run_id"]: overview.read(client, run) for run in found}
+    compared = overview.frame(records)
+    first = compared.iloc[0]
+    assert (first["params.seed"], first["params.optimizer.learning_rate"]) == ("0", "1.0")
+    assert comparison.keys_of(compared) == ["optimizer.learning_rate", "seed"]
+    assert first["metrics.best/train_loss"] == 1.0
+    assert compared["status"].iloc[1] == "FAILED"
+    histories = [record.metrics for record in records.values()]
+    steps, values = overview.aligned(histories, "train/loss")
     np.testing.assert_array_equal(steps, [10, 20])
     np.testing.assert_array_equal(values, [[1, 1], [9, np.nan]])
+
+
+def test_a_figure_that_fails_costs_the_figure_only(client, monkeypatch):
+    def fail(*args):
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(sweep_figure, "draw", fail)
+    records, said = [record([2.0, 1.0], STEPS[:2], seed=seed) for seed in range(2)], []
+    with tracking.start(client, "no figure", "parent", params={}) as parent:
+        ids = bulk.write(client, "no figure", records, parent.run_id)
+        overview.log(client, parent, dict(zip(ids, records, strict=True)), warn=said.append)
+    assert client.get_run(parent.run_id).info.status == "FINISHED"
+    files = {file.path for file in client.list_artifacts(parent.run_id)}
+    assert files == {"runs.csv", "runs.md"}
+    assert said == ["the figure sweep could not be drawn: ValueError: no such colour"]

@@ -27,9 +27,8 @@ from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 from mlp_jax.sweep import runs as family
 from mlp_jax.sweep.jobs import Job, own_overrides
-from mlp_jax.sweep.runs import Family
-from mlp_jax.sweep.standings import Outcome
-from mlp_jax.sweep.sweep import Sweep
+from mlp_jax.sweep.runs import Runs
+from mlp_jax.sweep.sweep import Outcome, Sweep
 from mlp_jax.tracking import bulk, recovery, store
 from mlp_jax.tracking.store import UnreachableError
 
@@ -502,7 +501,7 @@ def test_a_sweep_killed_before_its_best_had_a_model_makes_it_when_resumed(
     given = [["seed=0"], ["seed=1"], ["optimizer=adam"]]
     common = ["name=without", "sweep.best=2", "tracking.figures=false"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Family, "_attach", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Runs, "_attach", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(make_jobs(*given, common=[*SHORT, *common]))
     assert not any(has_model(run) for run in children(client, "without"))
