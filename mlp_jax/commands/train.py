@@ -13,7 +13,7 @@ from mlp_jax.commands import frame
 from mlp_jax.commands.frame import OfRun
 from mlp_jax.config import saved as recorded
 from mlp_jax.config.compose import Job
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.durable import rundir
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import compiled, environment
@@ -141,7 +141,7 @@ def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
     num_examples, n_0 = dataset.train.x.shape
     sizes = [n_0, *config.model.hidden_sizes, len(dataset.class_names or dataset.target_names)]
     products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
-    if (config.batch_size or num_examples) * max(products) < _SMALL_PRODUCT:
+    if batch_size_of(config, num_examples) * max(products) < _SMALL_PRODUCT:
         _pin_cores(1)
 
 

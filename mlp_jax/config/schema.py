@@ -41,6 +41,7 @@ INITIALIZER_NAMES = (
 )  # fmt: skip
 
 
+AUTO_BATCH_SIZE = 32
 MAX_HIDDEN_SIZE = 10**6
 MAX_HIDDEN_WEIGHTS = 10**9
 """Between two hidden layers: 4 GB in float32."""
@@ -400,7 +401,13 @@ class Experiment:
     seed: int = key(SEED, traced=True)
     num_epochs: Optional[int] = key(COUNT)
     num_steps: Optional[int] = key(COUNT)
-    batch_size: Optional[int] = key(COUNT)
+    batch_size: Optional[Any] = key(
+        Allowed(
+            "auto, or a whole number from 1",
+            lambda value: value == "auto" or (type(value) is int and COUNT.test(value)),
+            ("auto",),
+        )
+    )
     log_every: Optional[int] = key(COUNT)
     gradient: str = key(one_of("backprop", "autodiff"))
     device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
@@ -601,10 +608,17 @@ def _validate_together(config: Experiment) -> None:
             f"model.initializer_scale={model.initializer_scale}: standard_normal has scale 1; "
             "use model.initializer=scaled_normal."
         )
-    if isinstance(config.optimizer, LBFGS) and config.batch_size is not None:
+    if isinstance(config.optimizer, LBFGS) and config.batch_size not in (None, "auto"):
         raise UserError(
             f"batch_size={config.batch_size}: lbfgs needs the full batch; set batch_size=null."
         )
+
+
+def batch_size_of(config: Experiment, num_examples: int) -> int:
+    """The examples of a step, of which there may be fewer than are asked for."""
+    if config.batch_size == "auto" and config.optimizer.name != "lbfgs":
+        return min(AUTO_BATCH_SIZE, num_examples)
+    return num_examples if config.batch_size in (None, "auto") else config.batch_size
 
 
 def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Experiment:

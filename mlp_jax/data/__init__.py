@@ -37,7 +37,10 @@ class Part(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """What `load` returns. `class_names` is empty for regression; `notes` are for the user."""
+    """What `load` returns. `class_names` is empty for regression; `notes` are for the user.
+
+    `class_values` are the labels as they stood in the data: numbers, true and false, or texts.
+    """
 
     name: str
     task: str
@@ -45,6 +48,7 @@ class Dataset(NamedTuple):
     validation: Part | None
     test: Part | None
     class_names: tuple[str, ...]
+    class_values: tuple[Any, ...]
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...]
     preprocessing: Preprocessing
@@ -78,6 +82,7 @@ def load(config: Data) -> Dataset:
         validation=parts[1],
         test=parts[2],
         class_names=raw.class_names,
+        class_values=raw.class_values or raw.class_names,
         feature_names=preprocessing.feature_names,
         target_names=raw.target_names,
         preprocessing=preprocessing,

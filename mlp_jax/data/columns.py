@@ -1,6 +1,6 @@
 """What a loader returns, and the preprocessing that fits its training part."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Raw(NamedTuple):
     feature_names: tuple[str, ...]
     target_names: tuple[str, ...] = ("class",)
     class_names: tuple[str, ...] = ()
+    class_values: tuple[Any, ...] = ()  # the labels as they stood, where they are no texts
     x_scale: float = 1.0  # divides x where it is not standardised
     x_dtype: type = np.float64
     test: tuple[np.ndarray, np.ndarray] | None = None

@@ -57,6 +57,7 @@ def boolean(config: Boolean) -> Raw:
         source=f"truth table of {function}, {config.num_inputs} inputs",
         feature_names=tuple(f"x{i + 1}" for i in range(config.num_inputs)),
         class_names=("0", "1"),
+        class_values=(0, 1),
     )
 
 
@@ -101,7 +102,14 @@ def synthetic(config: Synthetic) -> Raw:
         return Raw(x, y, source, feature_names=("x",), target_names=("y",))
     make = {"circles": _circles, "moons": _moons, "gauss": _gauss, "spiral": _spiral}
     x, y = make[config.name](config)
-    return Raw(x, y.astype(np.int64), source, ("x1", "x2"), class_names=("0", "1"))
+    return Raw(
+        x,
+        y.astype(np.int64),
+        source,
+        feature_names=("x1", "x2"),
+        class_names=("0", "1"),
+        class_values=(0, 1),
+    )
 
 
 def scikit_learn(config: ScikitLearn) -> Raw:
@@ -117,4 +125,7 @@ def scikit_learn(config: ScikitLearn) -> Raw:
     if config.name == "diabetes":
         return raw._replace(y=bunch.target[:, None], target_names=("disease progression",))
     x_scale = 16.0 if config.name == "digits" else 1.0
-    return raw._replace(class_names=tuple(map(str, bunch.target_names)), x_scale=x_scale)
+    classes = np.asarray(bunch.target_names).tolist()
+    return raw._replace(
+        class_names=tuple(map(str, classes)), class_values=tuple(classes), x_scale=x_scale
+    )

@@ -86,6 +86,7 @@ def mnist(config: Mnist) -> Raw:
         source=str(Path(config.root).expanduser().resolve()),
         feature_names=tuple(f"pixel_{i}_{j}" for i, j in np.ndindex(images.shape[1:])),
         class_names=tuple("0123456789"),
+        class_values=tuple(range(10)),
         x_scale=255.0,
         x_dtype=np.float32,
         test=(test_images.reshape(len(test_images), -1), test_labels),

@@ -3,7 +3,7 @@
 This file travels with each model: it imports nothing of ours but `errors`, which does, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
@@ -55,10 +55,13 @@ class Preprocessing(NamedTuple):
             or [column.name]
         )
 
-    def encode(self, raw: Inputs) -> np.ndarray:
+    def encode(
+        self, raw: Inputs, on_unknown: Callable[[str], object] = lambda message: None
+    ) -> np.ndarray:
         """The x of raw inputs: a data frame with these columns, or an array of them in this order.
 
-        A category that the training part did not have becomes all zeros. Raises `UserError` for
+        A category that the training part did not have becomes all zeros, and is told to
+        `on_unknown`. Raises `UserError` for
         columns that are not there, entries that are missing, infinite or no numbers.
         """
         names = [column.name for column in self.columns]
@@ -80,7 +83,9 @@ class Preprocessing(NamedTuple):
             import pandas as pd
 
             frame = pd.DataFrame(raw, columns=names)
-            x = np.column_stack([_encode_column(frame[c.name], c, dtype) for c in self.columns])
+            x = np.column_stack(
+                [_encode_column(frame[c.name], c, dtype, on_unknown) for c in self.columns]
+            )
         x -= self.x_shift
         x /= self.x_scale
         return x
@@ -139,7 +144,9 @@ def _missing(column: Column, missing: Any) -> UserError:
     )
 
 
-def _encode_column(values: "pandas.Series[Any]", column: Column, dtype: Any) -> np.ndarray:
+def _encode_column(
+    values: "pandas.Series[Any]", column: Column, dtype: Any, on_unknown: Callable[[str], object]
+) -> np.ndarray:
     if not column.categories:
         return finite_numbers(as_floats(values)[:, None], [column], dtype)
     import pandas as pd
@@ -156,7 +163,13 @@ def _encode_column(values: "pandas.Series[Any]", column: Column, dtype: Any) -> 
     codes = {
         text: known.get(text, also_known.get(_however_spelt(text), -1)) for text in texts.unique()
     }
-    # An unknown category has code −1.
+    new = [text for text, code in codes.items() if code < 0]
+    if new:
+        on_unknown(
+            f"column {column.name!r}: {texts.isin(new).sum()} of {len(texts)} entries are "
+            f"categories that the training data did not have, such as {new[0][:40]!r}; they count "
+            "as none."
+        )
     return (texts.map(codes).to_numpy()[:, None] == np.arange(len(known))).astype(dtype)
 
 

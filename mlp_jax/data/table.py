@@ -23,7 +23,6 @@ from mlp_jax.data.preprocessing import (
     Column,
     as_floats,
     as_texts,
-    category,
     finite_numbers,
 )  # fmt: skip
 from mlp_jax.data.text import read_text
@@ -105,9 +104,9 @@ def table(config: Table) -> Raw:
     frame, more = _without_missing(frame, target_names, config)
     notes += more
     if all(found[name].is_numeric for name in target_names):
-        y, class_names, reason = _numeric_target(frame[target_names], config)
+        y, classes, reason = _numeric_target(frame[target_names], config)
     else:
-        y, class_names, reason = _categorical_target(frame[target_names], config)
+        y, classes, reason = _categorical_target(frame[target_names], config)
     if config.task == "auto":
         notes += (reason,)
     x = {
@@ -120,7 +119,8 @@ def table(config: Table) -> Raw:
         source=str(Path(config.path).expanduser().resolve()),
         feature_names=tuple(map(str, x)),
         target_names=tuple(target_names),
-        class_names=class_names,
+        class_names=tuple(map(str, classes)),
+        class_values=classes,
         notes=notes,
     )
 
@@ -269,22 +269,29 @@ def _without_missing(
 
 def _categorical_target(
     targets: "pandas.DataFrame", config: Table
-) -> tuple[np.ndarray, tuple[str, ...], str]:
+) -> tuple[np.ndarray, tuple[Any, ...], str]:
     if config.task == "regression" or targets.shape[1] > 1:
         raise UserError(
             f"data.task={config.task}: the target {config.target!r} holds texts, such as "
             f"{str(targets.iloc[0, 0])!r}; one column of them goes with data.task=classification."
         )
     reason = f"data.task=classification: {config.target!r} holds categories"
-    return *_labels(targets.iloc[:, 0].map(category).to_numpy(object), config), reason
+    values = targets.iloc[:, 0]
+    if values.dtype.kind != "b":
+        values = values.astype(object).map(
+            lambda label: label if type(label) is int else str(label)
+        )
+    return *_labels(values, config), reason
 
 
 def _numeric_target(
     targets: "pandas.DataFrame", config: Table
-) -> tuple[np.ndarray, tuple[str, ...], str]:
+) -> tuple[np.ndarray, tuple[Any, ...], str]:
     """Labels or targets. Left to itself, a target is a class where it is one column of whole
     numbers, with two different ones, or with at most 20 that have ten rows each on average.
     """
+    import pandas as pd
+
     columns = [Column(str(name)) for name in targets]
     y = finite_numbers(
         np.column_stack([as_floats(v) for _, v in targets.items()]), columns, np.float64
@@ -299,17 +306,20 @@ def _numeric_target(
         )
     if config.task == "classification" or (config.task == "auto" and whole and few):
         reason = f"data.task=classification: {config.target!r} holds {num_values} whole numbers"
-        return *_labels(y[:, 0].astype(np.int64), config), reason
+        return *_labels(pd.Series(y[:, 0].astype(np.int64)), config), reason
     if num_values < 2:
         raise UserError(f"data.target={config.target}: every row has {y.flat[0]:g}.")
     return y, (), f"data.task=regression: {config.target!r} holds numbers"
 
 
-def _labels(values: np.ndarray, config: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    classes, labels = np.unique(values, return_inverse=True)
+def _labels(
+    values: "pandas.Series[Any]", config: Table
+) -> tuple[np.ndarray, tuple[int | bool | str, ...]]:
+    """Each row's class by its number, and the classes as Python has them, in order."""
+    classes, labels = np.unique(values.to_numpy(), return_inverse=True)
     if len(classes) < 2:
         raise UserError(
             f"data.target={config.target}: every row has {str(classes[0])!r}; "
             "a classification needs at least two classes."
         )
-    return labels.astype(np.int64), tuple(map(str, classes))
+    return labels.astype(np.int64), tuple(classes.tolist())

@@ -222,6 +222,7 @@ def to_model(result: Result) -> Model:
         activation=tuple(names),
         output=model.output,
         class_names=problem.dataset.class_names,
+        class_values=problem.dataset.class_values,
         target_names=problem.dataset.target_names,
         preprocessing=problem.dataset.preprocessing,
     )

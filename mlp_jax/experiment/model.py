@@ -60,11 +60,15 @@ def _signature(example: Inputs, predicted: "pandas.DataFrame") -> Any:
 
     MLflow's own column types would refuse whole numbers in a column of decimals.
     """
-    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
 
     if isinstance(example, np.ndarray):
         inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
     else:
         inputs = Schema([ColSpec(AnyType(), name) for name in example.columns])
-    return ModelSignature(inputs, infer_signature(predicted).inputs)
+    kinds = {"i": "long", "b": "boolean", "f": "double"}
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(kinds.get(v.dtype.kind, "string"), str(n)) for n, v in predicted.items()
+    ]
+    return ModelSignature(inputs, Schema(outputs))

@@ -6,6 +6,7 @@ else of ours. A model then needs neither this package nor JAX where it is used.
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,18 +64,21 @@ class Model(NamedTuple):
     output: str
     class_names: tuple[str, ...]
     """Empty for regression."""
+    class_values: tuple[Any, ...]
+    """The labels that are predicted: texts, whole numbers, or true and false."""
     target_names: tuple[str, ...]
     preprocessing: Preprocessing
 
     def predict(self, raw: Inputs) -> "pandas.DataFrame":
         """Predictions for raw inputs: a table with the columns of the training data, or an array.
 
-        Numbers are in their own units. A class is named, beside a column for each class:
-        `probability_NAME` where the output is a probability, else `score_NAME`.
+        Numbers are in their own units. A class is the label that it had in the training data,
+        beside a column for each class: `probability_NAME` where the output is a probability, else
+        `score_NAME`. Warns of categories that the training data did not have.
         """
         import pandas as pd
 
-        y_hat = self.outputs(self.preprocessing.encode(raw))
+        y_hat = self.outputs(self.preprocessing.encode(raw, on_unknown=warnings.warn))
         if not self.class_names:
             targets = self.preprocessing.decode_targets(y_hat)
             one = targets.shape[1] == 1
@@ -82,7 +86,7 @@ class Model(NamedTuple):
             return pd.DataFrame(targets, columns=names)
         labels, scores, kind = classify(y_hat, self.output)
         frame = pd.DataFrame(scores, columns=[f"{kind}_{name}" for name in self.class_names])
-        frame.insert(0, "prediction", np.array(self.class_names)[labels])
+        frame.insert(0, "prediction", np.array(self.class_values)[labels])
         return frame
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
@@ -122,6 +126,7 @@ class Model(NamedTuple):
             activation=tuple(names["activation"]),
             output=names["output"],
             class_names=tuple(names["class_names"]),
+            class_values=tuple(names["class_values"]),
             target_names=tuple(names["target_names"]),
             preprocessing=Preprocessing.from_dict(names["preprocessing"]),
         )

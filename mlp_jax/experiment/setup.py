@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import PRNGKeyArray
 
 from mlp_jax import data
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty
@@ -229,7 +229,7 @@ def _activations(config: Experiment) -> Activations:
 
 def _lengths(config: Experiment, num_examples: int) -> tuple[int, int, int, int]:
     """batch_size, steps_per_epoch, num_steps and log_every, all in examples or steps."""
-    batch_size = config.batch_size or num_examples
+    batch_size = batch_size_of(config, num_examples)
     if batch_size > num_examples:
         raise UserError(
             f"batch_size={batch_size}: there are {num_examples} training examples; "

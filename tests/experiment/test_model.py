@@ -31,7 +31,7 @@ def make_model(dataset, output, n_out, dtype="float32", activation=("tanh", "rel
     sizes = (dataset.train.x.shape[1], *[5, 3][: len(activation)], n_out)
     initializer = INITIALIZERS["glorot_normal"]
     params = network.init_params(jax.random.key(0), sizes, initializer, dtype=dtype)
-    names = dataset.class_names, dataset.target_names
+    names = dataset.class_names, dataset.class_values, dataset.target_names
     return Model(params, activation, output, *names, dataset.preprocessing)
 
 
@@ -114,6 +114,32 @@ def test_classes_are_named_with_a_column_for_each():
     assert [f"probability_{name}" for name in frame["prediction"]] == list(
         frame[columns].idxmax(axis=1)
     )
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1], [7, 9], [True, False], ["no", "yes"]], ids=["0-1", "7-9", "bool", "text"]
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_come_back_as_they_were(labels, suffix, tmp_path):
+    frame = pd.DataFrame({"a": [-1.0, 1.0] * 20, "b": np.linspace(0, 1, 40), "y": labels * 20})
+    path = tmp_path / f"t{suffix}"
+    (frame.to_csv if suffix == ".csv" else frame.to_parquet)(path, index=False)
+    dataset = load(Table("table", 0, 0.0, True, 0.0, str(path), "y", "auto", "refuse", [], [], [],
+                         None, *["auto"] * 4, True))  # fmt: skip
+    sign = 1 if sorted(labels) == labels else -1
+    params = ((np.array([[10.0 * sign, 0.0]]), np.zeros(1)),)
+    names = dataset.class_names, dataset.class_values, dataset.target_names
+    model = Model(params, (), "sigmoid", *names, dataset.preprocessing)
+    model.save(tmp_path)
+    assert (Model.load(tmp_path).predict(frame).prediction == frame.y).mean() == 1.0
+
+
+def test_unknown_categories_are_told(tmp_path):
+    dataset = load(write_table(tmp_path))
+    model = make_model(dataset, "identity", 1)
+    frame = pd.DataFrame({"size": [20, 30, 40], "town": ["Ulm", "Rom", "Oslo"], "age": 1.0})
+    with pytest.warns(UserWarning, match="'town': 2 of 3 entries .* not have, such as 'Rom'"):
+        model.predict(frame)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
