@@ -32,6 +32,7 @@ from rich.table import Table
 
 from mlp_jax.tracking import links, store
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.facts import RunRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,18 +203,16 @@ def _gallery() -> str:
 
 def _record(client: "MlflowClient", name: str, page: str, results: Results) -> str:
     """Logs the parent run with figure and page, and its child runs; returns where to see it."""
-    parent = tracking.start(
-        client, "lecture", name, params={"study": name, "machine": machine()}, note=page
-    )
+    record = RunRecord(name, {"study": name, "machine": machine()}, note=page)
+    parent = tracking.begin(client, "lecture", record)
     with parent:
         log_curves(parent, {row.quantity: row.measured for row in results.rows})
-        parent.log_bytes((FIGURES / f"{name}.png").read_bytes(), f"{name}.png")
-        parent.log_text(page, f"{name}.md")
+        parent.add(f"{name}.png", (FIGURES / f"{name}.png").read_bytes())
+        parent.add(f"{name}.md", page)
         for child in results.children:
             child_name = " ".join(f"{key}={value}" for key, value in child.params.items())
-            with tracking.start(
-                client, "lecture", child_name, params=child.params, parent=parent
-            ) as run:
+            record = RunRecord(child_name, child.params)
+            with tracking.begin(client, "lecture", record, parent=parent) as run:
                 log_curves(run, child.metrics)
     command = links.ui_command(client.tracking_uri)
     return f"{parent.url} (with {command})" if parent.is_delivered else f"{parent.where()}"
@@ -224,4 +223,4 @@ def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:
     for name, values in metrics.items():
         allowed_name = re.sub(r"[^\w.\- :/]", "_", name)
         for step, value in enumerate(np.atleast_1d(np.asarray(values))):
-            run.log_metrics({allowed_name: float(value)}, step)
+            run.log({allowed_name: float(value)}, step)

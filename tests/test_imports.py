@@ -40,7 +40,7 @@ KNOWS = {  # the places that may import a library; core.optimizers, say, is one 
 NOT_YET = {  # what still stands on the wrong floor
     "sweep.runs", "experiment.rerun", "experiment.run",
     "durable.saver", "durable.checkpoints",
-    "tracking.bulk", "tracking.run", "core.population", "core.course", "core.fit",
+    "core.population", "core.course", "core.fit",
     "core.lockstep",
 }  # fmt: skip
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 
 from mlp_jax.tracking import bulk, store
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord
 
 NUM_RUNS, NUM_PARAMS, NUM_POINTS, NUM_METRICS = 1_000, 20, 100, 5
 NUM_THROUGH_CLIENT = 20
@@ -32,7 +32,6 @@ def records(num_runs: int) -> list[RunRecord]:
             start_time=1_700_000_000_000,
             end_time=1_700_000_010_000,
             texts={"config.yaml": f"seed: {number}\n"},
-            dataset=None,
         )
         for number in range(num_runs)
     ]

@@ -1,6 +1,7 @@
 """What a run has to say about itself: its facts, its metrics, its pictures and its model."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache, partial
@@ -16,10 +17,12 @@ from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.network import Params, num_params
+from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
+from mlp_jax.tracking import facts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,6 +119,21 @@ def parameters(problem: Problem) -> dict[str, Any]:
     values = asdict(problem.config)
     values["log_every"] = problem.log_every
     return {name: value for name, value in values.items() if name not in ("sweep", "population")}
+
+
+def data_facts(dataset: Dataset) -> facts.Data:
+    """What is kept of the data itself: its name, where it is from, its columns and parts."""
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    sizes = {name: len(part.x) for name, part in parts.items() if part is not None}
+    columns = [{"name": c.name, "type": "string" if c.categories else "double", "required": True}
+               for c in dataset.preprocessing.columns]  # fmt: skip
+    return facts.Data(
+        dataset.name,
+        dataset.digest,
+        source=json.dumps({"uri": dataset.source}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
+    )
 
 
 def final_metrics(result: Result) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from omegaconf import OmegaConf
 
 from mlp_jax import data
 from mlp_jax.config import saved as recorded
@@ -34,6 +35,7 @@ from mlp_jax.experiment.model import save_model
 from mlp_jax.experiment.setup import Problem
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
+from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.journal import BusyError
 
 
@@ -88,17 +90,15 @@ class Session:
         problem, device = self.problem, self.prepared.device
         if not self._is_tracked:
             return None
-        return tracking.start(
-            problem.config.tracking.uri,
-            summary.experiment_name(problem.config),
+        record = RunRecord(
             problem.config.tracking.run_name or summary.run_name(problem),
-            params=summary.parameters(problem),
-            dataset=problem.dataset,
-            note=summary.note(problem, device, command),
-            tags={**summary.tags(problem, device, command), **tags},
-            directory=self.directory,
-            warn=self.console.line,
+            summary.parameters(problem),
+            {**summary.tags(problem, device, command), **tags},
+            summary.note(problem, device, command),
+            data=summary.data_facts(problem.dataset),
         )
+        uri, experiment = problem.config.tracking.uri, summary.experiment_name(problem.config)
+        return tracking.begin(uri, experiment, record, self.directory, warn=self.console.line)
 
     def _resume_record(self, command: str, tags: Mapping[str, str]) -> tracking.Run | None:
         """None where the run is not tracked, or its record is damaged, which costs no training."""
@@ -117,7 +117,7 @@ class Session:
             length = "num_epochs" if self.problem.config.num_epochs else "num_steps"
             prolonged = f"{length}={getattr(self.problem.config, length)}"
             for name, value in {**tags, "prolonged": prolonged}.items():
-                run.set_tag(name, value)
+                run.tag(name, value)
         return run
 
     def _compare_environment(self) -> None:
@@ -136,8 +136,8 @@ class Session:
             (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
             rundir.write(self.directory, rundir.CONFIG, self.record)
             if run is not None:
-                run.log_dict(self.record, "config.yaml")
-                run.log_dict(self.environment, "environment.yaml")
+                run.add("config.yaml", OmegaConf.to_yaml(self.record))
+                run.add("environment.yaml", OmegaConf.to_yaml(self.environment))
             first_step = int(checkpoint.state.state.step) if checkpoint else 0
             fitted, seconds = self._fit(run, saver, checkpoint)
             reached("ending")
@@ -172,7 +172,7 @@ class Session:
             def on_log(point: LogPoint) -> None:
                 show(point.step, point.metrics)
                 if run is not None:
-                    run.log_metrics(point.metrics, point.step)
+                    run.log(point.metrics, point.step)
 
             def on_pause(pause: Pause) -> None:
                 reached("training")
@@ -209,7 +209,7 @@ class Session:
         saver.save(last.step, last.carry, last.history)
         self.console.line(f"finite until step {last.step:,}: {self.checkpoints.path(last.step)}")
         if run is not None:
-            run.set_tag("diverged_at", str(error.step))
+            run.tag("diverged_at", str(error.step))
 
     def _record(self, result: Result, run: tracking.Run, first_step: int) -> None:
         """The final metrics and, as the config wants them, figures and the model."""
@@ -218,13 +218,15 @@ class Session:
         metrics = summary.final_metrics(result)
         if last_step > first_step:
             metrics["steps_per_second"] = (last_step - first_step) / result.seconds
-        run.log_metrics(metrics, last_step)
-        run.set_tag("params_sha256", summary.params_sha256(fitted.params))
+        run.log(metrics, last_step)
+        run.tag("params_sha256", summary.params_sha256(fitted.params))
         self.interrupt.check()
         if config.tracking.figures:
             for file, picture in summary.pictures(result, self.console.line):
-                run.log_bytes(picture, file)
+                run.add(file, picture)
                 self.interrupt.check()
         if config.tracking.model:
             example = data.raw_inputs(self.problem.dataset, 5)
-            run.log_model(lambda path: save_model(path, summary.to_model(result), example))
+            run.add(
+                tracking.MODEL, lambda path: save_model(path, summary.to_model(result), example)
+            )

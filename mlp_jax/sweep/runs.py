@@ -27,8 +27,9 @@ from mlp_jax.sweep import compare, summary
 from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.bulk import NotWrittenError, RunRecord
+from mlp_jax.tracking.bulk import NotWrittenError
 from mlp_jax.tracking.delivery import put_model_files
+from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.store import UnreachableError
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -110,7 +111,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         start_time=trained.start_time,
         end_time=trained.end_time,
         texts={file: _yaml(values) for file, values in texts.items()},
-        dataset=problem.dataset,
+        data=describe.data_facts(problem.dataset),
         id=uuid.uuid4().hex,
     )
 
@@ -185,16 +186,15 @@ class Runs:
         self._root = Path(jobs[0].config.checkpoint.root)
         self._client: mlflow.MlflowClient | None = None
         names = ", ".join(differences(jobs))
-        self.parent = tracking.start(
-            self._reach() or uri,
-            experiment,
+        record = RunRecord(
             parent["name"] if parent else f"sweep of {names or 'one'}",
-            params=_in_common(jobs),
-            note=f"```\n{command}\n```\n",
-            tags={"command": command, _IS_SWEEP: names},
-            root=self._root,
-            again=parent["tags.run.id"] if parent else None,
-            warn=warn,
+            _in_common(jobs),
+            {"command": command, _IS_SWEEP: names},
+            f"```\n{command}\n```\n",
+            id=parent["tags.run.id"] if parent else "",
+        )
+        self.parent = tracking.begin(
+            self._reach() or uri, experiment, record, root=self._root, warn=warn
         )
         self._stops_early = jobs[0].config.early_stopping.patience is not None
         self._num_best = jobs[0].config.sweep.best

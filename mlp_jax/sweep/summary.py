@@ -10,7 +10,7 @@ from mlp_jax.sweep import compare
 from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord, flat_params
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow
@@ -53,7 +53,7 @@ def log(
         for statistic, (steps, values) in curves(histories, name, best, worst).items():
             for step, value in zip(steps.tolist(), values.tolist(), strict=True):
                 if np.isfinite(value):
-                    parent.log_metrics({f"{name}/{statistic}": value}, step)
+                    parent.log({f"{name}/{statistic}": value}, step)
 
     def draw() -> Any:
         name = _history_behind(metric, {name for metrics in histories for name in metrics})
@@ -61,12 +61,12 @@ def log(
         return sweep_figure.draw(name, shown, compare.groups(runs, metric), metric)
 
     if (picture := figures.to_png("sweep", draw, warn)) is not None:
-        parent.log_bytes(picture, "sweep.png")
+        parent.add("sweep.png", picture)
     table = compare.run_table(runs, metric)
-    parent.log_text(compare.to_csv(table), "runs.csv")
-    parent.log_text(compare.to_markdown(table.drop(columns="run_id")[:_NUM_IN_MARKDOWN]), "runs.md")
+    parent.add("runs.csv", compare.to_csv(table))
+    parent.add("runs.md", compare.to_markdown(table.drop(columns="run_id")[:_NUM_IN_MARKDOWN]))
     _save_view(client, parent, runs, metric)
-    parent.set_tag("mlflow.note.content", note(parent, runs, metric, command))
+    parent.tag("mlflow.note.content", note(parent, runs, metric, command))
     return links.view_url(links.base_url(client.tracking_uri), *_place(parent))
 
 
@@ -103,7 +103,7 @@ def frame(records: Mapping[str, RunRecord]) -> "pd.DataFrame":
             "name": record.name,
             "status": record.status,
             "tags.halved_at": record.tags.get("halved_at"),
-            **{f"params.{k}": v for k, v in tracking.flat_params(record.params).items()},
+            **{f"params.{k}": v for k, v in flat_params(record.params).items()},
             **{
                 f"metrics.{name}": float(values[-1])
                 for name, (_, values) in record.metrics.items()
@@ -136,8 +136,6 @@ def read(client: "mlflow.MlflowClient", run: Mapping[Any, Any]) -> RunRecord:
         status=run["status"],
         start_time=run["start_time"],
         end_time=run["end_time"],
-        texts={},
-        dataset=None,
     )
 
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlp_jax.data import Dataset
 from mlp_jax.errors import RunError, reached, redacted
+from mlp_jax.tracking import facts, store
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import store
 from mlp_jax.tracking.delivery import MAX_PARAMS, RUN_ID_TAG
+from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.journal import Journal
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -41,28 +41,6 @@ class NotWrittenError(RunError):
     def __init__(self, message: str, run_ids: list[str]) -> None:
         super().__init__(message)
         self.run_ids = run_ids
-
-
-class RunRecord(NamedTuple):
-    """A finished run, complete.
-
-    `params`, `tags` and `note` are as `tracking.start` takes them. `metrics` maps a name to its
-    steps, which must increase, and its values. `status` is FINISHED, FAILED or KILLED; times are
-    in ms since 1970. `texts` are the artifacts: a file's name and its content.
-    """
-
-    name: str
-    params: Mapping[str, Any]
-    tags: Mapping[str, str]
-    note: str
-    metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    status: str
-    start_time: int
-    end_time: int
-    texts: Mapping[str, str]
-    dataset: Dataset | None
-    id: str = ""
-    """Its own, by which it is found again where it is in doubt whether the store has it."""
 
 
 def write(
@@ -84,7 +62,7 @@ def write(
     try:
         with store.recording_errors():
             home = client.get_experiment(store.experiment_id(client, experiment))
-            context = tracking.context_tags()
+            context = facts.context_tags()
             if parent_run_id is not None:
                 context["mlflow.parentRunId"] = parent_run_id
             if _has_known_schema(client.tracking_uri) and is_local_uri(home.artifact_location):
@@ -104,7 +82,7 @@ def keep(
 
     `parent_id` is the parent's own id, which is below `root` too or in the store.
     """
-    context = tracking.context_tags()
+    context = facts.context_tags()
     for record in records:
         id_ = record.id or uuid.uuid4().hex
         flat = _flat(record, context)
@@ -112,8 +90,8 @@ def keep(
             begun = {"id": id_, "experiment": experiment, "name": record.name, "tags": flat.tags}
             journal.append("run", begun | {"parent": parent_id, "start_time": record.start_time})
             journal.append("params", flat.params)
-            if record.dataset is not None:
-                journal.append("dataset", tracking.dataset_input(record.dataset).to_dictionary())
+            if record.data is not None:
+                journal.append("dataset", tracking.dataset_input(record.data).to_dictionary())
             points = [(k, value, at, step) for k, p in flat.points.items() for at, step, value in p]
             for i in range(0, len(points), _MAX_METRICS):
                 journal.append("metrics", {"points": points[i : i + _MAX_METRICS]})
@@ -152,7 +130,7 @@ class _Flat(NamedTuple):
 
 def _flat(record: RunRecord, context: Mapping[str, str]) -> _Flat:
     """A point's time lies between the run's start and its end as its step lies among the steps."""
-    tags = tracking.run_tags(context, record.note, record.tags)
+    tags = facts.run_tags(record, context)
     last_step = max((steps[-1] for steps, _ in record.metrics.values() if len(steps)), default=0)
     duration = record.end_time - record.start_time
     points = {}
@@ -162,13 +140,13 @@ def _flat(record: RunRecord, context: Mapping[str, str]) -> _Flat:
         is_finite = np.isfinite(values)
         if not is_finite.all():
             first = int(np.argmin(is_finite))
-            tag, text = tracking.not_finite_tag(name, float(values[first]), int(steps[first]))
+            tag, text = facts.not_finite_tag(name, float(values[first]), int(steps[first]))
             tags.setdefault(tag, text)
             steps, values = steps[is_finite], values[is_finite]
         times = record.start_time + duration * steps // max(last_step, 1)
         if len(steps):
             points[name] = list(zip(times.tolist(), steps.tolist(), values.tolist(), strict=True))
-    return _Flat(tags, tracking.flat_params(record.params), points)
+    return _Flat(tags, facts.flat_params(record.params), points)
 
 
 # --- in one transaction ------------------------------------------------------------------------
@@ -226,7 +204,7 @@ def _insert_datasets(
     import sqlalchemy
     from mlflow.store.tracking.dbmodels.models import SqlDataset
 
-    used = {(r.dataset.name, r.dataset.digest): r.dataset for r in records if r.dataset is not None}
+    used = {(r.data.name, r.data.digest): r.data for r in records if r.data is not None}
     table = SqlDataset.__table__
     query = sqlalchemy.select(table).where(table.c.experiment_id == experiment_id)
     ids = {(row.name, row.digest): row.dataset_uuid for row in connection.execute(query)}
@@ -289,13 +267,13 @@ def _rows(
             ]  # fmt: skip
             tables[models.SqlMetric] += rows
             tables[models.SqlLatestMetric].append(rows[-1])
-        if record.dataset is not None:
-            dataset_id = dataset_ids[record.dataset.name, record.dataset.digest]
+        if record.data is not None:
+            dataset_id = dataset_ids[record.data.name, record.data.digest]
             input_id = uuid.uuid4().hex
             tables[models.SqlInput].append(_input_row(input_id, dataset_id, run_id))
             tables[models.SqlInputTag] += [
                 {"input_uuid": input_id, "name": tag.key, "value": tag.value}
-                for tag in tracking.dataset_input(record.dataset).tags
+                for tag in tracking.dataset_input(record.data).tags
             ]
     return tables
 
@@ -358,8 +336,8 @@ def _send(
         while params or points:
             client.log_batch(run_id, metrics=points[:_MAX_METRICS], params=params[:MAX_PARAMS])
             del points[:_MAX_METRICS], params[:MAX_PARAMS]
-        if record.dataset is not None:
-            client.log_inputs(run_id, [tracking.dataset_input(record.dataset)])
+        if record.data is not None:
+            client.log_inputs(run_id, [tracking.dataset_input(record.data)])
         for file, text in record.texts.items():
             client.log_text(run_id, text, file)
         client.set_terminated(run_id, record.status, record.end_time)

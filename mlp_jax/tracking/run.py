@@ -4,26 +4,27 @@ Everything is written to the journal of the run's directory first; a thread deli
 store can be slow, fail or come back later, and the training does not notice.
 """
 
-import getpass
-import json
 import math
-import os
-import re
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
 
-from omegaconf import OmegaConf
-
-from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError, redacted
 from mlp_jax.tracking.delivery import MAX_METRICS
+from mlp_jax.tracking.facts import (
+    Data,
+    RunRecord,
+    context_tags,
+    flat_params,
+    not_finite_tag,
+    run_tags,
+    tag_text,
+)
 from mlp_jax.tracking.journal import Entry, Journal, read_record
 from mlp_jax.tracking.links import base_url, run_url, ui_command
 from mlp_jax.tracking.recovery import process_facts, sync_command
@@ -34,8 +35,8 @@ if TYPE_CHECKING:  # these take seconds to import
     import mlflow
     import mlflow.entities
 
-_MAX_PARAM_LENGTH = 6000
-_MAX_TAG_LENGTH = 5000
+MODEL = "model"
+"""The file of a run that is a directory: its model, as MLflow reads it."""
 _SERVER_PATIENCE = Patience(total=4.0, idle=3.0)
 _FILE_PATIENCE = Patience(total=math.inf, idle=4.5)
 _KILLED_PATIENCE = Patience(total=1.0, idle=1.0)
@@ -104,7 +105,7 @@ class Run:
             return None
         return run_url(base_url(self.uri), self.experiment_id, self.run_id)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records the points of one step; a key has one point at a step, the first.
 
         A number that is not finite would break the charts; a tag says which came first.
@@ -116,7 +117,7 @@ class Run:
                 points.append((name, float(value), now, int(step)))
             elif name not in self._not_finite:
                 self._not_finite.add(name)
-                self.set_tag(*not_finite_tag(name, value, step))
+                self.tag(*not_finite_tag(name, value, step))
         points = self._without_doubles(points)
         for i in range(0, len(points), MAX_METRICS):
             self._record("metrics", {"points": points[i : i + MAX_METRICS]})
@@ -130,33 +131,31 @@ class Run:
                 new.append(point)
         return new
 
-    def set_tag(self, name: str, value: str) -> None:
-        self._record("tags", {name: redacted(value)[:_MAX_TAG_LENGTH]})
+    def tag(self, name: str, value: str) -> None:
+        self._record("tags", {name: tag_text(value)})
 
-    def log_text(self, text: str, file: str) -> None:
-        with self._outgoing(file) as path:
-            path.write_text(text, encoding="utf-8")
+    def add(self, file: str, content: str | bytes | Callable[[Path], object]) -> None:
+        """Keeps a file: text, in which secrets are hidden, bytes, or what writes it to a path.
 
-    def log_dict(self, values: dict[str, Any], file: str) -> None:
-        """As YAML or JSON, by the file's suffix."""
-        is_json = file.endswith(".json")
-        text = json.dumps(values, indent=2) if is_json else OmegaConf.to_yaml(values)
-        self.log_text(redacted(text), file)
-
-    def log_bytes(self, content: bytes, file: str) -> None:
-        with self._outgoing(file) as path:
-            path.write_bytes(content)
-
-    @contextmanager
-    def _outgoing(self, file: str) -> Iterator[Path]:
-        """Where to put an artifact that goes out; each has a folder of its own."""
+        `MODEL` is a directory, the run's model, which `model_uri` names then.
+        """
         folder = self._new_folder()
         path = self._journal.outbox / folder / file
         if not path.resolve().is_relative_to((self._journal.outbox / folder).resolve()):
             raise ValueError(f"{file}: is not below the run's artifacts")
-        path.parent.mkdir(parents=True)
-        yield path
-        self._record("artifact", {"folder": folder, "file": file})
+        if file == MODEL:
+            path = path.parent
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(redacted(content), encoding="utf-8")
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content(path)
+        if file == MODEL:
+            self._record("model", {"folder": folder})
+        else:
+            self._record("artifact", {"folder": folder, "file": file})
 
     def _new_folder(self) -> str:
         self._num_folders += 1
@@ -164,12 +163,6 @@ class Run:
 
     def _record(self, kind: str, body: dict[str, Any]) -> None:
         self._sender.put(self._journal.append(kind, body))
-
-    def log_model(self, save: Callable[[Path], None]) -> None:
-        """Logs a model, which `model_uri` then names; `save` makes its directory for MLflow."""
-        folder = self._new_folder()
-        save(self._journal.outbox / folder)
-        self._record("model", {"folder": folder})
 
     def __enter__(self) -> "Run":
         return self
@@ -186,7 +179,7 @@ class Run:
             status, patience = "KILLED", _KILLED_PATIENCE
         elif error is not None:
             status = "FAILED"
-            self.set_tag("error", f"{type(error).__name__}: {error}")
+            self.tag("error", f"{type(error).__name__}: {error}")
         self._record("status", {"status": status, "end_time": int(time.time() * 1000)})
         self._journal.note(status=status)
         self.is_delivered = self._sender.finish(patience)
@@ -211,36 +204,31 @@ class Run:
         return facts
 
 
-def start(
+def begin(
     store: Store,
     experiment: str,
-    run_name: str,
-    *,
-    params: Mapping[str, Any],
-    dataset: Dataset | None = None,
-    note: str = "",
-    tags: Mapping[str, str] | None = None,
-    parent: Run | None = None,
+    record: RunRecord,
     directory: Path | None = None,
+    *,
+    parent: Run | None = None,
     root: Path = Path("runs"),
-    again: str | None = None,
     warn: Callable[[str], None] = _print_warning,
 ) -> Run:
-    """Begins a run. `params` may be nested; `note` is Markdown for the top of the run's page.
+    """Begins a run, of which `record` says what is known.
 
-    `again` is the id of a run that the store has and that has ended: it goes on, keeps its params
-    and is RUNNING again. `directory` is the run's own, new or without a run; None takes one below
+    With an `id` it is the run that the store has by this one: it goes on, keeps its params and is
+    RUNNING again. `directory` is the run's own, new or without a run; None takes one below
     `root`, which is removed when all is delivered. Raises `UserError` where the store can never be
     used; one that cannot be reached now is only warned of.
     """
     uri, client = _uri_and_client(store)
-    id_, now = again or uuid.uuid4().hex, int(time.time() * 1000)
+    id_, now = record.id or uuid.uuid4().hex, int(time.time() * 1000)
     journal = _open_journal(directory or root / id_)
     process = process_facts(journal.directory)
     context = {**context_tags(), **{f"run.{name}": value for name, value in process.items()}}
     journal.note(
         id=id_,
-        name=run_name,
+        name=record.name,
         experiment=experiment,
         uri=redacted(uri),
         status="RUNNING",
@@ -248,25 +236,25 @@ def start(
         is_temporary=directory is None,
         **process,
     )
-    all_tags = run_tags(context, note, tags or {})
-    body = {
+    tags = run_tags(record, context)
+    body: dict[str, Any] = {
         "id": id_,
         "experiment": experiment,
-        "name": run_name,
+        "name": record.name,
         "parent": parent.id if parent else None,
         "start_time": now,
-        "tags": all_tags,
+        "tags": tags,
     }
     entries = [journal.append("run", body)]
-    if again:
-        entries.append(journal.append("tags", all_tags))
+    if record.id:
+        entries.append(journal.append("tags", tags))
         entries.append(journal.append("status", {"status": "RUNNING"}))
     else:
-        entries.append(journal.append("params", flat_params(params)))
-    if dataset is not None:
-        entries.append(journal.append("dataset", dataset_input(dataset).to_dictionary()))
+        entries.append(journal.append("params", flat_params(record.params)))
+    if record.data is not None:
+        entries.append(journal.append("dataset", dataset_input(record.data).to_dictionary()))
     try:
-        sender = Sender(uri, client, journal, warn, in_doubt=again is not None)
+        sender = Sender(uri, client, journal, warn, in_doubt=bool(record.id))
         return _begin(sender, journal, uri, entries)
     except UserError:
         journal.discard()
@@ -323,87 +311,8 @@ def _begin(sender: Sender, journal: Journal, uri: str, entries: list[Entry]) -> 
     return Run(journal, sender, uri)
 
 
-def not_finite_tag(metric: str, value: float, step: int) -> tuple[str, str]:
-    """What stands for the points of a metric that are no numbers a chart could show."""
-    return f"not_finite.{metric}", f"{value} at step {step}"
+def dataset_input(data: Data) -> "mlflow.entities.DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-
-def flat_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested config as `{"optimizer.learning_rate": "0.1", …}`, written as in JSON.
-
-    >>> flat_params({"model": {"hidden_sizes": [8], "loss": None}})
-    {'model.hidden_sizes': '[8]', 'model.loss': 'null'}
-    """
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flat_params(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[prefix + name] = redacted(text)[:_MAX_PARAM_LENGTH]
-    return flat
-
-
-def run_tags(context: Mapping[str, str], note: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """All tags of a run at its start, without secrets and cut to what a store takes."""
-    all_tags = {**context, "mlflow.note.content": note, **tags}
-    return {name: redacted(value)[:_MAX_TAG_LENGTH] for name, value in all_tags.items()}
-
-
-def context_tags() -> dict[str, str]:
-    """The tags that MLflow's fluent client sets, and `git.dirty`."""
-    return {
-        "mlflow.user": _user(),
-        "mlflow.source.name": sys.argv[0],
-        "mlflow.source.type": "LOCAL",
-        **_git_tags(Path(__file__).parents[1]),
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        return "unknown"
-
-
-def _git_tags(directory: Path) -> dict[str, str]:
-    """The commit of the checkout around `directory`, and whether a tracked file differs from it."""
-    command = ["git", "-c", "core.fsmonitor=false"]  # which could be any command
-    command += ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    try:
-        status = subprocess.run(
-            command,
-            cwd=directory,
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    commit = re.search("^# branch.oid ([0-9a-f]+)$", status, re.MULTILINE)
-    if commit is None:
-        return {}
-    dirty = re.search("^[^#]", status, re.MULTILINE) is not None
-    return {"mlflow.source.git.commit": commit[1], "git.dirty": str(dirty).lower()}
-
-
-def dataset_input(dataset: Dataset) -> "mlflow.entities.DatasetInput":
-    from mlflow.entities import Dataset as DatasetEntity
-    from mlflow.entities import DatasetInput, InputTag
-
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    sizes = {name: len(part.x) for name, part in parts.items() if part is not None}
-    columns = [{"name": c.name, "type": "string" if c.categories else "double", "required": True}
-               for c in dataset.preprocessing.columns]  # fmt: skip
-    entity = DatasetEntity(
-        name=dataset.name,
-        digest=dataset.digest,
-        source_type="local",
-        source=json.dumps({"uri": dataset.source}),
-        schema=json.dumps({"mlflow_colspec": columns}),
-        profile=json.dumps({"num_rows": sum(sizes.values()), **sizes}),
-    )
+    entity = Dataset(data.name, data.digest, "local", data.source, data.schema, data.profile)
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])

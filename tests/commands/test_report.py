@@ -7,7 +7,7 @@ import pytest
 from mlp_jax.commands import report
 from mlp_jax.tracking import bulk, search
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord
 
 
 def record(rate, seed, status="FINISHED"):
@@ -16,7 +16,7 @@ def record(rate, seed, status="FINISHED"):
         "test/accuracy": (np.array([9]), np.array([rate / 8])),
     }
     params = {"seed": seed, "optimizer": {"learning_rate": rate}, "model": {"name": "mlp"}}
-    return RunRecord(f"seed {seed}", params, {}, "", metrics, status, 0, 1000, {}, None)
+    return RunRecord(f"seed {seed}", params, {}, "", metrics, status, 0, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def uri(client):
     records = [record(rate, seed) for rate in (0.5, 2.0, 1.0) for seed in range(2)]
     records += [record(4.0, 0), record(8.0, 0, "FAILED")]
     records += [record(16.0, 0)._replace(tags={"halved_at": "3"})]
-    with tracking.start(client, "xor", "sweep", params={"only": "here"}) as parent:
-        parent.log_metrics({"best/train_loss": 0.0}, 1)
+    with tracking.begin(client, "xor", RunRecord("sweep", {"only": "here"})) as parent:
+        parent.log({"best/train_loss": 0.0}, 1)
     bulk.write(client, "xor", records, parent.run_id)
-    tracking.start(client, "xor", "still running", params={})
+    tracking.begin(client, "xor", RunRecord("still running"))
     bulk.write(client, "without metrics", [record(1.0, 0)._replace(metrics={})])
     bulk.write(client, "failed", [record(1.0, 0, "FAILED")])
     client.create_experiment("empty")

@@ -11,13 +11,13 @@ import pytest
 from mlp_jax.commands import ui
 from mlp_jax.errors import UserError
 from mlp_jax.tracking import bulk
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord
 
 # What MLflow 3.17 does itself.
 
 
 def child(name, start_time):
-    return RunRecord(name, {}, {}, "", {}, "FINISHED", start_time, start_time + 1, {}, None)
+    return RunRecord(name, {}, {}, "", {}, "FINISHED", start_time, start_time + 1)
 
 
 def test_help(capsys):

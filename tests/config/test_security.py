@@ -21,6 +21,7 @@ from mlp_jax.data import files, load, mnist
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.facts import RunRecord
 
 PACKAGE = Path(mlp_jax.__file__).parent
 
@@ -433,9 +434,9 @@ def test_a_link_that_leads_out_of_the_root_is_not_followed(tmp_path):
 def test_an_artifact_stays_in_its_run(tmp_path, monkeypatch, name, make_store):
     monkeypatch.chdir(tmp_path)
     uri = make_store(tmp_path)
-    run = tracking.start(uri, "paths", "a run", params={})
+    run = tracking.begin(uri, "paths", RunRecord("a run"))
     with run, pytest.raises(ValueError, match="is not below"):
-        run.log_text("text", name)
+        run.add(name, "text")
     assert run.is_delivered
 
 

@@ -22,6 +22,7 @@ from mlp_jax.experiment.model import save_model, source
 from mlp_jax.experiment.prediction import FUNCTIONS, Model, classify
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
+from mlp_jax.tracking.facts import RunRecord
 
 # What MLflow 3.17 does itself.
 MOONS = Synthetic("moons", 0, 0.0, True, 0.0, 50, 0.1)
@@ -205,8 +206,8 @@ def client(tmp_path_factory):
 
 def log(client, dataset, model):
     example = raw_inputs(dataset, 3)
-    with tracking.start(client, "models", "r", params={}) as run:
-        run.log_model(lambda path: save_model(path, model, example))
+    with tracking.begin(client, "models", RunRecord("r")) as run:
+        run.add(tracking.MODEL, lambda path: save_model(path, model, example))
     assert run.is_delivered
     return run, run.model_uri
 

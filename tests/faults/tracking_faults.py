@@ -20,6 +20,7 @@ from mlp_jax.experiment.model import save_model
 from mlp_jax.experiment.prediction import Model
 from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.facts import RunRecord
 from tests.faults.rows import Row
 from tests.faults.server import FaultyServer
 
@@ -59,15 +60,8 @@ def record(
 ) -> Recorded:
     """Records a run as a training does; it has every kind of thing that a run can have."""
     start = time.perf_counter()
-    run = tracking.start(
-        uri,
-        experiment,
-        "a run",
-        params={"seed": 3},
-        note="**a note**",
-        directory=directory,
-        warn=warnings.append,
-    )
+    kept = RunRecord("a run", {"seed": 3}, note="**a note**")
+    run = tracking.begin(uri, experiment, kept, directory, warn=warnings.append)
     begin = time.perf_counter() - start
     longest, end = log(run, faults)
     return Recorded(run, begin, longest, end)
@@ -80,17 +74,17 @@ def log(run: tracking.Run, faults: _Faults) -> tuple[float, float]:
         for step in range(NUM_STEPS):
             faults.get(step, lambda: None)()
             called = time.perf_counter()
-            run.log_metrics({"train/loss": 1 / (step + 1), "train/accuracy": step / 64}, step)
+            run.log({"train/loss": 1 / (step + 1), "train/accuracy": step / 64}, step)
             longest = max(longest, time.perf_counter() - called)
-        run.set_tag("params_sha256", "abc")
-        run.log_text("what was found", "notes/found.txt")
+        run.tag("params_sha256", "abc")
+        run.add("notes/found.txt", "what was found")
         _log_model(run)
         ending = time.perf_counter()
     return longest, time.perf_counter() - ending
 
 
 def _log_model(run: tracking.Run) -> None:
-    run.log_model(lambda path: save_model(path, MODEL, np.zeros((2, 3))))
+    run.add(tracking.MODEL, lambda path: save_model(path, MODEL, np.zeros((2, 3))))
 
 
 def problems(run: tracking.Run, experiment: str) -> list[str]:
@@ -320,13 +314,14 @@ def many_processes_row(folder: Path, rounds: int = 20) -> Row:
 EIGHT_AT_ONCE = """
 import multiprocessing, sys
 from mlp_jax.tracking import store, run as tracking
+from mlp_jax.tracking.facts import RunRecord
 store.preload()
 
 def work(barrier, number):
     barrier.wait()
     for turn in range(int(sys.argv[2])):
-        with tracking.start(sys.argv[1], "race", f"{number}", params={"number": number}) as run:
-            run.log_metrics({"train/loss": number}, step=0)
+        with tracking.begin(sys.argv[1], "race", RunRecord(f"{number}", {"number": number})) as run:
+            run.log({"train/loss": number}, step=0)
         assert run.is_delivered
 
 context = multiprocessing.get_context("fork")

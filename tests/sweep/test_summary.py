@@ -12,7 +12,7 @@ from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.sweep import summary as overview
 from mlp_jax.tracking import bulk, search
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord
 
 STEPS = np.array([10, 20, 30])
 
@@ -22,7 +22,7 @@ def record(losses, steps=STEPS, status="FINISHED", **params):
     metrics = {"train/loss": (steps, losses), "learning_rate": (steps, np.ones(len(steps)))}
     if status == "FINISHED":
         metrics["best/train_loss"] = (steps[-1:], losses.min(keepdims=True))
-    return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000, {}, None)
+    return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000)
 
 
 def curves(records, name="train/loss"):
@@ -163,7 +163,7 @@ def logged(client):
         for seed in range(8)
     ]
     records += [record([9.0], [10], "FAILED", seed=9, optimizer={"learning_rate": 3.0})]
-    with tracking.start(client, "sweep", "parent", params={}) as parent:
+    with tracking.begin(client, "sweep", RunRecord("parent")) as parent:
         ids = bulk.write(client, "sweep", records, parent.run_id)
         url = overview.log(client, parent, dict(zip(ids, records, strict=True)), command="train -m")
     return client, parent, ids, url
@@ -236,7 +236,7 @@ def test_a_figure_that_fails_costs_the_figure_only(client, monkeypatch):
 
     monkeypatch.setattr(sweep_figure, "draw", fail)
     records, said = [record([2.0, 1.0], STEPS[:2], seed=seed) for seed in range(2)], []
-    with tracking.start(client, "no figure", "parent", params={}) as parent:
+    with tracking.begin(client, "no figure", RunRecord("parent")) as parent:
         ids = bulk.write(client, "no figure", records, parent.run_id)
         overview.log(client, parent, dict(zip(ids, records, strict=True)), warn=said.append)
     assert client.get_run(parent.run_id).info.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""Runs written at once are what `tracking.start` and `Run` would have written one by one."""
+"""Runs written at once are what `tracking.begin` and `Run` would have written one by one."""
 
 import os
 import signal
@@ -13,11 +13,12 @@ from mlflow import MlflowClient
 from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import RunError
+from mlp_jax.experiment.describe import data_facts
 from mlp_jax.tracking import bulk
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.bulk import RunRecord
+from mlp_jax.tracking.facts import RunRecord
 
-XOR = load(Boolean("xor", 0, 0.0, False, 0.0, 2, "xor"))
+XOR = data_facts(load(Boolean("xor", 0, 0.0, False, 0.0, 2, "xor")))
 START, END = 1_700_000_000_000, 1_700_000_060_000
 
 
@@ -37,27 +38,19 @@ def record(seed=0, **changes):
         start_time=START,
         end_time=END,
         texts={"config.yaml": f"seed: {seed} η\n", "notes/a.txt": "text"},
-        dataset=XOR,
+        data=XOR,
     )
     return made._replace(**changes)
 
 
 def write_alone(client, experiment, record):
     """As a run that is recorded while it trains."""
-    run = tracking.start(
-        client,
-        experiment,
-        record.name,
-        params=record.params,
-        dataset=record.dataset,
-        note=record.note,
-        tags=record.tags,
-    )
+    run = tracking.begin(client, experiment, record)
     for name, (steps, values) in record.metrics.items():
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-            run.log_metrics({name: value}, step)
+            run.log({name: value}, step)
     for file, text in record.texts.items():
-        run.log_text(text, file)
+        run.add(file, text)
     with run:
         pass
     client.set_terminated(run.run_id, record.status)
@@ -101,7 +94,7 @@ def content(client, run_id, *, without_times=False):
 
 def test_three_ways_to_write_a_run_give_the_same(client, monkeypatch):
     """Also where the experiment has the dataset already, and a run that failed."""
-    for written in (record(), record(status="FAILED", dataset=None, metrics={})):
+    for written in (record(), record(status="FAILED", data=None, metrics={})):
         alone = write_alone(client, "ways", written)
         (fast,) = bulk.write(client, "ways", [written])
         (slow,) = through_the_client(client, "ways", [written], monkeypatch)

@@ -17,6 +17,7 @@ from mlp_jax.errors import UserError
 from mlp_jax.experiment.model import save_model
 from mlp_jax.tracking import delivery, journal, liveness, recovery, store
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.journal import BusyError, Journal
 from tests.faults.tracking_faults import MODEL
 
@@ -44,9 +45,9 @@ def dead_port():
 
 
 def start(client, directory, **kwargs):
-    kwargs = {"params": {}, **kwargs}
     place = Path("runs") / directory
-    return tracking.start(client, "recovery", place.name, directory=place, **kwargs)
+    facts = {name: kwargs.pop(name) for name in ("params", "note") if name in kwargs}
+    return tracking.begin(client, "recovery", RunRecord(place.name, **facts), place, **kwargs)
 
 
 def left_by_a_kill(client, directory, monkeypatch, *, elsewhere=False):
@@ -56,7 +57,7 @@ def left_by_a_kill(client, directory, monkeypatch, *, elsewhere=False):
     monkeypatch.setattr(liveness, "this_process", lambda: dead)
     run = start(client, directory)
     monkeypatch.setattr(liveness, "this_process", lambda: own)
-    run.log_metrics({"m": 0.5}, 7)
+    run.log({"m": 0.5}, 7)
     with run._sender._changed:
         run._sender._is_abandoned = True
         run._sender._changed.notify_all()
@@ -189,7 +190,7 @@ def undelivered(monkeypatch, client, directory):
 
         patch.setattr(store, "open_store", down)
         with start(client.tracking_uri, directory, warn=said.append) as run:
-            run.log_metrics({"m": 0.5}, 7)
+            run.log({"m": 0.5}, 7)
         run.wait()
     assert len(said) == 1 and "python -m mlp_jax.sync runs/" in said[0]
     assert not run.is_delivered and run.run_id is None and run.url is None
@@ -217,7 +218,7 @@ def test_only_the_runs_of_the_same_store_are_delivered(client, monkeypatch, tmp_
 def test_a_child_finds_its_parent_in_the_store(client, monkeypatch):
     parent = undelivered(monkeypatch, client, "parent")
     with start(client, "child", parent=parent, warn=[].append) as child:
-        child.log_metrics({"m": 1.0}, 1)
+        child.log({"m": 1.0}, 1)
     child.wait()
     assert sync.sync(recovery.run_directories(Path("runs")))
     tags = read(client, child).data.tags
@@ -239,7 +240,7 @@ def test_sync_says_what_it_does_and_its_status_whether_something_is_left(
     failing.wait()
     monkeypatch.setattr(recovery, "recover_all", lambda *args: iter(()))  # `c` leaves `a` to sync
     with start(client, "c") as alive:
-        alive.set_tag("a", "b")
+        alive.tag("a", "b")
         status, lines = run()
         assert status == 1
         assert lines[0] == "3 runs here, 3 with something to deliver"
@@ -303,14 +304,14 @@ def test_a_journal_cannot_send_files_from_elsewhere(client, monkeypatch, tmp_pat
 
 def test_a_run_goes_on_and_no_point_is_written_twice(client):
     with pytest.raises(KeyboardInterrupt), start(client, "a") as run:
-        run.log_metrics({"m": 0.5}, 1)
-        run.log_metrics({"m": 0.25}, 2)
+        run.log({"m": 0.5}, 1)
+        run.log({"m": 0.25}, 2)
         raise KeyboardInterrupt
     assert status(client, run) == "KILLED"
     with tracking.resume(client, run.directory) as resumed:
         assert (resumed.run_id, resumed.name, resumed.id) == (run.run_id, run.name, run.id)
         for step in (1, 2, 3):
-            resumed.log_metrics({"m": 0.5, "other": 1.0}, step)
+            resumed.log({"m": 0.5, "other": 1.0}, step)
     assert status(client, run) == "FINISHED"
     assert steps(client, run) == {1: 1, 2: 1, 3: 1}
     assert client.get_run(run.run_id).info.end_time is not None
@@ -320,7 +321,7 @@ def test_a_run_that_goes_on_is_running(client):
     with pytest.raises(KeyboardInterrupt), start(client, "a") as run:
         raise KeyboardInterrupt
     resumed = tracking.resume(client, run.directory)
-    resumed.set_tag("a", "b")
+    resumed.tag("a", "b")
     with resumed._sender._changed:
         assert resumed._sender._changed.wait_for(lambda: not resumed._sender._pending, 30)
     assert status(client, run) == "RUNNING"
@@ -331,8 +332,8 @@ def test_a_run_that_goes_on_is_running(client):
 def test_what_the_store_did_not_take_is_delivered_when_the_run_goes_on(client, monkeypatch):
     earlier = undelivered(monkeypatch, client, "a")
     with tracking.resume(client, earlier.directory) as resumed:
-        resumed.log_metrics({"m": 0.5}, 7)
-        resumed.log_metrics({"m": 0.5}, 8)
+        resumed.log({"m": 0.5}, 7)
+        resumed.log({"m": 0.5}, 8)
     assert steps(client, resumed) == {7: 1, 8: 1}
 
 
@@ -381,7 +382,7 @@ def test_a_deleted_experiment_is_refused_before_anything_is_written(client):
     client.delete_experiment(id_)
     for target in (client, client.tracking_uri):
         with pytest.raises(UserError, match=f"mlflow experiments restore -x {id_}"):
-            tracking.start(target, "gone", "a run", params={}, directory=Path("runs/a"))
+            tracking.begin(target, "gone", RunRecord("a run"), Path("runs/a"))
     assert not list(Path.cwd().iterdir())
 
 
@@ -392,8 +393,8 @@ def test_a_place_where_nothing_can_be_written_is_refused(client):
 
 
 def test_a_finished_run_without_a_directory_of_its_own_leaves_nothing(client):
-    with tracking.start(client, "recovery", "a", params={}) as run:
-        run.log_text("text", "a.txt")
+    with tracking.begin(client, "recovery", RunRecord("a")) as run:
+        run.add("a.txt", "text")
     assert status(client, run) == "FINISHED"
     assert not list(Path.cwd().iterdir())
 
@@ -402,8 +403,8 @@ def test_no_secret_is_kept_in_the_directory(dead_port):
     uri = dead_port.replace("//", "//me:pa55word@")
     said = []
     with start(uri, "a", params={"uri": uri}, note=uri, warn=said.append) as run:
-        run.set_tag("t", uri)
-        run.log_dict({"tracking": {"uri": uri}}, "config.yaml")
+        run.tag("t", uri)
+        run.add("config.yaml", f"tracking:\n  uri: {uri}\n")
     run.wait()
     files = [path for path in Path("runs").rglob("*") if path.is_file()]
     assert len(files) == 4

@@ -10,7 +10,7 @@ from tests.tracking.test_bulk import END, START, XOR, record
 
 def test_a_row_has_all_that_a_run_measured(client):
     ids = bulk.write(client, "frame", [record(seed) for seed in range(3)], "the parent")
-    bulk.write(client, "frame", [record(3, metrics={}, dataset=None, status="FAILED")])
+    bulk.write(client, "frame", [record(3, metrics={}, data=None, status="FAILED")])
     frame = search.runs(client, "frame").set_index("run_id")
     assert len(frame) == 4
     row = frame.loc[ids[2]]

@@ -11,8 +11,10 @@ import pytest
 from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import UserError, redacted
-from mlp_jax.tracking import links, sender, store
+from mlp_jax.experiment.describe import data_facts
+from mlp_jax.tracking import facts, links, sender, store
 from mlp_jax.tracking import run as tracking
+from mlp_jax.tracking.facts import RunRecord
 from tests.faults.tracking_faults import eight_processes, many_processes_row
 
 # What MLflow 3.17 does itself.
@@ -31,7 +33,7 @@ def client(tmp_path_factory):
 
 
 def start(client, **kwargs):
-    return tracking.start(client, "test", "a run", **{"params": {}, **kwargs})
+    return tracking.begin(client, "test", RunRecord("a run", **kwargs))
 
 
 # --- the store ---------------------------------------------------------------------------------
@@ -186,8 +188,8 @@ def test_run_is_read_back_complete(client):
     params = {"seed": 3, "model": {"hidden_sizes": [8, 4], "loss": None, "name": "mlp"}}
     many = {f"key{i}": i for i in range(250)}
     with start(client, params=params | {"many": many}, note="**hello**", tags={"a": "b"}) as run:
-        run.log_text("text", "notes/a.txt")
-        run.log_dict({"x": [1, 2]}, "config.yaml")
+        run.add("notes/a.txt", "text")
+        run.add("config.yaml", "x: [1, 2]")
     read = client.get_run(run.run_id)
     assert read.info.status == "FINISHED"
     assert read.info.run_name == run.name == "a run"
@@ -213,7 +215,7 @@ def test_every_point_arrives_once(client):
     steps = range(700)
     with start(client) as run:
         for step in steps:
-            run.log_metrics({f"train/m{k}": step + k / 4 for k in range(4)}, step)
+            run.log({f"train/m{k}": step + k / 4 for k in range(4)}, step)
     for k in range(4):
         history = client.get_metric_history(run.run_id, f"train/m{k}")
         assert [(p.step, p.value) for p in history] == [(step, step + k / 4) for step in steps]
@@ -235,10 +237,10 @@ def test_points_leave_in_batches(client, monkeypatch):
         with run._sender._changed:  # what begins the run is urgent
             assert run._sender._changed.wait_for(lambda: not run._sender._pending, 60)
         for step in range(999):
-            run.log_metrics({"m": 0.5}, step)
-        run.log_metrics({f"m{k}": 0.5 for k in range(1500)}, 999)
+            run.log({"m": 0.5}, step)
+        run.log({f"m{k}": 0.5 for k in range(1500)}, 999)
         assert full.wait(60)
-        run.log_metrics({"m": 0.5}, 1000)
+        run.log({"m": 0.5}, 1000)
     assert sizes == [999, 1000, 501]
 
 
@@ -254,23 +256,23 @@ def test_points_leave_after_a_while(client, monkeypatch):
 
     monkeypatch.setattr(client, "log_batch", seen)
     with start(client) as run:
-        run.log_metrics({"m": 0.5}, 1)
+        run.log({"m": 0.5}, 1)
         assert sent.wait(60)
 
 
 def test_a_key_has_one_point_at_a_step(client):
     with start(client) as run:
         for value in (1.0, 2.0, 1.0):
-            run.log_metrics({"m": value}, 7)
+            run.log({"m": value}, 7)
     assert [p.value for p in client.get_metric_history(run.run_id, "m")] == [1.0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_become_a_tag(client, value):
     with start(client) as run:
-        run.log_metrics({"train/loss": 1.0}, 1)
-        run.log_metrics({"train/loss": value}, 2)
-        run.log_metrics({"train/loss": value}, 3)
+        run.log({"train/loss": 1.0}, 1)
+        run.log({"train/loss": value}, 2)
+        run.log({"train/loss": value}, 3)
     assert [p.step for p in client.get_metric_history(run.run_id, "train/loss")] == [1]
     tags = client.get_run(run.run_id).data.tags
     assert tags["not_finite.train/loss"] == f"{value} at step 2"
@@ -281,7 +283,7 @@ def test_numbers_that_are_not_finite_become_a_tag(client, value):
 )
 def test_interrupted_run_keeps_its_points_and_its_status(client, error, status):
     with pytest.raises(type(error)), start(client) as run:
-        run.log_metrics({"m": 1.0}, 7)
+        run.log({"m": 1.0}, 7)
         raise error
     read = client.get_run(run.run_id)
     assert read.info.status == status
@@ -311,7 +313,7 @@ def test_long_values_are_cut(client):
 
 def test_dataset_with_its_digest(client):
     dataset = load(XOR)
-    with start(client, dataset=dataset) as run:
+    with start(client, data=data_facts(dataset)) as run:
         pass
     (read,) = client.get_run(run.run_id).inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest) == ("xor", dataset.digest)
@@ -321,11 +323,11 @@ def test_dataset_with_its_digest(client):
 
 
 def test_deleted_experiment_is_refused(client):
-    with tracking.start(client, "gone", "r", params={}) as run:
+    with tracking.begin(client, "gone", RunRecord("r")) as run:
         pass
     client.delete_experiment(run.experiment_id)
     with pytest.raises(UserError, match=f"mlflow experiments restore -x {run.experiment_id}"):
-        tracking.start(client, "gone", "r", params={})
+        tracking.begin(client, "gone", RunRecord("r"))
 
 
 def test_git_commit_and_dirty_flag(tmp_path, monkeypatch):
@@ -338,22 +340,22 @@ def test_git_commit_and_dirty_flag(tmp_path, monkeypatch):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 
     git("init")
-    assert tracking._git_tags(tmp_path) == {}  # no commit yet
+    assert facts._git_tags(tmp_path) == {}  # no commit yet
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "one")
     commit = git("rev-parse", "HEAD").stdout.strip()
     (tmp_path / "untracked").touch()
     expected = {"mlflow.source.git.commit": commit, "git.dirty": "false"}
-    assert tracking._git_tags(tmp_path) == expected
+    assert facts._git_tags(tmp_path) == expected
     (tmp_path / "a").write_text("2")
     hook = {"COUNT": "1", "KEY_0": "core.fsmonitor", "VALUE_0": f"touch {tmp_path}/ran; false"}
     for name, value in hook.items():
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
-    assert tracking._git_tags(tmp_path) == expected | {"git.dirty": "true"}
+    assert facts._git_tags(tmp_path) == expected | {"git.dirty": "true"}
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("PATH", "")
-    assert tracking._git_tags(tmp_path) == {}
+    assert facts._git_tags(tmp_path) == {}
 
 
 # --- looking at it -----------------------------------------------------------------------------
