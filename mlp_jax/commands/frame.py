@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from mlp_jax.commands.output import outlast
 from mlp_jax.config import guard, schema
 from mlp_jax.config.compose import (
     CONF,
@@ -93,6 +94,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> None:
     130: stopped by Ctrl-C or SIGTERM.
     HYDRA_FULL_ERROR=1 in the environment shows the traceback of every error.
     """
+    outlast()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     gc.set_threshold(100_000)  # the imports allocate much and free little

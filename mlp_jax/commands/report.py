@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlp_jax.commands.output import outlast
 from mlp_jax.errors import UserError, nearest, redacted
 from mlp_jax.sweep import compare
 from mlp_jax.tracking import search, store
@@ -17,6 +18,7 @@ _MAX_NAMED = 20  # in an error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    outlast()
     options = _parse(arguments)
     try:
         print_report(options)
