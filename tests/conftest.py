@@ -14,7 +14,7 @@ import jax
 import matplotlib
 import pytest
 
-from mlp_jax.experiment import compiled
+from mlp_jax.experiment import machine
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 # before, keeps what it compiles for itself, since a cache without a limit has no lock.
 _programs = TemporaryDirectory(prefix="mlp_jax-programs-")
 _own_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
-os.environ.update({compiled.DIRECTORY: _programs.name, **compiled.SETTINGS})
+os.environ.update({machine.CACHE: _programs.name, **machine.CACHE_SETTINGS})
 jax.config.update("jax_compilation_cache_dir", _own_programs.name)
 jax.config.update("jax_compilation_cache_max_size", -1)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

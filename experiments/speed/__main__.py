@@ -34,7 +34,7 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop, batch_loss
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.experiment.environment import num_cores
+from mlp_jax.experiment.machine import num_cores
 
 HERE = Path(__file__).parent
 

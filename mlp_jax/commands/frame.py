@@ -28,7 +28,7 @@ from mlp_jax.config.compose import (
 )  # fmt: skip
 from mlp_jax.config.schema import Experiment
 from mlp_jax.errors import RunError, UserError, redacted
-from mlp_jax.experiment import compiled
+from mlp_jax.experiment import machine
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -127,7 +127,7 @@ def call(command: Command, arguments: Sequence[str]) -> Any:
         print(_help(command, options.config_dir))
         return None
     if of_run := _of_run(options, command.of_runs):
-        compiled.keep()
+        machine.keep_programs()
         return of_run()
     task = _TaskOfMany(command) if command.open_sweep else _Task(command)
     try:
@@ -173,7 +173,7 @@ def _start(task: _Task, options: argparse.Namespace, loader: "ConfigLoader") -> 
     if is_sweep:
         _check_secrets(overrides)
     composed = load(loader, overrides, options.config_name or "config", is_sweep)
-    compiled.keep()
+    machine.keep_programs()
     context = HydraContext(loader, Callbacks())
     if composed.hydra.mode == RunMode.MULTIRUN:
         return _sweep(task, composed, context)

@@ -16,7 +16,8 @@ from mlp_jax.config.compose import Job
 from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.durable import rundir
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import compiled, environment
+from mlp_jax.experiment import machine
+from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from mlp_jax.data import Dataset
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 def train(config: Experiment) -> float:
     """Returns what a search minimises."""
     _pin_if_deterministic([config])
+    rundir.check_root(config.checkpoint.root)
+    if config.tracking.name != "none":  # a mistake in it is told before the data is read
+        store.check(config.tracking.uri)
     from mlp_jax import data
 
     dataset = data.load(config.data)
@@ -112,9 +116,9 @@ def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
 
 def _pin_as_recorded(then: Mapping[str, Any]) -> None:
     """As many threads as the run was begun with, and its order: they may change the last bits."""
-    if then.get("num_cores") not in (None, environment.num_cores()):
-        _pin_cores(then["num_cores"])
-    environment.fix_order(then.get("xla_flags", ""))
+    if then.get("num_cores") not in (None, machine.num_cores()):
+        machine.pin_cores(then["num_cores"])
+    machine.fix_order(then.get("xla_flags", ""))
 
 
 def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
@@ -125,8 +129,8 @@ def _pin_if_deterministic(configs: Sequence[Experiment]) -> None:
         raise UserError(
             f"NPROC={cores}: with deterministic=true it must be the number of cores, from 1."
         )
-    _pin_cores(int(cores))
-    environment.fix_order()
+    machine.pin_cores(int(cores))
+    machine.fix_order()
 
 
 _SMALL_PRODUCT = 2**20
@@ -136,18 +140,13 @@ wait for each other longer than they compute."""
 
 def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
     """One thread for a small network, if it is the first of its process and no $NPROC is given."""
-    if os.environ.get("NPROC") or environment.has_jax():
+    if os.environ.get("NPROC") or machine.has_jax():
         return
     num_examples, n_0 = dataset.train.x.shape
     sizes = [n_0, *config.model.hidden_sizes, len(dataset.class_names or dataset.target_names)]
     products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
     if batch_size_of(config, num_examples) * max(products) < _SMALL_PRODUCT:
-        _pin_cores(1)
-
-
-def _pin_cores(cores: int) -> None:
-    environment.pin_cores(cores)
-    compiled.keep()  # elsewhere than the programs for all cores
+        machine.pin_cores(1)
 
 
 def main() -> None:

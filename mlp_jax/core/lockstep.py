@@ -28,7 +28,7 @@ from mlp_jax.core.network import Params, num_params
 from mlp_jax.core.training import Metrics, Part, Training, TrainState
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import environment
+from mlp_jax.experiment import machine
 from mlp_jax.experiment.setup import (
     Parts,
     Problem,
@@ -55,7 +55,7 @@ def spread_over_cores() -> None:
     """
     if jax.config.jax_num_cpu_devices == -1:  # type: ignore[attr-defined]
         with suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", environment.num_cores())
+            jax.config.update("jax_num_cpu_devices", machine.num_cores())
 
 
 class Networks(NamedTuple):

@@ -1,4 +1,4 @@
-"""A JSON file that is there whole or not at all, and whose damage is noticed."""
+"""Files that are there whole or not at all, and whose damage is noticed: JSON, and bytes."""
 
 import hashlib
 import json
@@ -6,28 +6,64 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mlp_jax.errors import RunError
+from mlp_jax.errors import RunError, reached
+
+UNFINISHED = ".unfinished"
+_DIGEST_LENGTH = 32
 
 
 class MissingError(RunError):
     """There is no such file."""
 
 
-def write(file: Path, values: dict[str, Any]) -> None:
-    """Replaces the file by these values and their SHA-256; a power cut leaves the old or the new.
+def replace(file: Path, content: bytes) -> None:
+    """Replaces what is in a file; a power cut at any time leaves the old content or the new.
 
-    Raises `OSError`.
+    It is written beside the file and renamed, and both it and the directory are synced. Raises
+    `OSError`, and then the old content is there.
     """
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as opened:
-        opened.write(json.dumps(values | {"sha256": _sha256(values)}, indent=1) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    unfinished.replace(file)
+    reached("saving")
+    beside = file.with_name(f".{file.name}{UNFINISHED}")
+    try:
+        with beside.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """`replace` by the content and, behind it, its SHA-256."""
+    replace(file, content + hashlib.sha256(content).digest())
+
+
+def read_bytes(file: Path) -> bytes:
+    """What `write_bytes` has written. Raises `RunError` where a bit of it is another."""
+    try:
+        both = file.read_bytes()
+    except OSError as error:
+        raise RunError(f"{file}: {error.strerror}") from None
+    content, digest = both[:-_DIGEST_LENGTH], both[-_DIGEST_LENGTH:]
+    if digest != hashlib.sha256(content).digest():
+        raise RunError(f"{file}: its SHA-256 is another")
+    return content
+
+
+def write(file: Path, values: dict[str, Any]) -> None:
+    """`replace` by a JSON object: these values and their SHA-256."""
+    replace(file, (json.dumps(values | {"sha256": _sha256(values)}, indent=1) + "\n").encode())
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What was written. Raises `MissingError`, or `RunError` where it is damaged."""
+    """What `write` has written. Raises `MissingError`, or `RunError` where it is damaged."""
     try:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         digest = values.pop("sha256")

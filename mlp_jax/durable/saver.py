@@ -4,12 +4,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
-import jax
-import numpy as np
+from mlp_jax.durable.checkpoint import Arrays, Checkpoints, Points
 
-from mlp_jax.durable.checkpoints import Checkpoints, Points
+Take = Callable[[], Arrays]
+"""Copies what a training carries at this moment; it may be consumed then."""
 
 
 class Saver:
@@ -26,10 +25,8 @@ class Saver:
         every_seconds: float | None,
         warn: Callable[[str], None],
     ) -> None:
-        self.checkpoints = checkpoints
-        self.every_steps = every_steps
-        self.every_seconds = every_seconds
-        self.warn = warn
+        self.checkpoints, self.warn = checkpoints, warn
+        self.every_steps, self.every_seconds = every_steps, every_seconds
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
         self.failure: str | None = None
@@ -37,33 +34,29 @@ class Saver:
         self._is_due = False
         self._saved_at = time.monotonic()
 
-    def offer(self, step: int, state: Any, history: Points) -> None:
-        """Saves the state if a checkpoint is due. The state is copied; it may be consumed then."""
+    def offer(self, step: int, take: Take, history: Points) -> None:
+        """Takes a checkpoint if one is due."""
         if self.every_steps is not None:
             self._is_due |= step % self.every_steps == 0
         if self.every_seconds is not None:
             self._is_due |= time.monotonic() - self._saved_at >= self.every_seconds
         if self._is_due and (self._writing is None or self._writing.done()):
-            self._begin(step, state, history)
+            self.save(step, take, history)
 
-    def save(self, step: int, state: Any, history: Points) -> None:
-        """Saves the state in any case; it is on the disk when the `with` of the saver ends."""
-        self._begin(step, state, history)
+    def save(self, step: int, take: Take, history: Points) -> None:
+        """Takes a checkpoint; it is on the disk when the `with` of the saver ends."""
+        self.wait()
+        self._writing = self._thread.submit(self._write, step, take(), list(history))
+        self._is_due, self._saved_at = False, time.monotonic()
 
     def wait(self) -> None:
         """Until what is being written is on the disk."""
         if self._writing is not None:
             self._writing.result()
 
-    def _begin(self, step: int, state: Any, history: Points) -> None:
-        self.wait()
-        on_host = jax.tree.map(np.array, state)
-        self._writing = self._thread.submit(self._write, step, on_host, list(history))
-        self._is_due, self._saved_at = False, time.monotonic()
-
-    def _write(self, step: int, state: Any, history: Points) -> None:
+    def _write(self, step: int, arrays: Arrays, history: Points) -> None:
         try:
-            self.checkpoints.save(step, state, history)
+            self.checkpoints.save(step, arrays, history)
             self.failure = None
         except OSError as error:
             self.failure = f"the checkpoint of step {step:,} could not be written: {error.strerror}"

@@ -9,17 +9,15 @@ import jax
 import numpy as np
 from omegaconf import OmegaConf
 
-from mlp_jax.config import saved as recorded
+from mlp_jax.config import saved
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import training
 from mlp_jax.core.fit import template
 from mlp_jax.core.network import Layer, Params
 from mlp_jax.durable import rundir
-from mlp_jax.durable.checkpoints import Checkpoints
+from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted
-from mlp_jax.experiment import describe as summary
-from mlp_jax.experiment import environment
-from mlp_jax.experiment import run as experiment
+from mlp_jax.experiment import describe, machine, run
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.prediction import Model
 from mlp_jax.experiment.setup import Problem
@@ -51,12 +49,12 @@ def from_directory(directory: Path) -> Original:
 
     def params(problem: Problem) -> Params | None:
         checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, keep=1)
-        saved = checkpoints.restore(template(problem), warn=lambda text: None)
-        return None if saved is None else training.kept(saved.state.state)[0]
+        last = checkpoints.restore(warn=lambda text: None)
+        return last and training.kept(run.from_arrays(template(problem), last).state)[0]
 
     return Original(
         str(directory),
-        recorded.from_record(rundir.read(directory, rundir.CONFIG), directory),
+        saved.from_record(rundir.read(directory, rundir.CONFIG), directory),
         rundir.read(directory, rundir.ENVIRONMENT),
         result["params_sha256"],
         params,
@@ -77,17 +75,17 @@ def from_store(run_id: str, uri: str | None) -> Original:
     from mlflow.exceptions import MlflowException
 
     try:
-        run = client.get_run(run_id)
+        found = client.get_run(run_id)
     except MlflowException:
         raise unknown from None
     config, then = (_artifact(client, run_id, name) for name in ("config", "environment"))
-    if "params_sha256" not in run.data.tags:
+    if "params_sha256" not in found.data.tags:
         raise UserError(f"rerun={run_id}: the run has not finished; there is nothing to compare.")
 
     def params(problem: Problem) -> Params | None:
         import mlflow
 
-        models = run.outputs.model_outputs if run.outputs else []
+        models = found.outputs.model_outputs if found.outputs else []
         if not models:
             return None
         mlflow.set_tracking_uri(client.tracking_uri)
@@ -99,11 +97,11 @@ def from_store(run_id: str, uri: str | None) -> Original:
 
     return Original(
         run_id,
-        recorded.from_record(config, f"config.yaml of run {run_id}"),
+        saved.from_record(config, f"config.yaml of run {run_id}"),
         then,
-        run.data.tags["params_sha256"],
+        found.data.tags["params_sha256"],
         params,
-        "mlflow.parentRunId" in run.data.tags,
+        "mlflow.parentRunId" in found.data.tags,
     )
 
 
@@ -125,14 +123,12 @@ def _artifact(client: "MlflowClient", run_id: str, name: str) -> dict[str, Any]:
 def rerun(original: Original, console: Console | None = None, command: str = "") -> None:
     """Makes the run again, as a new one. Raises `RunError` where a bit is another."""
     console = console or Console()
-    result = experiment.run(
-        original.config, console, command, tags={"rerun_of": Path(original.name).name}
-    )
-    if summary.params_sha256(result.fitted.params) == original.params_sha256:
+    result = run.run(original.config, console, command, tags={"rerun_of": Path(original.name).name})
+    if describe.params_sha256(result.fitted.params) == original.params_sha256:
         console.line(f"identical: every bit of the parameters is as in {original.name}")
         return
-    now = environment.describe(jax.devices()[0], result.problem.dataset.digest)
-    changes = environment.differences(original.environment, now)
+    now = machine.environment(jax.devices()[0], result.problem.dataset.digest)
+    changes = machine.differences(original.environment, now)
     why = f"\nWhat else is different: {', '.join(changes)}." if changes else ""
     if original.is_of_sweep:
         why += (

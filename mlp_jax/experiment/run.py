@@ -1,28 +1,51 @@
-"""A run from beginning to end: from the config to what is trained."""
+"""A run from its config to its end: checked, trained, saved, recorded; continued if it was stopped.
 
+Its directory below `checkpoint.root` has all that it takes to go on.
+"""
+
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from omegaconf import OmegaConf
 
 from mlp_jax import data
-from mlp_jax.config.saved import config_hash
+from mlp_jax.config import saved
 from mlp_jax.config.schema import Experiment
-from mlp_jax.core.fit import Programs, compile_programs
+from mlp_jax.core.fit import (
+    DivergedError,
+    Fitted,
+    LogPoint,
+    Pause,
+    Programs,
+    compile_programs,
+    evaluate_parts,
+    fit,
+    template,
+)
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
+from mlp_jax.core.training import Carry
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir
-from mlp_jax.errors import RunError
-from mlp_jax.experiment import describe as summary
+from mlp_jax.durable.checkpoint import Checkpoint, Checkpoints
+from mlp_jax.durable.saver import Saver
+from mlp_jax.errors import RunError, UserError, reached
+from mlp_jax.experiment import describe, machine
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
-from mlp_jax.experiment.interrupt import deferred
-from mlp_jax.experiment.session import Prepared, Session
+from mlp_jax.experiment.model import save_model
 from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
+from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
+from mlp_jax.tracking.facts import RunRecord
+from mlp_jax.tracking.journal import BusyError
 
 T = TypeVar("T")
 
@@ -35,7 +58,7 @@ def run(
     tags: Mapping[str, str] | None = None,
     dataset: Dataset | None = None,
 ) -> Result:
-    """Trains what `config` describes, proves its gradient first and records it in MLflow.
+    """Trains what `config` describes, checks its gradient first and records it in MLflow.
 
     `command` is the command line and `tags` are more, for the record. `directory` is that of a run
     to continue, whose config this is. `dataset` is its data, if loaded before. Raises `UserError`
@@ -47,12 +70,12 @@ def run(
         if directory is None:
             rundir.check_root(config.checkpoint.root)
         prepared = _prepare(config, dataset, console, device)
-        place = rundir.create(config.checkpoint.root) if directory is None else directory
-        with rundir.locked(place), deferred() as interrupt:
-            session = Session(prepared, place, console, interrupt)
+        place = directory or rundir.create(config.checkpoint.root)
+        with rundir.locked(place), machine.deferred() as interrupt:
+            all_tags = {"config_hash": saved.config_hash(config), **(tags or {})}
+            process = _Process(prepared, place, console, interrupt, command, all_tags)
             try:
-                begin_or_go_on = session.start if directory is None else session.resume
-                return begin_or_go_on(command, {"config_hash": config_hash(config), **(tags or {})})
+                return process.begin() if directory is None else process.resume()
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"stopped. {rundir.how_to_resume(place)}") from None
             except OSError as error:  # the disk is full or gone, as a rule
@@ -61,16 +84,28 @@ def run(
                 ) from error
 
 
+class Prepared(NamedTuple):
+    """What a run needs that can be had before anything is written."""
+
+    problem: Problem
+    gradient: GradientCheck
+    programs: Programs
+    device: jax.Device
+
+
+def _is_tracked(config: Experiment) -> bool:
+    return config.tracking.name != "none"
+
+
 def _prepare(
     config: Experiment, dataset: Dataset | None, console: Console, device: jax.Device
 ) -> Prepared:
     """All that can fail before anything is written."""
-    is_tracked = config.tracking.name != "none"
-    if is_tracked:
+    if _is_tracked(config):
         store.check(config.tracking.uri)
     dataset = dataset or data.load(config.data)
     # In the background, as is the compiler: an error in what follows need not wait for either.
-    preloading = _in_background(store.preload) if is_tracked else None
+    preloading = _in_background(store.preload) if _is_tracked(config) else None
     problem = prepare(config, dataset)
     compiling = _in_background(lambda: _compile(problem))
     gradient = check(problem, console, device)
@@ -81,22 +116,38 @@ def _prepare(
     return Prepared(problem, gradient, programs, device)
 
 
+def _compile(problem: Problem) -> Programs:
+    with numeric_settings(problem.config):  # which every thread has of its own
+        return compile_programs(problem)
+
+
 def _in_background(work: Callable[[], T]) -> "Future[T]":
     """In a thread that the end of the process does not wait for."""
     future: Future[T] = Future()
 
-    def run() -> None:
+    def do() -> None:
         try:
             future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    Thread(target=do, daemon=True).start()
     return future
 
 
+def check(problem: Problem, console: Console, device: jax.Device) -> GradientCheck:
+    """Prints the header and holds backprop against jax.grad and differences on real examples."""
+    console.facts(describe.header(problem, device))
+    for note in problem.dataset.notes:
+        console.line(note)
+    x, y = problem.train.x[:32], problem.train.y[:32]
+    gradient = check_gradient(problem.training.objective, problem.params, x, y)
+    console.line(describe.gradient_line(gradient))
+    return gradient
+
+
 def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
-    """Proves the gradient of what `config` describes, layer by layer, and does nothing else."""
+    """Checks the gradient of what `config` describes, layer by layer, and does nothing else."""
     console = console or Console()
     with numeric_settings(config) as device:
         problem = prepare(config, data.load(config.data))
@@ -114,18 +165,227 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
     return gradient
 
 
-def check(problem: Problem, console: Console, device: jax.Device) -> GradientCheck:
-    """Prints the header and holds backprop against jax.grad and differences on real examples."""
-    console.facts(summary.header(problem, device))
-    for note in problem.dataset.notes:
-        console.line(note)
-    fixed = problem.training
-    x, y = problem.train.x[:32], problem.train.y[:32]
-    gradient = check_gradient(fixed.objective, problem.params, x, y)
-    console.line(summary.gradient_line(gradient))
-    return gradient
+# --- the arrays of a checkpoint ----------------------------------------------------------------
 
 
-def _compile(problem: Problem) -> Programs:
-    with numeric_settings(problem.config):  # which every thread has of its own
-        return compile_programs(problem)
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Copies of a tree's leaves by their place and dtype, as npz knows them.
+
+    A dtype that is not NumPy's own, as bfloat16, becomes integers of its width.
+    """
+    arrays = {name: np.array(leaf) for name, leaf in _leaves(tree).items()}
+    return {
+        name: array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+        for name, array in arrays.items()
+    }
+
+
+def from_arrays(template: T, checkpoint: Checkpoint) -> T:
+    """The tree of a checkpoint, built as `template`; `RunError` if it is another."""
+    wanted, arrays = _leaves(template), checkpoint.arrays
+    if odd := sorted(arrays.keys() ^ wanted.keys()):
+        raise RunError(
+            f"{checkpoint.file}: is of another kind of training; {odd[0]} is in only one of them."
+        )
+    for name, leaf in wanted.items():
+        if arrays[name].shape != leaf.shape:
+            raise RunError(
+                f"{checkpoint.file}: {name} has shape {arrays[name].shape}, this run {leaf.shape}."
+            )
+    leaves = [jnp.array(arrays[name].view(leaf.dtype)) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {
+        f"{jax.tree_util.keystr(path)}:{leaf.dtype}": leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+# --- one process -------------------------------------------------------------------------------
+
+
+class _Process:
+    """What one process does of a run: all of it, or the rest from the last checkpoint on."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        directory: Path,
+        console: Console,
+        interrupt: machine.Interrupt,
+        command: str,
+        tags: Mapping[str, str],
+    ) -> None:
+        self.prepared, self.problem = prepared, prepared.problem
+        self.config = config = prepared.problem.config
+        self.directory, self.console, self.interrupt = directory, console, interrupt
+        self.command, self.tags = command, tags
+        uri = store.store_uri(config.tracking.uri) if _is_tracked(config) else None
+        self.record = saved.to_record(config, self.problem.log_every, uri)
+        self.environment = machine.environment(prepared.device, self.problem.dataset.digest)
+        self.checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.checkpoint.keep)
+
+    def begin(self) -> Result:
+        rundir.write(self.directory, rundir.ENVIRONMENT, self.environment)
+        rundir.write(self.directory, rundir.CONFIG, self.record)
+        try:
+            run = self._begin_record()
+        except UserError:  # with which nothing is left on the disk
+            rundir.remove(self.directory)
+            raise
+        return self._finish(run, None, [])
+
+    def resume(self) -> Result:
+        """Goes on from the last checkpoint that is whole, or from the first step without one."""
+        self._compare_environment()
+        self.checkpoints.remove_unfinished()
+        carry, history = None, []
+        if checkpoint := self.checkpoints.restore(self.console.line):
+            carry = from_arrays(template(self.problem), checkpoint)
+            history = [LogPoint(*point) for point in checkpoint.history]
+        step = checkpoint.step if checkpoint else 0
+        self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
+        return self._finish(self._resume_record(), carry, history)
+
+    def _compare_environment(self) -> None:
+        then = rundir.read(self.directory, rundir.ENVIRONMENT)
+        if then.get("data") != self.environment["data"]:
+            raise UserError(
+                f"{self.problem.dataset.source}: the data is not what the run was begun with "
+                f"(digest {self.environment['data']}, then {then.get('data')})."
+            )
+        if changes := machine.differences(then, self.environment):
+            self.console.line(f"not bit for bit as it was begun: {', '.join(changes)}")
+
+    def _begin_record(self) -> tracking.Run | None:
+        problem, device = self.problem, self.prepared.device
+        if not _is_tracked(self.config):
+            return None
+        record = RunRecord(
+            self.config.tracking.run_name or describe.run_name(problem),
+            describe.parameters(problem),
+            {**describe.tags(problem, device, self.command), **self.tags},
+            describe.note(problem, device, self.command),
+            data=describe.data_facts(problem.dataset),
+        )
+        uri, experiment = self.config.tracking.uri, describe.experiment_name(self.config)
+        return tracking.begin(uri, experiment, record, self.directory, warn=self.console.line)
+
+    def _resume_record(self) -> tracking.Run | None:
+        """None where the run is not tracked, or its record is damaged, which costs no training."""
+        try:
+            if not (_is_tracked(self.config) and tracking.has_begun(self.directory)):
+                return self._begin_record()
+            uri = self.config.tracking.uri
+            run = tracking.resume(uri, self.directory, warn=self.console.line)
+        except BusyError:
+            raise
+        except RunError as error:
+            self.console.line(f"warning: {error} The run goes on without being recorded.")
+            return None
+        if rundir.read(self.directory, rundir.CONFIG) != self.record:
+            # Another training from here on, while the store keeps a run's parameters for good.
+            length = "num_epochs" if self.config.num_epochs else "num_steps"
+            prolonged = f"{length}={getattr(self.config, length)}"
+            for name, value in {**self.tags, "prolonged": prolonged}.items():
+                run.tag(name, value)
+        return run
+
+    def _finish(
+        self, run: tracking.Run | None, carry: Carry | None, history: list[LogPoint]
+    ) -> Result:
+        """Trains to the end and records what came of it."""
+        when, first_step = self.config.checkpoint, int(carry.state.step) if carry else 0
+        saver = Saver(
+            self.checkpoints,
+            every_steps=when.every_epochs and when.every_epochs * self.problem.steps_per_epoch,
+            every_seconds=when.every_minutes and when.every_minutes * 60,
+            warn=self.console.line,
+        )
+        with saver, nullcontext() if run is None else run:
+            (self.directory / rundir.RESULT).unlink(missing_ok=True)  # of a run that is prolonged
+            rundir.write(self.directory, rundir.CONFIG, self.record)
+            if run is not None:
+                run.add("config.yaml", OmegaConf.to_yaml(self.record))
+                run.add("environment.yaml", OmegaConf.to_yaml(self.environment))
+            fitted, seconds = self._fit(run, saver, carry, history)
+            reached("ending")
+            metrics = evaluate_parts(self.problem, fitted.params)
+            result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
+            describe.print_result(result, self.console)
+            if run is not None:
+                self._record(result, run, first_step)
+        if saver.failure is not None:
+            raise RunError(f"{saver.failure}.\n{rundir.how_to_resume(self.directory)}")
+        rundir.write(self.directory, rundir.RESULT, describe.ending(result))
+        if run is not None:
+            self.console.facts(run.where())
+        return result
+
+    def _fit(
+        self,
+        run: tracking.Run | None,
+        saver: Saver,
+        carry: Carry | None,
+        history: list[LogPoint],
+    ) -> tuple[Fitted, float]:
+        """The trained network, and the seconds that the steps of this process took."""
+        problem = self.problem
+        with self.console.progress(problem.num_steps, problem.steps_per_epoch) as show:
+
+            def on_log(point: LogPoint) -> None:
+                show(point.step, point.metrics)
+                if run is not None:
+                    run.log(point.metrics, point.step)
+
+            def on_pause(pause: Pause) -> None:
+                reached("training")
+                is_end = pause.is_last or self.interrupt.requested
+                take = saver.save if is_end else saver.offer
+                take(pause.step, lambda: to_arrays(pause.carry), pause.history)
+                self.interrupt.check()
+
+            for point in history:
+                on_log(point)
+            start = time.perf_counter()
+            try:
+                fitted = fit(
+                    problem,
+                    self.prepared.programs,
+                    carry,
+                    history,
+                    on_log=on_log,
+                    on_pause=on_pause,
+                    pause_every=saver.every_steps,
+                )
+            except DivergedError as error:
+                last = error.last_finite
+                saver.save(last.step, lambda: to_arrays(last.carry), last.history)
+                self.console.line(
+                    f"finite until step {last.step:,}: {self.checkpoints.path(last.step)}"
+                )
+                if run is not None:
+                    run.tag("diverged_at", str(error.step))
+                raise
+        return fitted, time.perf_counter() - start
+
+    def _record(self, result: Result, run: tracking.Run, first_step: int) -> None:
+        """The final metrics and, as the config wants them, figures and the model."""
+        fitted, last_step = result.fitted, result.fitted.history[-1].step
+        metrics = describe.final_metrics(result)
+        if last_step > first_step:
+            metrics["steps_per_second"] = (last_step - first_step) / result.seconds
+        run.log(metrics, last_step)
+        run.tag("params_sha256", describe.params_sha256(fitted.params))
+        self.interrupt.check()
+        if self.config.tracking.figures:
+            for file, picture in describe.pictures(result, self.console.line):
+                run.add(file, picture)
+                self.interrupt.check()
+        if self.config.tracking.model:
+            example = data.raw_inputs(self.problem.dataset, 5)
+            run.add(
+                tracking.MODEL, lambda path: save_model(path, describe.to_model(result), example)
+            )

@@ -20,7 +20,7 @@ from mlp_jax.config.schema import flat_values
 from mlp_jax.core.course import Member
 from mlp_jax.core.fit import LogPoint, divergence
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
-from mlp_jax.experiment import describe, environment
+from mlp_jax.experiment import describe, machine
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare, summary
@@ -99,7 +99,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         "config.yaml": saved.to_record(
             problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
         ),
-        "environment.yaml": environment.describe(trained.device, problem.dataset.digest),
+        "environment.yaml": machine.environment(trained.device, problem.dataset.digest),
     }
     return RunRecord(
         name=name,

@@ -24,7 +24,7 @@ from mlp_jax.config import saved as recorded
 from mlp_jax.config import schema as config
 from mlp_jax.config.schema import CHOICES, Experiment
 from mlp_jax.durable import rundir
-from mlp_jax.experiment import environment
+from mlp_jax.experiment import machine
 from mlp_jax.sweep.jobs import Job
 
 Command = Callable[..., "Outcome"]
@@ -499,7 +499,7 @@ def write_run(directory: Path, *overrides: str, ending: str = "") -> Path:
     experiment = cli.compose(["data=xor", "num_epochs=20", "tracking=none", *overrides])
     directory.mkdir(parents=True)
     rundir.write(directory, rundir.CONFIG, recorded.to_record(experiment, log_every=1, uri=None))
-    rundir.write(directory, rundir.ENVIRONMENT, {"num_cores": environment.num_cores()})
+    rundir.write(directory, rundir.ENVIRONMENT, {"num_cores": machine.num_cores()})
     if ending:
         stopped = {"last_step": 20, "stopped_early": ending == "stopped early"}
         rundir.write(directory, rundir.RESULT, stopped)

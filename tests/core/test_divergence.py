@@ -24,7 +24,7 @@ from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Layer
 from mlp_jax.core.training import Part, Training, init_state
 from mlp_jax.durable import rundir
-from mlp_jax.durable.checkpoints import Checkpoints
+from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
 from mlp_jax.tracking import store
@@ -246,7 +246,8 @@ def test_the_last_finite_state_is_kept(lost):
     assert checkpoints.steps() == [3]
     config = compose([*DIVERGING, "tracking=none"])
     prepared = problem.prepare(config, data.load(config.data))
-    state = checkpoints.restore(fitting.template(prepared), pytest.fail).state.state
+    carry = experiment.from_arrays(fitting.template(prepared), checkpoints.restore(pytest.fail))
+    state = carry.state
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 

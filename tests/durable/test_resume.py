@@ -20,13 +20,14 @@ from mlp_jax.commands.frame import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.fit import LogPoint, compile_programs, fit, template
 from mlp_jax.durable import rundir
-from mlp_jax.durable.checkpoints import Checkpoints
+from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError
-from mlp_jax.experiment import environment
+from mlp_jax.experiment import machine
 from mlp_jax.experiment import rerun as repeat
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
 from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.run import from_arrays, to_arrays
 from mlp_jax.tracking import store
 from mlp_jax.tracking.journal import BusyError, Journal
 
@@ -76,15 +77,16 @@ def test_interrupted_at_every_step_it_ends_with_the_same_bits(name, tmp_path, mo
         checkpoints = Checkpoints(tmp_path, keep=2)
 
         def stop(pause):
-            checkpoints.save(pause.step, pause.carry, pause.history)
+            checkpoints.save(pause.step, to_arrays(pause.carry), pause.history)
             raise StopError
 
         carry, history, steps = None, [], []
         while not steps or steps[-1] < wanted.step:
             with pytest.raises(StopError):
                 fit(prepared, programs, carry, history, on_pause=stop)
-            restored = checkpoints.restore(template(prepared), pytest.fail)
-            carry, history = restored.state, [LogPoint(*p) for p in restored.history]
+            restored = checkpoints.restore(pytest.fail)
+            carry = from_arrays(template(prepared), restored)
+            history = [LogPoint(*point) for point in restored.history]
             steps.append(int(carry.state.step))
         assert steps == list(range(1, wanted.step + 1))
         assert_same_bits(carry, wanted.carry)
@@ -210,9 +212,7 @@ def test_a_run_that_is_prolonged_is_the_longer_one(capsys):
     longer = run(*QUIET)
     assert rundir.read(directory, "result.json") == rundir.read(directories()[1], "result.json")
     assert rundir.read(directory, "config.json")["num_epochs"] == 20
-    history = Checkpoints(directory / "checkpoints", 1).restore(
-        template(longer.problem), pytest.fail
-    ).history  # fmt: skip
+    history = Checkpoints(directory / "checkpoints", 1).restore(pytest.fail).history
     assert [tuple(point) for point in longer.fitted.history] == [p for p in history if p[0] != 99]
     capsys.readouterr()
     train.resume(directory.name, [])
@@ -283,11 +283,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(interrupted, 
     interrupted(100, *QUIET, "checkpoint.every_epochs=4")
     (directory,) = directories()
     first, last = sorted((directory / "checkpoints").iterdir())[-2:]
-    (last / "state.npz").write_bytes((last / "state.npz").read_bytes()[:-1])
+    last.write_bytes(last.read_bytes()[:-1])
     train.resume(directory.name, [])
     output = capsys.readouterr().out
-    assert f"damaged checkpoint {last.absolute()}: the SHA-256 of state.npz is another" in output
-    assert f"resumed at step {int(first.name)} of 180" in output
+    assert f"damaged checkpoint {last.absolute()}: its SHA-256 is another" in output
+    assert f"resumed at step {int(first.stem)} of 180" in output
     run(*QUIET)
     a, b = (rundir.read(path, "result.json") for path in directories())
     assert a == b
@@ -298,8 +298,8 @@ def test_without_a_whole_checkpoint_it_is_an_error_and_without_any_a_new_beginni
 ):
     interrupted(100, *QUIET)
     (directory,) = directories()
-    for manifest in directory.rglob("manifest.json"):
-        manifest.write_text("{}")
+    for checkpoint in directory.glob("checkpoints/*"):
+        checkpoint.write_text("{}")
     with pytest.raises(RunError, match=r"every checkpoint is damaged. Remove this directory"):
         train.resume(directory.name, [])
     shutil.rmtree(directory / "checkpoints")
@@ -364,7 +364,7 @@ def test_a_run_that_the_store_refuses_leaves_nothing():
 def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):
     interrupted(100, *QUIET)
     (directory,) = directories()
-    monkeypatch.setattr(environment, "version", lambda name: "7")
+    monkeypatch.setattr(machine, "version", lambda name: "7")
     train.resume(directory.name, [])
     assert f"not bit for bit as it was begun: mlp_jax {version('mlp_jax')} → 7, jax" in (
         capsys.readouterr().out
@@ -374,16 +374,16 @@ def test_what_is_no_longer_as_it_was_is_said(interrupted, monkeypatch, capsys):
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("cores", ["1", "77"])
 def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypatch):
-    monkeypatch.setattr(train.compiled, "keep", lambda: None)
+    monkeypatch.setattr(machine, "keep_programs", lambda: None)
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("NPROC", cores)
     train._pin_if_deterministic([compose([*QUIET, f"deterministic={deterministic}"])])
-    then = environment.describe(jax.devices()[0], "")
+    then = machine.environment(jax.devices()[0], "")
     assert (then["xla_flags"] != "") == deterministic
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("NPROC", "1")
     train._pin_as_recorded(then)
-    assert environment.describe(jax.devices()[0], "") == then
+    assert machine.environment(jax.devices()[0], "") == then
 
 
 @pytest.mark.parametrize(
@@ -404,8 +404,8 @@ def test_cores_and_order_are_pinned_as_they_were(deterministic, cores, monkeypat
 )
 def test_a_small_network_is_given_one_thread(overrides, given, has_jax, is_pinned, monkeypatch):
     pinned = []
-    monkeypatch.setattr(train, "_pin_cores", pinned.append)
-    monkeypatch.setattr(environment, "has_jax", lambda: has_jax)
+    monkeypatch.setattr(machine, "pin_cores", pinned.append)
+    monkeypatch.setattr(machine, "has_jax", lambda: has_jax)
     monkeypatch.delenv("NPROC", raising=False)
     if given is not None:
         monkeypatch.setenv("NPROC", given)
@@ -475,7 +475,7 @@ def test_a_run_that_comes_out_otherwise_says_by_how_much(monkeypatch):
     monkeypatch.setattr(
         problem, "initial_params", lambda *a: jax.tree.map(lambda w: w * 1.001, begin(*a))
     )
-    monkeypatch.setattr(environment, "num_cores", lambda: 77)
+    monkeypatch.setattr(machine, "num_cores", lambda: 77)
     original = repeat.from_directory(directories()[0])
     with pytest.raises(RunError, match=r"differ from those of .*: by at most .*e-\d+, rel.*\n.*77"):
         repeat.rerun(original)

@@ -19,10 +19,10 @@ from mlp_jax.commands import train
 from mlp_jax.commands.frame import compose
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import fit as fitting
-from mlp_jax.core.fit import compile_programs, template
+from mlp_jax.core.fit import compile_programs
 from mlp_jax.durable import rundir
 from mlp_jax.durable import saver as saving
-from mlp_jax.durable.checkpoints import FILES, Checkpoints
+from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
@@ -149,9 +149,10 @@ class Bench:
 
 
 class Outcome(NamedTuple):
-    """The arrays of a run's last checkpoint, its log points among them, and its ending."""
+    """The arrays of a run's last checkpoint, its log points, and its ending."""
 
     arrays: dict[str, np.ndarray]
+    history: list[tuple[int, dict[str, float]]]
     ending: dict[str, Any] | None
 
 
@@ -159,17 +160,13 @@ def outcome(runs: Path) -> Outcome:
     """Of the only run below `runs`."""
     (place,) = [path.parent for path in runs.glob(f"*/{rundir.CONFIG}")]
     checkpoints = Checkpoints(place / rundir.CHECKPOINTS, keep=1)
-    last = checkpoints.path(checkpoints.steps()[-1])
-    arrays: dict[str, np.ndarray] = {}
-    for name in FILES:
-        with np.load(last / name, allow_pickle=False) as file:
-            arrays |= dict(file)
-    return Outcome(arrays, rundir.result(place))
+    last = checkpoints.load(checkpoints.steps()[-1])
+    return Outcome(last.arrays, last.history, rundir.result(place))
 
 
 def _are_equal(a: Outcome, b: Outcome) -> bool:
     return (
-        a.ending == b.ending
+        (a.ending, a.history) == (b.ending, b.history)
         and a.arrays.keys() == b.arrays.keys()
         and all(np.array_equal(a.arrays[k], b.arrays[k], equal_nan=True) for k in a.arrays)
     )
@@ -212,27 +209,24 @@ def failing_operations(at: Bench, stays_full: bool) -> Row:
 
 
 def damaged_files(at: Bench, num_trials: int, seed: int) -> Row:
-    """Bits flipped, files cut, emptied, lengthened, deleted or exchanged in the last checkpoint."""
+    """The last checkpoint with a bit flipped, cut, emptied, zeroed, longer or exchanged."""
     (place,) = [path.parent for path in (at.root / "first").glob(f"*/{rundir.CONFIG}")]
-    config = compose(CIRCLES)
-    with problem.numeric_settings(config):
-        shape = template(problem.prepare(config, data.load(config.data)))
-        source = Checkpoints(place / rundir.CHECKPOINTS, keep=2)
-        before, last = source.steps()[-2:]
-        problems = []
-        for trial in range(num_trials):
-            random = Random(f"{seed}-{trial}")
-            copy = Checkpoints(at.root / "damaged", keep=2)
-            shutil.rmtree(copy.directory, ignore_errors=True)
-            shutil.copytree(source.directory, copy.directory)
-            what = _damage(random, copy.path(last))
-            warnings: list[str] = []
-            restored = copy.restore(shape, warnings.append)
-            step = None if restored is None else int(restored.state.state.step)
-            if step != before or len(warnings) != 1 or str(copy.path(last)) not in warnings[0]:
-                problems.append(f"seed {seed}, trial {trial}, {what}: step {step}, {warnings}")
+    source = Checkpoints(place / rundir.CHECKPOINTS, keep=2)
+    before, last = source.steps()[-2:]
+    problems = []
+    for trial in range(num_trials):
+        random = Random(f"{seed}-{trial}")
+        copy = Checkpoints(at.root / "damaged", keep=2)
+        shutil.rmtree(copy.directory, ignore_errors=True)
+        shutil.copytree(source.directory, copy.directory)
+        what = _damage(random, copy.path(last), copy.path(before))
+        warnings: list[str] = []
+        restored = copy.restore(warnings.append)
+        step = None if restored is None else restored.step
+        if step != before or [str(copy.path(last)) in warning for warning in warnings] != [True]:
+            problems.append(f"seed {seed}, trial {trial}, {what}: step {step}, {warnings}")
     return Row(
-        "bit flip, truncation, deletion in each checkpoint file",
+        "bit flip, truncation, exchange of a checkpoint",
         num_trials,
         "reported, the previous one taken; 0 silent",
         f"{len(problems)} silent, {num_trials - len(problems)} named and the previous one taken",
@@ -240,11 +234,10 @@ def damaged_files(at: Bench, num_trials: int, seed: int) -> Row:
     )
 
 
-def _damage(random: Random, checkpoint: Path) -> str:
-    """Damages one of the files; returns what was done."""
-    file = random.choice(sorted(checkpoint.iterdir()))
+def _damage(random: Random, file: Path, other: Path) -> str:
+    """Damages the file; returns what was done."""
     content = bytearray(file.read_bytes())
-    kind = random.choice(["flip", "flip", "flip", "cut", "empty", "lengthen", "delete", "exchange"])
+    kind = random.choice(["flip", "flip", "flip", "cut", "empty", "zero", "lengthen", "exchange"])
     where = random.randrange(len(content))
     match kind:
         case "flip":
@@ -253,15 +246,14 @@ def _damage(random: Random, checkpoint: Path) -> str:
             del content[where:]
         case "empty":
             content.clear()
+        case "zero":
+            content[where // 2 :] = bytes(len(content) - where // 2)
         case "lengthen":
             content += random.randbytes(1 + where % 7)
         case "exchange":
-            other = random.choice([f for f in checkpoint.iterdir() if f != file])
             content = bytearray(other.read_bytes())
     file.write_bytes(content)
-    if kind == "delete":
-        file.unlink()
-    return f"{kind} {file.name} at {where}"
+    return f"{kind} at {where}"
 
 
 # --- what saving costs -------------------------------------------------------------------------
@@ -291,7 +283,7 @@ def cost(root: Path, num_epochs: int) -> Row:
                 seconds[epoch % 2].append(time.perf_counter() - began_at)
                 began_at = time.perf_counter()
                 if epoch % 2 == 0:  # what it takes belongs to the next epoch, an odd one
-                    saver.save(pause.step, pause.carry, pause.history)
+                    saver.save(pause.step, lambda: experiment.to_arrays(pause.carry), pause.history)
 
         with saving.Saver(Checkpoints(root, keep=2), None, None, warn=print) as saver:
             fitting.fit(prepared, compile_programs(prepared), on_pause=on_pause)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlp_jax import errors
+from mlp_jax.durable.checkpoint import Checkpoints
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
@@ -225,12 +226,9 @@ def outcome(directory: Path) -> Outcome:
     place = run_directory(directory)
     assert place is not None, "no run"
     assert sync.sync([place]), "not delivered"
-    last = sorted((place / "checkpoints").glob("[0-9]*"))[-1]
-    arrays = {
-        f"{name}/{key}": array
-        for name in ("state.npz", "history.npz")
-        for key, array in np.load(last / name, allow_pickle=False).items()
-    }
+    checkpoints = Checkpoints(place / "checkpoints", keep=1)
+    last = checkpoints.load(checkpoints.steps()[-1])
+    arrays = {**last.arrays, "history": np.array([[at, *p.values()] for at, p in last.history])}
     client = MlflowClient(f"sqlite:///{directory}/mlflow.db")
     runs = _runs(directory)
     assert len(runs) == 1, f"{len(runs)} runs in the store"

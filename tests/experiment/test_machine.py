@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from mlp_jax.experiment import compiled
+from mlp_jax.experiment import machine
 
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """A user's environment that says nothing about the cache, and whose cache is empty."""
-    for name in (compiled.DIRECTORY, *compiled.SETTINGS):
+    for name in (machine.CACHE, *machine.CACHE_SETTINGS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = jax.config.jax_compilation_cache_dir
@@ -69,31 +69,31 @@ def test_every_flipped_bit_of_a_program_is_noticed():
 
 
 def test_a_program_half_written_is_removed(alone):
-    compiled.keep()
-    directory = Path(os.environ[compiled.DIRECTORY])
+    machine.keep_programs()
+    directory = Path(os.environ[machine.CACHE])
     for name in ("half-cache", "whole-cache", "whole-atime"):
         (directory / name).touch()
-    compiled.keep()
+    machine.keep_programs()
     assert not (directory / "half-cache").exists()
     assert (directory / "whole-cache").exists()
 
 
 def test_each_number_of_cores_has_its_own_programs(alone, monkeypatch):
-    compiled.keep()
-    for_all = os.environ[compiled.DIRECTORY]
+    machine.keep_programs()
+    for_all = os.environ[machine.CACHE]
     monkeypatch.setenv("NPROC", "77")
-    compiled.keep()
-    assert os.environ[compiled.DIRECTORY] != for_all
-    assert jax.config.jax_compilation_cache_dir == os.environ[compiled.DIRECTORY]
-    assert Path(os.environ[compiled.DIRECTORY]).stat().st_mode & 0o077 == 0
+    machine.keep_programs()
+    assert os.environ[machine.CACHE] != for_all
+    assert jax.config.jax_compilation_cache_dir == os.environ[machine.CACHE]
+    assert Path(os.environ[machine.CACHE]).stat().st_mode & 0o077 == 0
 
 
 def test_the_users_own_directory_stays(alone, monkeypatch, tmp_path):
-    monkeypatch.setenv(compiled.DIRECTORY, str(tmp_path / "mine"))
-    compiled.keep()
-    assert os.environ[compiled.DIRECTORY] == str(tmp_path / "mine")
+    monkeypatch.setenv(machine.CACHE, str(tmp_path / "mine"))
+    machine.keep_programs()
+    assert os.environ[machine.CACHE] == str(tmp_path / "mine")
     assert not alone.exists()
-    set_now = {name: os.environ[name] for name in compiled.SETTINGS if name in os.environ}
+    set_now = {name: os.environ[name] for name in machine.CACHE_SETTINGS if name in os.environ}
     assert set_now == {  # all programs are kept, and none of another project is removed
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -103,5 +103,40 @@ def test_the_users_own_directory_stays(alone, monkeypatch, tmp_path):
 def test_nothing_is_kept_where_nothing_can_be_written(alone, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    compiled.keep()
-    assert compiled.DIRECTORY not in os.environ
+    machine.keep_programs()
+    assert machine.CACHE not in os.environ
+
+
+@pytest.mark.parametrize("place", ["mlp_jax-mine", "mlp_jax/mine", "mlp_jax"])
+def test_a_users_own_directory_may_have_a_name_like_ours(alone, monkeypatch, place):
+    mine = str(alone.parent / place)
+    monkeypatch.setenv(machine.CACHE, mine)
+    machine.keep_programs()
+    assert os.environ[machine.CACHE] == mine
+
+
+@pytest.mark.parametrize("which", ["root", "leaf"])
+@pytest.mark.parametrize("how", ["another's", "anyone's"])
+def test_a_directory_that_others_can_write_to_is_not_used(alone, monkeypatch, which, how):
+    """A program from it would be run."""
+    machine.keep_programs()
+    leaf = Path(os.environ[machine.CACHE])
+    directory = {"root": alone, "leaf": leaf}[which]
+    if how == "anyone's":
+        directory.chmod(0o777)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: directory.stat().st_uid + 1)
+    machine.keep_programs()
+    assert machine.CACHE not in os.environ
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_an_impossible_number_of_threads_is_refused_before_anything_begins(tmp_path):
+    """XLA would start them all, deaf to signals."""
+    line = [sys.executable, "-m", "mlp_jax.train", "+exp=xor", "tracking=none"]
+    done = subprocess.run(
+        line, env=os.environ | {"NPROC": "1000000"}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: NPROC=1000000: at most 1024 threads; leave it out for all.\n"
+    assert not list(tmp_path.iterdir())
