@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from omegaconf import OmegaConf
+import yaml
 
 from mlp_jax.config import saved
 from mlp_jax.config.schema import Experiment
@@ -21,10 +21,7 @@ from mlp_jax.experiment import describe, machine, run
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.prediction import Model
 from mlp_jax.experiment.setup import Problem
-from mlp_jax.tracking import store
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from mlp_jax.tracking import search, store
 
 
 class Original(NamedTuple):
@@ -63,61 +60,40 @@ def from_directory(directory: Path) -> Original:
 
 def from_store(run_id: str, uri: str | None) -> Original:
     """A run of which only the tracking store knows."""
-    address = store.check(uri)
-    unknown = UserError(
-        f"rerun={run_id}: no such run, neither as a directory nor in {redacted(address)}; "
-        "checkpoint.root=DIRECTORY and tracking.uri=STORE say where else to look."
-    )
-    file = address.removeprefix("sqlite:///")
-    if file != address and not store.is_ready(Path(file)):
-        raise unknown  # opening it would create it
-    client = store.open_store(uri)
-    from mlflow.exceptions import MlflowException
+    found = search.find(uri, run_id)
+    if found is None:
+        raise UserError(
+            f"rerun={run_id}: no such run, neither as a directory nor in "
+            f"{redacted(store.store_uri(uri))}; checkpoint.root=DIRECTORY and tracking.uri=STORE "
+            "say where else to look."
+        )
 
-    try:
-        found = client.get_run(run_id)
-    except MlflowException:
-        raise unknown from None
-    config, then = (_artifact(client, run_id, name) for name in ("config", "environment"))
-    if "params_sha256" not in found.data.tags:
+    def values(name: str) -> dict[str, Any]:
+        text = found.text(name)
+        if text is None:
+            raise RunError(f"rerun={run_id}: the run has no {name} to be repeated from.")
+        return dict(yaml.safe_load(text))
+
+    config, then = values("config.yaml"), values("environment.yaml")
+    if "params_sha256" not in found.tags:
         raise UserError(f"rerun={run_id}: the run has not finished; there is nothing to compare.")
 
     def params(problem: Problem) -> Params | None:
-        import mlflow
-
-        models = found.outputs.model_outputs if found.outputs else []
-        if not models:
-            return None
-        mlflow.set_tracking_uri(client.tracking_uri)
         with TemporaryDirectory() as folder:
-            uri = f"models:/{models[-1].model_id}"
-            path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            loaded = Model.load(next(Path(path).rglob("params.npz")).parent)
-            return tuple(Layer(*layer) for layer in loaded.params)
+            model = found.download_model(Path(folder))
+            if model is None:
+                return None
+            loaded = Model.load(next(model.rglob("params.npz")).parent)
+        return tuple(Layer(*layer) for layer in loaded.params)
 
     return Original(
         run_id,
         saved.from_record(config, f"config.yaml of run {run_id}"),
         then,
-        found.data.tags["params_sha256"],
+        found.tags["params_sha256"],
         params,
-        "mlflow.parentRunId" in found.data.tags,
+        "mlflow.parentRunId" in found.tags,
     )
-
-
-def _artifact(client: "MlflowClient", run_id: str, name: str) -> dict[str, Any]:
-    from mlflow.exceptions import MlflowException
-
-    with TemporaryDirectory() as folder:
-        try:
-            file = client.download_artifacts(run_id, f"{name}.yaml", folder)
-        except (MlflowException, OSError):
-            raise RunError(
-                f"rerun={run_id}: the run has no {name}.yaml to be repeated from."
-            ) from None
-        values = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def rerun(original: Original, console: Console | None = None, command: str = "") -> None:

@@ -1,6 +1,7 @@
 """From a config and its data to a pure problem: arrays, initial parameters and functions."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -57,17 +58,24 @@ def numeric_settings(config: Experiment) -> Iterator[jax.Device]:
     """The device, dtype and matmul precision of a run."""
     try:
         device = jax.devices(None if config.device == "auto" else config.device)[0]
-    except RuntimeError:
-        present = ", ".join(sorted({device.platform for device in jax.devices()}))
-        raise UserError(
-            f"device={config.device}: JAX finds none here, only {present}. Use device=auto, or "
-            "install JAX for it: pip install 'mlp_jax[cuda13]' (or cuda12, tpu)."
-        ) from None
+    except (RuntimeError, AssertionError) as error:  # the latter where no platform starts
+        raise UserError(_no_device(config.device)) from error
     with ExitStack() as settings:
         settings.enter_context(jax.enable_x64(config.dtype == "float64"))
         settings.enter_context(jax.default_device(device))
         settings.enter_context(jax.default_matmul_precision(config.matmul_precision))
         yield device
+
+
+def _no_device(name: str) -> str:
+    """What is said where JAX cannot compute on a device, by any name or by $JAX_PLATFORMS."""
+    install = "install JAX for it: pip install 'mlp_jax[cuda13]' (or cuda12, tpu)."
+    try:
+        present = ", ".join(sorted({device.platform for device in jax.devices()}))
+    except (RuntimeError, AssertionError):
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX_PLATFORMS={platforms}: JAX finds no such device here. Unset it, or {install}"
+    return f"device={name}: JAX finds none here, only {present}. Use device=auto, or {install}"
 
 
 def choose_output_and_loss(config: Experiment, dataset: Dataset) -> tuple[str, str]:

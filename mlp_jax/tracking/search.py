@@ -1,9 +1,11 @@
 """Runs that a store has, side by side."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Union
 
-from mlp_jax.tracking.store import open_store, store_errors
+from mlp_jax.tracking.store import check, is_ready, open_store, store_errors
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow
@@ -60,3 +62,47 @@ def _row(run: "mlflow.entities.Run") -> dict[str, Any]:
         **{f"metrics.{name}": value for name, value in data.metrics.items()},
         **{f"tags.{name}": value for name, value in data.tags.items()},
     }
+
+
+class Found:
+    """A run of a store, whatever its experiment."""
+
+    def __init__(self, client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> None:
+        self._client, self._run = client, run
+        self.tags: dict[str, str] = run.data.tags
+
+    def text(self, file: str) -> str | None:
+        """What is in one of its files; `None` without that."""
+        from mlflow.exceptions import MlflowException
+
+        with TemporaryDirectory() as folder:
+            try:
+                path = self._client.download_artifacts(self._run.info.run_id, file, folder)
+            except (MlflowException, OSError):
+                return None
+            return Path(path).read_text(encoding="utf-8")
+
+    def download_model(self, folder: Path) -> Path | None:
+        """The files of its model, the last one, below `folder`; `None` without a model."""
+        from mlflow.artifacts import download_artifacts
+
+        models = self._run.outputs.model_outputs if self._run.outputs else []
+        if not models:
+            return None
+        uri, store = f"models:/{models[-1].model_id}", self._client.tracking_uri
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store))
+
+
+def find(uri: str | None, run_id: str) -> Found | None:
+    """The run of a store that has this id; `None` where there is none, or no store."""
+    address = check(uri)
+    file = address.removeprefix("sqlite:///")
+    if file != address and not is_ready(Path(file)):
+        return None  # opening it would create it
+    client = open_store(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Found(client, client.get_run(run_id))
+    except MlflowException:
+        return None

@@ -489,6 +489,18 @@ def test_a_store_that_cannot_be_written(command: Command, tmp_path: Path, below:
     assert not outcome.problem()
 
 
+@pytest.mark.parametrize("mistake", ["tracking.uri=ftp://host", "checkpoint.root=/dev/null/x"])
+def test_a_place_that_cannot_be_used_is_told_before_the_data_is_read(
+    command: Command, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    from mlp_jax import data
+
+    monkeypatch.setattr(data, "load", lambda config: pytest.fail("reads the data first"))
+    outcome = command("+exp=xor", mistake)
+    assert mistake.partition("=")[0] in outcome.err
+    assert not outcome.problem()
+
+
 # --- a run that was made -----------------------------------------------------------------------
 
 LONG = "x" * 300  # no file system takes it

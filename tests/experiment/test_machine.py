@@ -140,3 +140,15 @@ def test_an_impossible_number_of_threads_is_refused_before_anything_begins(tmp_p
     assert done.returncode == 2
     assert done.stderr == "error: NPROC=1000000: at most 1024 threads; leave it out for all.\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_platform_that_is_not_here_is_one_clear_line(tmp_path):
+    line = [sys.executable, "-m", "mlp_jax.train", "+exp=xor", "tracking=none"]
+    done = subprocess.run(
+        line, env=os.environ | {"JAX_PLATFORMS": "cuda"}, cwd=tmp_path, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS=cuda: JAX finds no such device here.")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
