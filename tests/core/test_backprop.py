@@ -99,7 +99,7 @@ def test_autodiff_for_every_activation_and_loss(name: str, pair: Pair, dtype: An
     assert error <= TOLERANCE[dtype]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_autodiff_for_any_network(data: st.DataObject) -> None:
     sizes = tuple(data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=8), "sizes"))

@@ -414,6 +414,7 @@ def test_a_small_network_is_given_one_thread(overrides, given, has_jax, is_pinne
     assert pinned == [1] * is_pinned
 
 
+@pytest.mark.faults
 def test_alone_job_by_job_or_exact_a_small_network_has_the_same_bits():
     """Of a mean over so many examples that two threads would add otherwise."""
     line = [sys.executable, "-m", "mlp_jax.train", "data=sine", "data.num_examples=60000",

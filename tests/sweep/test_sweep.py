@@ -365,6 +365,7 @@ with Sweep("the command") as sweep:
 """
 
 
+@pytest.mark.faults
 def test_a_sweep_killed_in_the_middle_of_a_write_can_be_resumed(
     client: MlflowClient, place: Path
 ) -> None:

@@ -355,6 +355,7 @@ def test_a_directory_with_a_run_cannot_begin_another(client):
         start(client, "a")
 
 
+@pytest.mark.faults
 def test_a_kill_after_anything_that_was_delivered_loses_and_doubles_nothing(tmp_path, make_store):
     command = [sys.executable, "-m", "tests.faults.kills", make_store(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])

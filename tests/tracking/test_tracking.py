@@ -147,6 +147,7 @@ def test_users_own_mlflow_settings_win(client, monkeypatch):
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
+@pytest.mark.faults
 def test_eight_processes_at_once_on_no_database(tmp_path):
     assert not eight_processes(tmp_path, runs_each=1)
 
