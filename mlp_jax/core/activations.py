@@ -1,6 +1,7 @@
 """Hidden-layer activations a = g(z), each beside its derivative g'(z).
 
-Both are functions of the pre-activation z and act on one number or elementwise on an array.
+Both are functions of the pre-activation z and act on one number or elementwise on an array, in
+its own dtype. NaN stays NaN under g.
 """
 
 from collections.abc import Callable
@@ -49,8 +50,8 @@ def _negative_part(z: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    # Perceptron: H(z) = 1 if z ≥ 0; its derivative is 0 wherever it exists.
-    "step": Activation(lambda z: (z >= 0).astype(z.dtype), jnp.zeros_like),
+    # Perceptron: H(z) = 1 if z ≥ 0, else 0; its derivative is 0 wherever it exists.
+    "step": Activation(lambda z: jnp.heaviside(z, 1.0), jnp.zeros_like),
     "sigmoid": Activation(jax.nn.sigmoid, _dsigmoid),
     "tanh": Activation(jnp.tanh, lambda z: 1 - jnp.tanh(z) ** 2),
     "identity": Activation(lambda z: z, jnp.ones_like),
@@ -79,3 +80,9 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "softsign": Activation(jax.nn.soft_sign, lambda z: (1 / (1 + jnp.abs(z))) ** 2),
 }
+"""By name.
+
+>>> sigmoid = ACTIVATIONS["sigmoid"]
+>>> float(sigmoid.g(jnp.array(0.0))), float(sigmoid.dg(jnp.array(0.0)))
+(0.5, 0.25)
+"""

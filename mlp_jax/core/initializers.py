@@ -43,3 +43,8 @@ INITIALIZERS: dict[str, Initializer] = {
     "scaled_normal": _standard_normal,
     "zeros": _zeros,
 }
+"""By name; each draws W of n_out × n_in.
+
+>>> INITIALIZERS["glorot_normal"](jax.random.key(0), 3, 2).shape
+(3, 2)
+"""

@@ -1,7 +1,8 @@
 """Losses of one example as functions of the logits, one for each pair of output and loss.
 
 A loss is summed over the outputs of an example; a batch's loss is the mean over its examples.
-Cross-entropies are in nats. Working on logits keeps them finite where ŷ itself rounds to 0 or 1.
+Cross-entropies are in nats. Working on logits keeps them finite where ŷ itself rounds to 0 or 1,
+and what y gives no weight costs nothing at a logit of ±∞: 0 · ∞ = 0. A softmax of +∞ is NaN.
 """
 
 from collections.abc import Callable
@@ -52,13 +53,21 @@ def _squared_error_behind(
     return Loss(output, value, delta), Loss(output, half_value, half_delta)
 
 
+def _weighted(y: Array, nats: Array) -> Array:
+    return jnp.where(y == 0, 0, y * nats)
+
+
 def _binary_cross_entropy(z: Array, y: Array) -> Array:
     # −y ln σ(z) − (1−y) ln(1−σ(z)), where ln σ(z) = −softplus(−z) and ln(1−σ(z)) = −softplus(z).
-    return jnp.sum(y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z))
+    return jnp.sum(_weighted(y, jax.nn.softplus(-z)) + _weighted(1 - y, jax.nn.softplus(z)))
 
 
 def _cross_entropy(z: Array, y: Array) -> Array:
-    return -jnp.sum(y * jax.nn.log_softmax(z))
+    return -jnp.sum(_weighted(y, jax.nn.log_softmax(z)))
+
+
+def _cross_entropy_delta(z: Array, y: Array) -> Array:
+    return jax.nn.softmax(z) * jnp.sum(y) - y  # ŷ − y for a distribution, whose Σy is 1
 
 
 _identity = _squared_error_behind(lambda z: z, lambda y_hat, v: v)
@@ -73,9 +82,7 @@ LOSSES: dict[tuple[str, str], Loss] = {
     ("sigmoid", "binary_cross_entropy"): Loss(
         jax.nn.sigmoid, _binary_cross_entropy, lambda z, y: jax.nn.sigmoid(z) - y
     ),
-    ("softmax", "cross_entropy"): Loss(
-        jax.nn.softmax, _cross_entropy, lambda z, y: jax.nn.softmax(z) - y
-    ),
+    ("softmax", "cross_entropy"): Loss(jax.nn.softmax, _cross_entropy, _cross_entropy_delta),
     # The mismatched pairs: δ^L vanishes wherever the output saturates, right or wrong.
     ("sigmoid", "squared_error"): _sigmoid[0],
     ("sigmoid", "half_squared_error"): _sigmoid[1],
@@ -84,6 +91,13 @@ LOSSES: dict[tuple[str, str], Loss] = {
     ("softmax", "squared_error"): _softmax[0],
     ("softmax", "half_squared_error"): _softmax[1],
 }
+"""By the names of output and loss, for targets y of any value.
+
+>>> loss = LOSSES["sigmoid", "binary_cross_entropy"]
+>>> z, y = jnp.array([0.0]), jnp.array([1.0])
+>>> loss.output(z).tolist(), round(float(loss.value(z, y)), 4), loss.delta(z, y).tolist()
+([0.5], 0.6931, [-0.5])
+"""
 
 
 MATCHED_LOSS = {

@@ -69,6 +69,12 @@ def test_finite_far_out_and_dtype_kept(name: str, dtype: jnp.dtype) -> None:
 
 
 @every_activation
+def test_nan_stays_nan(name: str) -> None:
+    values = ACTIVATIONS[name].g(jnp.array([jnp.nan, 1.0]))
+    assert jnp.isnan(values).tolist() == [True, False]
+
+
+@every_activation
 def test_no_gradient_of_the_branch_not_taken_leaks(name: str) -> None:
     _, dg = ACTIVATIONS[name]
     z = jnp.array([-800.0, 800.0])

@@ -76,6 +76,46 @@ def test_finite_far_out(pair: Pair, dtype: jnp.dtype) -> None:
         assert jnp.all(jnp.isfinite(result))
 
 
+@every_loss
+def test_delta_is_the_gradient_for_targets_that_are_no_distribution(pair: Pair) -> None:
+    """Σy is anything, as after a weight of the example or with several labels at once."""
+    z = 3 * jax.random.normal(jax.random.key(0), (50, 4))
+    y = jax.random.uniform(jax.random.key(8), (50, 4), minval=-1, maxval=3)
+    np.testing.assert_allclose(*gradients(LOSSES[pair], z, y), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("pair", "z", "y", "value", "delta"),
+    [
+        ("softmax", [-np.inf, 0.0, 0.0], [0.0, 1.0, 0.0], np.log(2), [0, -0.5, 0.5]),
+        ("softmax", [-np.inf, 0.0], [0.0, 1.0], 0.0, [0, 0]),
+        ("softmax", [-np.inf, 0.0], [1.0, 0.0], np.inf, [-1, 1]),
+        ("softmax", [-np.inf, 1.0, -np.inf], [0.0, 1.0, 0.0], 0.0, [0, 0, 0]),
+        ("sigmoid", [np.inf, 0.0], [1.0, 1.0], np.log(2), [0, -0.5]),
+        ("sigmoid", [-np.inf, np.inf], [0.0, 1.0], 0.0, [0, 0]),
+        ("sigmoid", [np.inf], [0.0], np.inf, [1]),
+        ("sigmoid", [-np.inf], [1.0], np.inf, [-1]),
+        ("sigmoid", [-np.inf], [0.25], np.inf, [-0.25]),
+    ],
+)
+def test_cross_entropies_at_infinite_logits_are_their_limits(
+    pair: str, z: list[float], y: list[float], value: float, delta: list[float], dtype: jnp.dtype
+) -> None:
+    loss = LOSSES[pair, "cross_entropy" if pair == "softmax" else "binary_cross_entropy"]
+    at, target = jnp.array(z, dtype), jnp.array(y, dtype)
+    np.testing.assert_allclose(loss.value(at, target), value, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(loss.delta(at, target), delta, atol=0)
+    if np.isfinite(value):
+        np.testing.assert_allclose(jax.grad(loss.value)(at, target), delta, atol=0)
+
+
+@pytest.mark.parametrize("pair", CROSS_ENTROPIES)
+def test_a_logit_that_is_no_number_is_not_hidden_by_its_target(pair: Pair) -> None:
+    for y in ([1.0, 0.0], [0.0, 1.0], [0.5, 0.5]):
+        assert jnp.isnan(LOSSES[pair].value(jnp.array([jnp.nan, 0.0]), jnp.array(y)))
+
+
 @pytest.mark.parametrize("output", ["identity", "sigmoid", "tanh", "softmax"])
 def test_squared_error_is_twice_its_half(output: str) -> None:
     whole, half = LOSSES[output, "squared_error"], LOSSES[output, "half_squared_error"]
