@@ -24,11 +24,12 @@ from mlp_jax.core.backprop import batch_loss
 from mlp_jax.core.explain import Explanation, explain
 from mlp_jax.core.losses import LOSSES, Loss
 from mlp_jax.core.metrics import LN2
-from mlp_jax.core.network import Layer, Params
+from mlp_jax.core.network import Layer, Network, Params
 from mlp_jax.core.optimizers import gradient_descent
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 BINARY_CROSS_ENTROPY = LOSSES["sigmoid", "binary_cross_entropy"]
+NETWORK = Network((3, 1, 1), activation="sigmoid", output="sigmoid")
 ETA = 0.01
 SOURCE = "lecture §4"
 
@@ -84,9 +85,9 @@ def updated(params: Params, explanation: Explanation) -> Params:
 def deviation_over_several_paths() -> tuple[int, float]:
     """The number of paths, and max |by hand − backprop or jax.grad| over the parameters."""
     params, x, y = several_paths()
-    softmax = LOSSES["softmax", "cross_entropy"]
-    explanation = explain(params, x, y, SIGMOID, softmax)
-    by_jax = autodiff(params, x, y, softmax)
+    net = Network((2, 3, 2, 3), activation="sigmoid", output="softmax")
+    explanation = explain(net, params, x, y)
+    by_jax = autodiff(params, x, y, net.loss_function)
     by_hand = explanation.weights | explanation.biases
     return sum(len(d.paths) for d in by_hand.values()), max(
         abs(derivative.value - other)
@@ -97,7 +98,7 @@ def deviation_over_several_paths() -> tuple[int, float]:
 
 def measure() -> Results:
     params, x, y = worked_example()
-    explanation = explain(params, x, y, SIGMOID, BINARY_CROSS_ENTROPY)
+    explanation = explain(NETWORK, params, x, y)
     by_jax = autodiff(params, x, y, BINARY_CROSS_ENTROPY)
     forward, weights, biases = explanation
     factors = weights[1, 1, 1].paths[0]
@@ -248,5 +249,5 @@ def draw(results: Results) -> Figure:
 
 if __name__ == "__main__":
     with jax.enable_x64(True):
-        print(explain(*worked_example(), SIGMOID, BINARY_CROSS_ENTROPY), end="\n\n")
+        print(explain(NETWORK, *worked_example()), end="\n\n")
     run_study(measure, draw)

@@ -98,6 +98,13 @@ def backprop(
 
     The deltas are one example's, under `vmap`. The mean of their outer products is one matrix
     product a layer, its indices the equation: ∂L/∂W_ij = Σ_b (δ_bi / m) a_bj.
+
+    >>> net = mlp.Network((2, 3, 1), activation="tanh", output="sigmoid")
+    >>> params = net.init(jax.random.key(0))
+    >>> x, y = jnp.array([[0.0, 1.0], [1.0, 1.0]]), jnp.array([[1.0], [0.0]])
+    >>> value, grads = backprop(params, x, y, net.activation_functions, net.loss_function)
+    >>> value.shape, [layer.W.shape for layer in grads]
+    ((), [(3, 2), (1, 3)])
     """
     zs, activations = jax.vmap(lambda x: forward(params, x, activation))(x)
     deltas = jax.vmap(lambda zs, y: deltas_of(params, zs, y, activation, loss))(zs, y)

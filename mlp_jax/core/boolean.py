@@ -36,9 +36,9 @@ def boolean(truth_table: Sequence[bool | int] | np.ndarray) -> Params:
         h_v = H((2v − 1)·x + ½ − |v|)        ŷ = H(Σ_v h_v − ½), or with a minus sign
 
     >>> xor = boolean([0, 1, 1, 0])
-    >>> H = ACTIVATIONS["step"]
-    >>> [bool(apply(xor, x, H)[0] >= 0) for x in jnp.asarray(vertices(2))]
-    [False, True, True, False]
+    >>> net = mlp.Network((2, 2, 1), activation="step")
+    >>> (net.logits(xor, vertices(2)) >= 0).astype(int).ravel().tolist()
+    [0, 1, 1, 0]
     """
     table = np.asarray(truth_table)
     if table.ndim != 1 or not np.isin(table, (0, 1)).all():

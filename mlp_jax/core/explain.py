@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 
 from mlp_jax.core import network
 from mlp_jax.core.backprop import backprop
-from mlp_jax.core.losses import LOSSES, Loss
-from mlp_jax.core.network import Activations, Params
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import Network, Params
 from mlp_jax.errors import UserError
 
 MAX_PATHS = 10_000
@@ -74,44 +74,62 @@ class Explanation(NamedTuple):
         return "\n\n".join([values, *map(str, derivatives)])
 
 
-def explain(
-    params: Params, x: ArrayLike, y: ArrayLike, activation: Activations, loss: Loss
-) -> Explanation:
+def explain(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> Explanation:
     """Every factor of every path of one example: its input `x` (n_0,) and its target `y` (n_L,).
 
     Everything is computed in float64 on the CPU. ∂L/∂ŷ ∂ŷ/∂z^L is one factor ∂L/∂z^L for a loss
-    that is not in `LOSSES`, and where ŷ has rounded to 0 or 1 so that ∂L/∂ŷ is not finite.
+    that is not in `LOSSES`, and where ŷ has rounded to 0 or 1 so that ∂L/∂ŷ is not finite. Raises
+    `UserError` for other shapes, such as a batch's, and for more than `MAX_PATHS` paths.
+
+    >>> from mlp_jax.core.network import Layer
+    >>> net = mlp.Network((1, 1), output="sigmoid")
+    >>> params = (Layer(W=jnp.array([[2.0]]), b=jnp.array([-1.0])),)
+    >>> print(explain(net, params, x=[0.5], y=[1.0]))
+    x₁ = 0.5
+    z¹₁ = 0
+    ŷ₁ = 0.5
+    L = 0.6931471806
+    <BLANKLINE>
+    ∂L/∂w¹₁₁ = ∂L/∂ŷ₁ × ∂ŷ₁/∂z¹₁ × ∂z¹₁/∂w¹₁₁
+             =   -2   ×   0.25   ×    0.5
+             = -0.25    backprop: -0.25
+    <BLANKLINE>
+    ∂L/∂b¹₁ = ∂L/∂ŷ₁ × ∂ŷ₁/∂z¹₁ × ∂z¹₁/∂b¹₁
+            =   -2   ×   0.25   ×     1
+            = -0.5    backprop: -0.5
     """
-    _check(params, np.shape(x), np.shape(y))
-    n = _numbers(params, x, y, activation, loss)
+    _check(net, params, np.shape(x), np.shape(y))
+    n = _numbers(net, params, x, y)
     num_layers = len(params)
     paths_to_z = _output_paths(n, num_layers)
     weights, biases = {}, {}
     for layer in range(num_layers, 0, -1):
         if layer < num_layers:
-            W, slopes = params[layer].W, n.hidden_slopes[layer - 1]
-            paths_to_z = _hidden_paths(paths_to_z, np.asarray(W), slopes, layer)
-        grad = n.grads[layer - 1]
+            W, slopes = np.asarray(params[layer].W), n["hidden_slopes"][layer - 1]
+            paths_to_z = _hidden_paths(paths_to_z, W, slopes, layer)
+        grad = n["grads"][layer - 1]
         for j, paths in enumerate(paths_to_z, start=1):
             z, b = _symbol("z", layer, j), _symbol("b", layer, j)
-            biases[layer, j] = _derivative(paths, z, b, 1.0, float(grad.b[j - 1]))
-            for k, a in enumerate(n.activations[layer - 1], start=1):
+            biases[layer, j] = _derivative(paths, z, b, 1.0, grad.b[j - 1])
+            for k, a in enumerate(n["activations"][layer - 1], start=1):
                 w = _symbol("w", layer, j, k)
-                weights[layer, j, k] = _derivative(
-                    paths, z, w, float(a), float(grad.W[j - 1, k - 1])
-                )
+                weights[layer, j, k] = _derivative(paths, z, w, a, grad.W[j - 1, k - 1])
 
-    forward = _by_symbol("x", None, n.activations[0])
+    forward = _by_symbol("x", None, n["activations"][0])
     for layer in range(1, num_layers):
-        forward |= _by_symbol("z", layer, n.zs[layer - 1])
-        forward |= _by_symbol("a", layer, n.activations[layer])
-    forward |= _by_symbol("z", num_layers, n.zs[-1]) | _by_symbol("ŷ", None, n.y_hat)
-    return Explanation(forward | {"L": float(n.value)}, weights, biases)
+        forward |= _by_symbol("z", layer, n["zs"][layer - 1])
+        forward |= _by_symbol("a", layer, n["activations"][layer])
+    forward |= _by_symbol("z", num_layers, n["zs"][-1]) | _by_symbol("ŷ", None, n["y_hat"])
+    return Explanation(forward | {"L": float(n["value"])}, weights, biases)
 
 
-def _check(params: Params, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+def _check(
+    net: Network, params: Params, x_shape: tuple[int, ...], y_shape: tuple[int, ...]
+) -> None:
     sizes = (params[0].W.shape[1], *(b.shape[0] for _, b in params))
     name = f"this {'-'.join(map(str, sizes))} network"
+    if sizes != net.sizes:
+        raise UserError(f"explain: params are those of {name}, and net has the sizes {net.sizes}.")
     if x_shape != sizes[:1] or y_shape != sizes[-1:]:
         raise UserError(
             f"explain: x and y have the shapes {x_shape} and {y_shape}; one example of {name} has "
@@ -138,36 +156,22 @@ _LOSS_SLOPES: dict[str, Callable[[Array, Array], Array]] = {
 _LOSS_NAMES = {loss: name for (_, name), loss in LOSSES.items()}
 
 
-class _Numbers(NamedTuple):
+def _numbers(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> dict[str, Any]:
     """What the paths are made of; `loss_slopes` is ∂L/∂ŷ, `jacobian` ∂ŷ/∂z^L, `delta` ∂L/∂z^L."""
+    activation, loss = net.activation_functions, net.loss_function
+    loss_slopes = _LOSS_SLOPES.get(_LOSS_NAMES.get(loss, ""), lambda y_hat, y: None)
 
-    zs: list[np.ndarray]
-    activations: list[np.ndarray]
-    hidden_slopes: list[np.ndarray]
-    y_hat: np.ndarray
-    loss_slopes: np.ndarray | None
-    jacobian: np.ndarray
-    delta: np.ndarray
-    value: np.ndarray
-    grads: Params
-
-
-def _numbers(
-    params: Params, x: ArrayLike, y: ArrayLike, activation: Activations, loss: Loss
-) -> _Numbers:
     @jax.jit
     def numbers(params: Params, x: Array, y: Array) -> dict[str, Any]:
         zs, activations = network.forward(params, x, activation)
-        hidden = network.hidden_activations(params, activation)
         y_hat = loss.output(zs[-1])
-        name = _LOSS_NAMES.get(loss)
         value, grads = backprop(params, x[None], y[None], activation, loss)
         return {
             "zs": zs,
             "activations": activations,
-            "hidden_slopes": [act.dg(z) for act, z in zip(hidden, zs[:-1], strict=True)],
+            "hidden_slopes": [act.dg(z) for act, z in zip(activation, zs[:-1], strict=True)],
             "y_hat": y_hat,
-            "loss_slopes": _LOSS_SLOPES[name](y_hat, y) if name in _LOSS_SLOPES else None,
+            "loss_slopes": loss_slopes(y_hat, y),
             "jacobian": jax.jacobian(loss.output)(zs[-1]),
             "delta": loss.delta(zs[-1], y),
             "value": value,
@@ -175,24 +179,22 @@ def _numbers(
         }
 
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        at = jax.device_put(
-            jax.tree.map(
-                lambda leaf: np.asarray(leaf, np.float64), (params, np.asarray(x), np.asarray(y))
-            )
-        )
-        return _Numbers(**jax.device_get(numbers(*at)))
+        arguments = (params, np.asarray(x), np.asarray(y))
+        at = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments))
+        return jax.device_get(numbers(*at))
 
 
-def _output_paths(n: _Numbers, layer: int) -> list[list[Path]]:
+def _output_paths(n: dict[str, Any], layer: int) -> list[list[Path]]:
     """The paths from the loss to each z^L_p: one for an elementwise output, for softmax k."""
-    symbols = [(_symbol("ŷ", None, p), _symbol("z", layer, p)) for p in range(1, len(n.y_hat) + 1)]
-    if n.loss_slopes is None or not np.all(np.isfinite(n.loss_slopes)):
-        return [[{f"∂L/∂{z}": d}] for (_, z), d in zip(symbols, n.delta.tolist(), strict=True)]
+    loss_slopes, jacobian, delta = n["loss_slopes"], n["jacobian"].tolist(), n["delta"].tolist()
+    symbols = [(_symbol("ŷ", None, p), _symbol("z", layer, p)) for p in range(1, len(delta) + 1)]
+    if loss_slopes is None or not np.all(np.isfinite(loss_slopes)):
+        return [[{f"∂L/∂{z}": d}] for (_, z), d in zip(symbols, delta, strict=True)]
     return [
         [
-            {f"∂L/∂{y_hat}": float(n.loss_slopes[o]), f"∂{y_hat}/∂{z}": float(n.jacobian[o, p])}
+            {f"∂L/∂{y_hat}": float(loss_slopes[o]), f"∂{y_hat}/∂{z}": jacobian[o][p]}
             for o, (y_hat, _) in enumerate(symbols)
-            if o == p or n.jacobian[o, p] != 0
+            if o == p or jacobian[o][p] != 0
         ]
         for p, (_, z) in enumerate(symbols)
     ]
@@ -213,10 +215,10 @@ def _hidden_paths(
     ]
 
 
-def _derivative(paths: list[Path], z: str, parameter: str, slope: float, grad: float) -> Derivative:
+def _derivative(paths: list[Path], z: str, parameter: str, slope: Any, grad: Any) -> Derivative:
     """∂L/∂θ from the paths to the z that θ is part of, with ∂z/∂θ as the last factor."""
     last = {f"∂{z}/∂{parameter}": float(slope)}
-    return Derivative(f"∂L/∂{parameter}", [path | last for path in paths], grad)
+    return Derivative(f"∂L/∂{parameter}", [path | last for path in paths], float(grad))
 
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -86,9 +86,18 @@ def hidden_activations(params: Params, activation: Activations) -> tuple[Activat
 def forward(
     params: Params, x: Float[Array, " n_0"], activation: Activations
 ) -> tuple[list[Array], list[Array]]:
-    """The forward pass, keeping what the backward pass needs.
+    """The forward pass of one example, keeping what the backward pass needs.
 
     Returns `zs` = [z^1, …, z^L] and `activations` = [a^0, …, a^{L−1}]; the logits are `zs[-1]`.
+    Raises `ValueError` where the activations are not one for each hidden layer.
+
+    >>> params = (
+    ...     Layer(W=jnp.array([[1.0, -2.0]]), b=jnp.array([0.5])),
+    ...     Layer(W=jnp.array([[3.0]]), b=jnp.array([1.0])),
+    ... )
+    >>> zs, activations = forward(params, jnp.array([1.0, 1.0]), ACTIVATIONS["relu"])
+    >>> [z.tolist() for z in zs], [a.tolist() for a in activations]
+    ([[-0.5], [1.0]], [[1.0, 1.0], [0.0]])
     """
     zs: list[Array] = []
     activations = [x]

@@ -169,7 +169,7 @@ def make_learning_rate(
     factor = _find("schedule", SCHEDULES, name, numbers)
     last = max(num_steps - 1, 1)
 
-    def eta(step: Array) -> Array:
+    def eta(step: int | Array) -> Array:
         t = jnp.asarray(step, float)  # an integer divided would be float32 in a float64 training
         return jnp.asarray(learning_rate * factor(t, last, **numbers))
 

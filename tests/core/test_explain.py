@@ -15,11 +15,16 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop, batch_loss
 from mlp_jax.core.explain import MAX_PATHS, explain
 from mlp_jax.core.losses import LOSSES, smoothed
-from mlp_jax.core.network import Layer
+from mlp_jax.core.network import Layer, Network
 from mlp_jax.errors import UserError
 
 SIGMOID, BINARY = ACTIVATIONS["sigmoid"], LOSSES["sigmoid", "binary_cross_entropy"]
 SOFTMAX = LOSSES["softmax", "cross_entropy"]
+
+
+def explained(params, x, y, activation, loss):
+    sizes = (params[0].W.shape[1], *(len(b) for _, b in params))
+    return explain(Network(sizes, activation, loss=loss), params, x, y)
 
 
 def draw_network(seed, sizes):
@@ -56,7 +61,7 @@ def unequal():
     """2-3-2-3, tanh and softmax, so that a lost transpose or a lost path shows."""
     params, x = draw_network(0, (2, 3, 2, 3))
     y = jnp.array([0.0, 1.0, 0.0])
-    return params, x, y, explain(params, x, y, ACTIVATIONS["tanh"], SOFTMAX)
+    return params, x, y, explained(params, x, y, ACTIVATIONS["tanh"], SOFTMAX)
 
 
 @pytest.mark.parametrize("pair", LOSSES)
@@ -72,7 +77,7 @@ def test_paths_add_up_to_jax_grad_and_to_backprop(pair, seed, sizes, activation)
     assume(pair[0] != "softmax" or sizes[-1] > 1)
     params, x = draw_network(seed, sizes)
     y = jnp.array(np.random.default_rng(seed).dirichlet(np.ones(sizes[-1])))
-    explanation = explain(params, x, y, activation, LOSSES[pair])
+    explanation = explained(params, x, y, activation, LOSSES[pair])
 
     @jax.jit
     def gradients(params, x, y):
@@ -128,7 +133,7 @@ def test_one_path_reads_as_the_lecture_writes_it():
         Layer(jnp.array([[0.1]]), jnp.array([-6.532216813747308])),
         Layer(jnp.array([[12.0]]), jnp.array([-5.5386122886681095])),
     )
-    explanation = explain(params, [60], [1], SIGMOID, BINARY)
+    explanation = explained(params, [60], [1], SIGMOID, BINARY)
     assert str(explanation.weights[1, 1, 1]).splitlines() == [
         "∂L/∂w¹₁₁ = ∂L/∂ŷ₁ × ∂ŷ₁/∂z²₁ × ∂z²₁/∂a¹₁ × ∂a¹₁/∂z¹₁ × ∂z¹₁/∂w¹₁₁",
         "         =   -4   ×  0.1875  ×     12    ×   0.2331  ×     60",
@@ -153,20 +158,20 @@ def test_several_paths_are_written_as_a_sum_with_each_product(unequal):
 
 def test_indices_of_two_digits_are_kept_apart():
     params, x = draw_network(0, (11, 1))
-    assert explain(params, x, [0.0], SIGMOID, BINARY).weights[1, 1, 11].name == "∂L/∂w¹₁,₁₁"
+    assert explained(params, x, [0.0], SIGMOID, BINARY).weights[1, 1, 11].name == "∂L/∂w¹₁,₁₁"
 
 
 def test_saturated_output_joins_its_two_factors(unequal):
     """ŷ rounds to 1 where y = 0: ∂L/∂ŷ is infinite, ∂L/∂z is 1."""
     params = (Layer(jnp.array([[1.0]]), jnp.array([0.0])),)
-    explanation = explain(params, [800.0], [0.0], SIGMOID, BINARY)
+    explanation = explained(params, [800.0], [0.0], SIGMOID, BINARY)
     assert explanation.weights[1, 1, 1].paths == [{"∂L/∂z¹₁": 1.0, "∂z¹₁/∂w¹₁₁": 800.0}]
 
 
 def test_loss_outside_the_table_joins_its_two_factors(unequal):
     params, x, y, _ = unequal
     loss = smoothed(SOFTMAX, 0.1)
-    explanation = explain(params, x, y, ACTIVATIONS["tanh"], loss)
+    explanation = explained(params, x, y, ACTIVATIONS["tanh"], loss)
     assert list(explanation.biases[3, 2].paths[0]) == ["∂L/∂z³₂", "∂z³₂/∂b³₂"]
     grads = as_params(explanation, params)
     assert_close(grads, backprop(params, x[None], y[None], ACTIVATIONS["tanh"], loss)[1])
@@ -175,7 +180,7 @@ def test_loss_outside_the_table_joins_its_two_factors(unequal):
 def test_float32_parameters_are_explained_in_float64(unequal):
     params, x, y, _ = unequal
     params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x))
-    explanation = explain(params, x, y, ACTIVATIONS["tanh"], SOFTMAX)
+    explanation = explained(params, x, y, ACTIVATIONS["tanh"], SOFTMAX)
     for derivative in (*explanation.weights.values(), *explanation.biases.values()):
         assert derivative.value == pytest.approx(derivative.backprop, rel=1e-12, abs=1e-15)
 
@@ -183,7 +188,19 @@ def test_float32_parameters_are_explained_in_float64(unequal):
 def test_a_batch_is_refused_with_the_shapes(unequal):
     params, x, y, _ = unequal
     with pytest.raises(UserError, match=r"\(1, 2\) and \(3,\).*2-3-2-3.*\(2,\) and \(3,\).*x\[0\]"):
-        explain(params, x[None], y, SIGMOID, SOFTMAX)
+        explained(params, x[None], y, SIGMOID, SOFTMAX)
+
+
+def test_a_named_network_is_explained_like_its_functions(unequal):
+    params, x, y, explanation = unequal
+    named = explain(Network((2, 3, 2, 3), activation="tanh", output="softmax"), params, x, y)
+    assert str(named) == str(explanation)
+
+
+def test_params_of_another_network_are_refused_with_both_sizes(unequal):
+    params, x, y, _ = unequal
+    with pytest.raises(UserError, match=r"those of this 2-3-2-3 network.*sizes \(2, 3, 3\)"):
+        explain(Network((2, 3, 3)), params, x, y)
 
 
 def test_too_many_paths_are_refused_with_their_number():
@@ -193,4 +210,4 @@ def test_too_many_paths_are_refused_with_their_number():
     with pytest.raises(
         UserError, match=f"784-30-10 network has {num_paths:,} paths.*{MAX_PATHS:,}"
     ):
-        explain(params, x, jnp.zeros(10), SIGMOID, SOFTMAX)
+        explained(params, x, jnp.zeros(10), SIGMOID, SOFTMAX)

@@ -39,13 +39,7 @@ def test_several_paths_add_up_to_backprop_and_jax_grad():
 
 
 def test_printed_as_the_lecture_prints_it():
-    text = str(
-        explain(
-            *hand_backprop.worked_example(),
-            hand_backprop.SIGMOID,
-            hand_backprop.BINARY_CROSS_ENTROPY,
-        )
-    )
+    text = str(explain(hand_backprop.NETWORK, *hand_backprop.worked_example()))
     for line in (
         "ŷ₁ = 0.25",
         "= -0.2775    backprop: -0.2775",
