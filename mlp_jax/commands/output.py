@@ -2,13 +2,13 @@
 
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 
 class _Lasting:
     """A stream that is written to as long as it takes something, and to nowhere after that."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
