@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax import data
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import Data, Experiment
 from mlp_jax.core import population
 from mlp_jax.core.lockstep import spread_over_cores

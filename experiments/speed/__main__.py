@@ -140,7 +140,7 @@ def backprop_against_autodiff() -> list[Row]:
 def tracked_against_bare() -> Row:
     """Steps/s of `mlp_jax.train` with tracking on against its compiled loop, log points and all."""
     from mlp_jax import data
-    from mlp_jax.commands.frame import compose
+    from mlp_jax.config.compose import compose
     from mlp_jax.experiment import run as experiment
     from mlp_jax.experiment import setup as problem
     from mlp_jax.experiment.console import Console

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.speed.loops import Work, torch_loop
 from experiments.speed.timing import REPEATS, Paired, Row, in_turn, seconds
 from mlp_jax import data
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.core.fit import compile_programs, fit
 from mlp_jax.core.lockstep import Lockstep, spread_over_cores
@@ -114,7 +114,7 @@ def memory_of_16384() -> Row:
         "import resource, numpy as np\n"
         "from experiments.speed.populations import XOR\n"
         "from mlp_jax.core import population\n"
-        "from mlp_jax.commands.frame import compose\n"
+        "from mlp_jax.config.compose import compose\n"
         "from mlp_jax.config.schema import with_values\n"
         "from mlp_jax.core.lockstep import spread_over_cores\n"
         "spread_over_cores()\n"

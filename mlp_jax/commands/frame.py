@@ -11,22 +11,22 @@ import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mlp_jax.commands.output import outlast
-from mlp_jax.config import guard, schema
+from mlp_jax.config import guard
+from mlp_jax.config.checks import to_experiment
 from mlp_jax.config.compose import (
-    CONF,
     Composer,
     Job,
-    compose,
     experiment,
     fix_time,
     load,
     open_hydra,
 )  # fmt: skip
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.schema import CONF, Experiment
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import machine
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.types import HydraContext
     from omegaconf import DictConfig
-
-__all__ = ["CONF", "Command", "OfRun", "call", "compose", "main"]
 
 _HELP = """\
 {summary}
@@ -152,7 +150,7 @@ class _Task:
 
     def __call__(self, composed: "DictConfig") -> Any:
         self.has_started = True
-        return self.command.run(self.experiment or schema.to_experiment(composed))
+        return self.command.run(self.experiment or to_experiment(composed))
 
 
 class _TaskOfMany(_Task):
@@ -218,7 +216,7 @@ def _show(options: argparse.Namespace, hydra: "Hydra", parser: argparse.Argument
     name, overrides = options.config_name or "config", options.overrides
     if options.multirun:
         raise UserError("--multirun: runs a sweep; --cfg, --info and --hydra-help only show.")
-    load(hydra.config_loader, [] if options.shell_completion else overrides, name)
+    composed = load(hydra.config_loader, [] if options.shell_completion else overrides, name)
     shown = io.StringIO()
     try:
         with redirect_stdout(shown):
@@ -231,7 +229,30 @@ def _show(options: argparse.Namespace, hydra: "Hydra", parser: argparse.Argument
             else:
                 hydra.shell_completion(name, overrides)
     finally:
-        print(redacted(shown.getvalue()), end="")
+        text = redacted(shown.getvalue())
+        print(_with_help(text, composed) if options.cfg == "job" else text, end="")
+
+
+def _with_help(text: str, composed: "DictConfig") -> str:
+    """A config in YAML with what each key is for."""
+    from omegaconf import OmegaConf
+
+    helps = {
+        f"{section}.{item.name}".removeprefix("."): item.metadata["help"]
+        for section in ["", *map(str, composed)]
+        if is_dataclass(schema := OmegaConf.get_type(composed, section or None))
+        for item in fields(schema)
+        if item.metadata.get("help")
+    }
+    lines, path = text.splitlines(), [""]
+    for index, line in enumerate(lines):
+        if match := re.match(r"((?:  )?)(\w+):(.*)", line):
+            path[len(match[1]) // 2 :] = [match[2]]
+            below = lines[index + 1] if index + 1 < len(lines) else ""
+            goes_on = match[3] and below.startswith(f"{match[1]}  ")
+            if not goes_on and (help := helps.get(".".join(path))):
+                lines[index] = f"{line:31} # {help}"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _check_secrets(overrides: list[str]) -> None:

@@ -22,18 +22,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax.config import guard
-from mlp_jax.config import schema as config
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.checks import to_experiment, with_numbers
+from mlp_jax.config.schema import CONF, TRACED_KEYS, Experiment, find_field, register_schema
 from mlp_jax.errors import UserError
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
-
-_HERE = Path(__file__).parents[1]
-CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
-"""In the package where it was installed from a wheel, beside it in a checkout."""
 
 Values = dict[str, Any]
 """Values of keys, by their dotted path."""
@@ -55,7 +51,7 @@ def open_hydra(config_dir: str | None = None, job: str = "train") -> Iterator["H
     from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
-    config.register_schema()
+    register_schema()
     version.setbase("1.3")
     path = create_config_search_path(str(CONF))
     if config_dir is not None:
@@ -96,7 +92,7 @@ def experiment(composed: DictConfig) -> Experiment:
     """The checked experiment of a composed config. Raises `UserError`."""
     try:
         with _hydra_config(composed):
-            return config.to_experiment(_task(composed))
+            return to_experiment(_task(composed))
     except OmegaConfBaseException as error:
         raise guard.explain(error, []) from error
 
@@ -197,8 +193,8 @@ class Composer:
         if template.has_interpolations or rest not in template.checked:
             self._put(template, index, overrides, values)
             with _hydra_config(template.composed):
-                template.checked[rest] = config.to_experiment(template.task)
-        return config.with_numbers(template.checked[rest], numbers)
+                template.checked[rest] = to_experiment(template.task)
+        return with_numbers(template.checked[rest], numbers)
 
     def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Values]:
         rest, values = self._split(overrides)
@@ -258,7 +254,7 @@ def _is_value_of_key(override: "Override") -> bool:
     from hydra.core.override_parser.types import OverrideType
 
     path, value = override.key_or_group, override.value()
-    item = config.find_field(path)
+    item = find_field(path)
     return (
         item is not None
         and not is_dataclass(item.type)
@@ -271,10 +267,9 @@ def _is_value_of_key(override: "Override") -> bool:
 
 
 def _is_number_of_traced_key(path: str, value: Any) -> bool:
-    item = config.find_field(path)
-    return path in config.TRACED_KEYS and type(value) in (
-        (int,) if item and item.type is int else (int, float)
-    )
+    item = find_field(path)
+    numbers = (int,) if item and item.type is int else (int, float)
+    return path in TRACED_KEYS and type(value) in numbers
 
 
 def _also_sets(override: "Override", path: str) -> bool:

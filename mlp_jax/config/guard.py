@@ -18,7 +18,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlp_jax.config import schema as config
+from mlp_jax.config.checks import unknown_key
+from mlp_jax.config.schema import describe, find_field
 from mlp_jax.errors import UserError, nearest
 
 _PLUGINS = {  # and whose they may be; another sweeper may have keys that name a function
@@ -184,11 +185,9 @@ def check_overrides(overrides: list[str]) -> None:
         if not key:
             raise UserError(f"{override}: lacks a key; write KEY=VALUE or GROUP=CHOICE.")
         for dot in re.finditer(r"\.", key):
-            item = config.find_field(above := key[: dot.start()])
+            item = find_field(above := key[: dot.start()])
             if item is not None and not is_dataclass(item.type):
-                raise UserError(
-                    f"{override}: {above} has no keys; it must be {config.describe(item)}."
-                )
+                raise UserError(f"{override}: {above} has no keys; it must be {describe(item)}.")
 
 
 def explain(error: Exception, overrides: list[str]) -> UserError:
@@ -215,13 +214,13 @@ def explain(error: Exception, overrides: list[str]) -> UserError:
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             path, reason = cause.full_key.partition("[")[0], str(cause.msg).splitlines()[0]
             if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-                return config.unknown_key(where, path, cause.object_type)
+                return unknown_key(where, path, cause.object_type)
             given = [text for text in overrides if text.partition("=")[0].lstrip("+~") == path]
             if not given:  # it stands in a file
                 value = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
                 given = [f"{path}={value[1]}" if value else path]
-            item = config.find_field(path)
-            why = f"must be {config.describe(item)}" if item else reason.rstrip(".")
+            item = find_field(path)
+            why = f"must be {describe(item)}" if item else reason.rstrip(".")
             return UserError(f"{where}{given[-1]}: {why}.")
     if append := re.search(r"To append to your default list use \+([^@\s]+)$", message):
         return UserError(f"{append[1]}: is not in the defaults; write +{append[1]}.")

@@ -12,22 +12,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax.config import schema
-from mlp_jax.config.schema import Experiment, Mnist, Table, flat_values
+from mlp_jax.config.checks import to_experiment, validate
+from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
 
-LENGTHS = ("num_epochs", "num_steps")
-OF_THE_RECORD = ("name", "tracking.", "checkpoint.", "sweep.")
-"""Keys that do not touch the training."""
+_LENGTHS = sorted(schema.keys(Role.LENGTH))
 
 
 def config_hash(config: Experiment) -> str:
     """The name of a training: equal for equal ones, whatever is tracked and where."""
-    values = {
-        path: value
-        for path, value in flat_values(config).items()
-        if not path.startswith(OF_THE_RECORD)
-    }
-    values["halvings"] = config.sweep.halvings  # they may end it
+    values = {k: v for k, v in flat_values(config).items() if k not in schema.RECORD_KEYS}
+    values["halvings"] = values.pop("sweep.halvings")  # as the names that were given have it
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -36,18 +31,13 @@ def to_record(config: Experiment, log_every: int, uri: str | None) -> dict[str, 
 
     `uri` is the absolute address of the store; None where the run is not tracked.
     """
-    data, tracking = config.data, config.tracking
-    if isinstance(data, Mnist):
-        data = replace(data, root=str(Path(data.root).absolute()))
-    if isinstance(data, Table):
-        data = replace(data, path=str(Path(data.path).absolute()))
-    if uri is not None:
-        tracking = replace(tracking, uri=redacted(uri))
-    root = str(Path(config.checkpoint.root).absolute())
-    checkpoint = replace(config.checkpoint, root=root)
-    return asdict(
-        replace(config, data=data, tracking=tracking, checkpoint=checkpoint, log_every=log_every)
-    )
+    paths = {
+        path: str(Path(value).absolute())
+        for path, value in flat_values(config).items()
+        if (item := schema.find_field(path)) and item.metadata["allowed"] is schema.PATH
+    }
+    address = {} if uri is None else {"tracking.uri": redacted(uri)}
+    return asdict(schema.with_values(config, {**paths, **address, "log_every": log_every}))
 
 
 def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
@@ -59,7 +49,7 @@ def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
         composed.merge_with(record)
         if lacking := OmegaConf.missing_keys(composed):
             raise LookupError(f"it lacks {', '.join(sorted(lacking))}.")
-        config = schema.to_experiment(composed)
+        config = to_experiment(composed)
     except (UserError, OmegaConfBaseException, LookupError, TypeError, StopIteration) as error:
         raise RunError(f"{source}: is not the config of a run of this version: {error}") from None
     if asdict(config) != record:
@@ -91,13 +81,13 @@ def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
     asked = dict(_asked(config, overrides))
     flat = flat_values(config)
     changes = [f"{key}={value} (the run has {flat[key]})" for key, value in asked.items()
-               if flat[key] != value and key not in LENGTHS]  # fmt: skip
+               if flat[key] != value and key not in _LENGTHS]  # fmt: skip
     if changes:
         raise UserError(
             f"{', '.join(changes)}: a run that is resumed keeps its config; only num_epochs or "
             "num_steps may be raised. Start a new run for anything else."
         )
-    for key in LENGTHS:
+    for key in _LENGTHS:
         old, new = flat[key], asked.get(key, flat[key])
         if new == old:
             continue
@@ -108,7 +98,7 @@ def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
                 f"{key}={new}: the learning rate of schedule={config.schedule.name} depends on "
                 f"the length, {old}; only a run with schedule=constant can be prolonged."
             )
-    return replace(config, **{key: asked[key] for key in LENGTHS if key in asked})
+    return replace(config, **{key: asked[key] for key in _LENGTHS if key in asked})
 
 
 def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]]:
@@ -126,7 +116,7 @@ def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]
             typed.merge_with_dotlist([override])
             changed = OmegaConf.to_object(typed)
             assert isinstance(changed, Experiment)
-            schema.validate(changed)
+            validate(changed)
         except OmegaConfBaseException:
             item = schema.find_field(key)
             allowed = schema.describe(item) if item else "what it was"

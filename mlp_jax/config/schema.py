@@ -1,22 +1,23 @@
-"""The schema of an experiment: its keys, their types, what each may be, and what is said if not.
+"""The schema of an experiment: its keys, what each is for, what it may be, and its role.
 
 A choice of a group (`optimizer=adam`) has a dataclass of its own, so a key that the choice does
 not have is an error. Values come from `conf/`; the dataclasses hold no defaults of their own.
 """
 
 import codecs
-import itertools
-import math
 import sys
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, get_args
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from mlp_jax.errors import UserError, nearest
+_HERE = Path(__file__).parents[1]
+CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
+"""In the package where it was installed from a wheel, beside it in a checkout."""
 
 # The names of the tables' members, here so that a wrong one is refused before JAX is imported.
 ACTIVATION_NAMES = (
@@ -40,13 +41,24 @@ INITIALIZER_NAMES = (
     "standard_normal", "scaled_normal", "zeros",
 )  # fmt: skip
 
-
 AUTO_BATCH_SIZE = 32
 MAX_HIDDEN_SIZE = 10**6
-MAX_HIDDEN_WEIGHTS = 10**9
-"""Between two hidden layers: 4 GB in float32."""
 MAX_NAME_LENGTH = 250
 """What every store of MLflow takes as the name of a run; of an experiment it takes six more."""
+
+
+class Role(Enum):
+    """What a key is to a training. Who may differ in it, and what names a training, follows."""
+
+    STRUCTURE = "shapes or the program: networks that differ in it are trained apart"
+    LENGTH = "structure, which a run that is resumed may raise"
+    NUMBER = "a number of the program: networks of one population may differ in it"
+    START = "a number of what the program starts from: networks of one population may differ in it"
+    RECORD = "what is kept, where and by what name; the training is the same"
+    SECRET = "record that may hold a password"
+
+
+# --- what a value may be -----------------------------------------------------------------------
 
 
 class Allowed(NamedTuple):
@@ -73,13 +85,9 @@ def each(allowed: Allowed) -> Allowed:
     )
 
 
-def one_or_each_of(*names: str) -> Allowed:
-    one = one_of(*names)
-    return Allowed(
-        f"{one.text}, or a list of them",
-        lambda value: one.test(value) or each(one).test(value),
-        names,
-    )
+def either(text: str, names: Sequence[str], test: Callable[[Any], bool]) -> Allowed:
+    """One of a few names, or what passes the test."""
+    return Allowed(text, lambda value: value in names or test(value), tuple(names))
 
 
 def _is_number(value: Any) -> bool:
@@ -96,11 +104,20 @@ def between(lowest: int, highest: int) -> Allowed:
     )
 
 
+def _is_encoding(value: str) -> bool:
+    try:
+        return bool(codecs.lookup(value)._is_text_encoding)
+    except (LookupError, ValueError):
+        return False
+
+
 ANY = Allowed("{type}", lambda value: True)
 TEXT = Allowed(
     "{type} of one line or less, not empty",
     lambda value: value is not None and bool(value.strip()) and value.isprintable(),
 )
+PATH = TEXT._replace(names=())
+"""Of a file or a directory: a saved config has it absolute."""
 NAME = Allowed(
     f"{TEXT.text}, of at most {MAX_NAME_LENGTH} characters",
     lambda value: TEXT.test(value) and len(value) <= MAX_NAME_LENGTH,
@@ -108,16 +125,6 @@ NAME = Allowed(
 POSITIVE = Allowed("{type} > 0", lambda value: _is_number(value) and value > 0)
 NON_NEGATIVE = Allowed("{type} >= 0", lambda value: _is_number(value) and value >= 0)
 FRACTION = Allowed("{type} >= 0 and < 1", lambda value: _is_number(value) and 0 <= value < 1)
-_SEPARATORS = ("auto", "comma", "semicolon", "tab", "pipe", "space")
-
-
-def _is_encoding(value: str) -> bool:
-    try:
-        return value == "auto" or bool(codecs.lookup(value)._is_text_encoding)
-    except (LookupError, ValueError):
-        return False
-
-
 SEED = between(0, 2**32 - 1)
 COUNT = between(1, 2**31 - 1)
 PART_SIZE = Allowed(
@@ -128,119 +135,160 @@ INCREASING_FRACTIONS = Allowed(
     "an increasing list of fractions of the training, each > 0 and < 1",
     lambda values: all(0 < v < 1 for v in values) and values == sorted(set(values)),
 )
+SEPARATORS = ("auto", "comma", "semicolon", "tab", "pipe", "space")
 
 
-def key(allowed: Allowed = ANY, traced: bool = False) -> Any:
-    """A config key without a default, and what it may be (`None` passes where the type has it).
+def key(help: str, allowed: Allowed = ANY, role: Role = Role.STRUCTURE) -> Any:
+    """A config key without a default: what it is for, may be, and is to a training.
 
-    A `traced` key is a number in which the networks of one population may differ: it changes no
-    shape and no program.
+    `None` passes where the type has it.
     """
-    return field(default=MISSING, metadata={"allowed": allowed, "traced": traced})
+    return field(default=MISSING, metadata={"help": help, "allowed": allowed, "role": role})
 
 
-def chosen(name: str) -> Any:
+def chosen(name: str, role: Role = Role.STRUCTURE) -> Any:
     """The name of a group's choice, which only choosing another one changes."""
     words = f"{name}, which only another choice of the group changes"
-    return field(default=name, metadata={"allowed": Allowed(words, lambda value: value == name)})
+    allowed = Allowed(words, lambda value: value == name, (name,))
+    return field(default=name, metadata={"help": "", "allowed": allowed, "role": role})
 
 
-# --- model -------------------------------------------------------------------------------------
+# --- model and data ----------------------------------------------------------------------------
 
 
 @dataclass
 class Model:
-    hidden_sizes: list[int] = key(each(between(1, MAX_HIDDEN_SIZE)))
-    activation: Any = key(one_or_each_of(*ACTIVATION_NAMES))
-    output: Optional[str] = key(one_of(*dict.fromkeys(o for o, _ in OUTPUT_LOSS_NAMES)))
-    loss: Optional[str] = key(one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)))
-    label_smoothing: float = key(FRACTION, traced=True)
-    class_weights: Optional[Any] = key(
-        Allowed(
-            "balanced, or a list with one number > 0 for each class",
-            lambda value: value == "balanced" or each(POSITIVE).test(value),
-        )
+    hidden_sizes: list[int] = key(
+        "units of each hidden layer; [] has none", each(between(1, MAX_HIDDEN_SIZE))
     )
-    l2: float = key(NON_NEGATIVE, traced=True)
-    l1: float = key(NON_NEGATIVE, traced=True)
-    initializer: str = key(one_of(*INITIALIZER_NAMES))
-    initializer_scale: float = key(POSITIVE, traced=True)
-    bias_initializer: str = key(one_of(*INITIALIZER_NAMES))
-    params: Optional[list[Any]] = key()
-
-
-# --- data --------------------------------------------------------------------------------------
+    activation: Any = key(
+        "of the hidden layers: one, or one for each",
+        either(
+            f"{one_of(*ACTIVATION_NAMES).text}, or a list of them",
+            ACTIVATION_NAMES,
+            each(one_of(*ACTIVATION_NAMES)).test,
+        ),
+    )
+    output: Optional[str] = key(
+        "of the output layer; null: with the loss, the matched pair for the data",
+        one_of(*dict.fromkeys(output for output, _ in OUTPUT_LOSS_NAMES)),
+    )
+    loss: Optional[str] = key(
+        "null: squared_error for numbers, binary_cross_entropy or cross_entropy for classes",
+        one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)),
+    )
+    label_smoothing: float = key(
+        "share of each target that is spread over all classes", FRACTION, Role.NUMBER
+    )
+    class_weights: Optional[Any] = key(
+        "factors of the classes' losses; balanced: inversely to how often a class occurs",
+        either(
+            "balanced, or a list with one number > 0 for each class",
+            ["balanced"],
+            each(POSITIVE).test,
+        ),
+    )
+    l2: float = key(
+        "l2/2 ΣW² is added to the loss; Nielsen's λ over n examples is λ/n",
+        NON_NEGATIVE,
+        Role.NUMBER,
+    )
+    l1: float = key("of l1 Σ|W|", NON_NEGATIVE, Role.NUMBER)
+    initializer: str = key("of the weights", one_of(*INITIALIZER_NAMES))
+    initializer_scale: float = key("factor of the initial weights", POSITIVE, Role.NUMBER)
+    bias_initializer: str = key("of the biases", one_of(*INITIALIZER_NAMES))
+    params: Optional[list[Any]] = key("initial values instead: [{W: [[…]], b: […]}, …]")
 
 
 @dataclass
 class Data:
     name: str = MISSING
-    seed: int = key(SEED, traced=True)
-    validation_size: float = key(PART_SIZE)
-    standardize: bool = key()
+    seed: int = key("of the examples, where they are drawn, and of the split", SEED, Role.START)
+    validation_size: float = key("a fraction of all examples, or a number of them", PART_SIZE)
+    standardize: bool = key("to mean 0 and variance 1 over the training part")
 
 
 @dataclass
 class SplitData(Data):
-    test_size: float = key(PART_SIZE)
+    test_size: float = key("a fraction of all examples, or a number of them", PART_SIZE)
 
 
 @dataclass
 class Boolean(SplitData):
-    name: str = key(one_of("boolean", "xor"))
-    num_inputs: int = key(between(1, 16))
-    function: Any = key()
+    name: str = key("", one_of("boolean", "xor"))
+    num_inputs: int = key("the truth table has 2^num_inputs rows", between(1, 16))
+    function: Any = key(
+        "and, or, xor, nand, nor, xnor, parity, majority, implies, … or the number of the truth "
+        "table"
+    )
 
 
 @dataclass
 class Synthetic(SplitData):
-    name: str = key(one_of("circles", "moons", "gauss", "spiral", "sine"))
-    num_examples: int = key(between(1, 10**7))
-    noise: float = key(NON_NEGATIVE, traced=True)
+    name: str = key("", one_of("circles", "moons", "gauss", "spiral", "sine"))
+    num_examples: int = key("in all parts together", between(1, 10**7))
+    noise: float = key("standard deviation", NON_NEGATIVE, Role.START)
 
 
 @dataclass
 class ScikitLearn(SplitData):
-    name: str = key(one_of("iris", "wine", "breast_cancer", "digits", "diabetes"))
+    name: str = key("", one_of("iris", "wine", "breast_cancer", "digits", "diabetes"))
 
 
 @dataclass
 class Mnist(Data):
     name: str = chosen("mnist")
-    root: str = key(TEXT)
-    shuffle: bool = key()
+    root: str = key("the directory of the four IDX files, plain or .gz", PATH)
+    shuffle: bool = key("before the split; false: the last training images are for validation")
 
 
 @dataclass
 class Table(SplitData):
     name: str = chosen("table")
-    path: str = key(TEXT)
-    target: str = key(TEXT)
-    task: str = key(one_of("auto", "classification", "regression"))
-    missing: str = key(one_of("refuse", "drop", "mean"))
-    ignore: list[str] = key()
-    numeric: list[str] = key()
-    categorical: list[str] = key()
-    missing_values: Optional[list[str]] = key()
+    path: str = key(".csv, .tsv or .txt, also packed (.csv.gz); .parquet; .npz", PATH)
+    target: str = key("the column, or the array of an .npz", TEXT)
+    task: str = key(
+        "auto: found out from the target", one_of("auto", "classification", "regression")
+    )
+    missing: str = key(
+        "drop: the row; mean: of the training part, for a category the commonest",
+        one_of("refuse", "drop", "mean"),
+    )
+    ignore: list[str] = key("columns to leave out")
+    numeric: list[str] = key(
+        "columns to read as numbers, without currency and percent signs and separators of thousands"
+    )
+    categorical: list[str] = key(
+        "columns whose numbers are categories, or that have many categories"
+    )
+    missing_values: Optional[list[str]] = key(
+        "texts that count as missing; null: NA, NaN, null and such, and None among numbers"
+    )
     separator: str = key(
-        Allowed(
+        "of a text file",
+        either(
             "auto, comma, semicolon, tab, pipe, space, or one character",
-            lambda value: value in _SEPARATORS or len(value) == 1,
-            _SEPARATORS,
-        )
+            SEPARATORS,
+            lambda value: len(value) == 1,
+        ),
     )
-    decimal: str = key(one_of("auto", "point", "comma"))
+    decimal: str = key("of the numbers in a text file", one_of("auto", "point", "comma"))
     encoding: str = key(
-        Allowed("auto, or an encoding that Python knows, such as utf-8 or cp1252", _is_encoding)
-    )
+        "auto: utf-8, or utf-16 by its mark",
+        either("auto, or an encoding that Python knows, such as utf-8 or cp1252", ["auto"],
+               _is_encoding),
+    )  # fmt: skip
     header: Any = key(
-        Allowed(
+        "the line with the names; none: there is none",
+        either(
             "auto, none, or the number of a line, from 1",
-            lambda value: value in ("auto", "none") or (type(value) is int and value >= 1),
-            ("auto", "none"),
-        )
+            ["auto", "none"],
+            lambda value: type(value) is int and value >= 1,
+        ),
     )
-    shuffle: bool = key()
+    shuffle: bool = key(
+        "before the split; false: the last rows are the test part, those before validation"
+    )
 
 
 # --- optimizer and schedule --------------------------------------------------------------------
@@ -249,68 +297,7 @@ class Table(SplitData):
 @dataclass
 class Optimizer:
     name: str = MISSING
-    learning_rate: float = key(POSITIVE, traced=True)
-
-
-@dataclass
-class FirstOrder(Optimizer):
-    clip_norm: Optional[float] = key(POSITIVE, traced=True)
-
-
-@dataclass
-class GradientDescent(FirstOrder):
-    name: str = chosen("gradient_descent")
-
-
-@dataclass
-class Momentum(FirstOrder):
-    name: str = key(one_of("momentum", "nesterov"))
-    momentum: float = key(FRACTION, traced=True)
-
-
-@dataclass
-class Adagrad(FirstOrder):
-    name: str = chosen("adagrad")
-    initial_accumulator_value: float = key(NON_NEGATIVE, traced=True)
-    eps: float = key(POSITIVE, traced=True)
-
-
-@dataclass
-class RMSProp(FirstOrder):
-    name: str = chosen("rmsprop")
-    decay: float = key(FRACTION, traced=True)
-    eps: float = key(POSITIVE, traced=True)
-    eps_inside_sqrt: bool = key()
-
-
-@dataclass
-class Adam(FirstOrder):
-    name: str = chosen("adam")
-    b1: float = key(FRACTION, traced=True)
-    b2: float = key(FRACTION, traced=True)
-    eps: float = key(POSITIVE, traced=True)
-    eps_inside_sqrt: bool = key()
-
-
-@dataclass
-class AdamW(Adam):
-    name: str = chosen("adamw")
-    weight_decay: float = key(NON_NEGATIVE, traced=True)
-
-
-@dataclass
-class Lion(FirstOrder):
-    name: str = chosen("lion")
-    b1: float = key(FRACTION, traced=True)
-    b2: float = key(FRACTION, traced=True)
-    weight_decay: float = key(NON_NEGATIVE, traced=True)
-
-
-@dataclass
-class LBFGS(Optimizer):
-    name: str = chosen("lbfgs")
-    memory_size: int = key(between(1, 1_000))
-    max_linesearch_steps: int = key(COUNT)
+    learning_rate: float = key("η, before the schedule", POSITIVE, Role.NUMBER)
 
 
 @dataclass
@@ -318,34 +305,62 @@ class Schedule:
     name: str = MISSING
 
 
-@dataclass
-class Constant(Schedule):
-    name: str = chosen("constant")
+_Key = tuple[str, Any, Any]
+"""The name of a key, its type and its field."""
 
 
-@dataclass
-class Exponential(Schedule):
-    name: str = chosen("exponential")
-    final_factor: float = key(POSITIVE, traced=True)
+def _number(name: str, help: str, allowed: Allowed, kind: Any = float) -> _Key:
+    return name, kind, key(help, allowed, Role.NUMBER)
 
 
-@dataclass
-class Cosine(Schedule):
-    name: str = chosen("cosine")
-    final_factor: float = key(NON_NEGATIVE, traced=True)
+def _choices(base: type, table: Mapping[str, Sequence[_Key]]) -> tuple[type, ...]:
+    """A dataclass for each line of a table, named as the choice."""
+    choices = tuple(
+        make_dataclass(
+            name, [("name", str, chosen(name)), *keys], bases=(base,), namespace={"__doc__": name}
+        )
+        for name, keys in table.items()
+    )
+    for choice in choices:  # as if it were written here: pickle looks for it by its name
+        choice.__module__ = __name__
+        globals()[choice.__name__] = choice
+    return choices
 
 
-@dataclass
-class WarmupCosine(Cosine):
-    name: str = chosen("warmup_cosine")
-    warmup: float = key(FRACTION)
+_CLIP = _number("clip_norm", "the gradient's largest norm; null: any", POSITIVE, Optional[float])
+_MOMENTUM = _number("momentum", "share of the last update that is kept", FRACTION)
+_DECAY = _number("decay", "of the mean of squared gradients", FRACTION)
+_B1 = _number("b1", "β₁, decay of the mean of gradients", FRACTION)
+_B2 = _number("b2", "β₂, decay of the mean of squared gradients", FRACTION)
+_EPS = _number("eps", "ε, against a division by 0", POSITIVE)
+_EPS_IN = ("eps_inside_sqrt", bool, key("true: g/√(v + ε); false: g/(√v + ε)"))
+_WEIGHT_DECAY = _number("weight_decay", "λ of the weights' own decay, η λ W", NON_NEGATIVE)
+_FINAL = "of the learning rate, reached at the last step"
 
+OPTIMIZERS = _choices(Optimizer, {
+    "gradient_descent": [_CLIP],
+    "momentum": [_MOMENTUM, _CLIP],
+    "nesterov": [_MOMENTUM, _CLIP],
+    "adagrad": [_number("initial_accumulator_value", "of v", NON_NEGATIVE), _EPS, _CLIP],
+    "rmsprop": [_DECAY, _EPS, _EPS_IN, _CLIP],
+    "adam": [_B1, _B2, _EPS, _EPS_IN, _CLIP],
+    "adamw": [_B1, _B2, _EPS, _EPS_IN, _WEIGHT_DECAY, _CLIP],
+    "lion": [_B1, _B2, _WEIGHT_DECAY, _CLIP],
+    "lbfgs": [("memory_size", int, key("steps that are remembered", between(1, 1_000))),
+              ("max_linesearch_steps", int, key("tries of a step", COUNT))],
+})  # fmt: skip
+"""A new one is a line here, one in `core/optimizers.py` and a file in `conf/optimizer/`."""
 
-@dataclass
-class Piecewise(Schedule):
-    name: str = chosen("piecewise")
-    boundaries: list[float] = key(INCREASING_FRACTIONS)
-    factor: float = key(POSITIVE, traced=True)
+SCHEDULES = _choices(Schedule, {
+    "constant": [],
+    "exponential": [_number("final_factor", _FINAL, POSITIVE)],
+    "cosine": [_number("final_factor", _FINAL, NON_NEGATIVE)],
+    "warmup_cosine": [_number("final_factor", _FINAL, NON_NEGATIVE),
+                      ("warmup", float, key("fraction of the steps in which η rises", FRACTION))],
+    "piecewise": [("boundaries", list[float], key("fractions of the steps", INCREASING_FRACTIONS)),
+                  _number("factor", "of the learning rate, at each boundary", POSITIVE)],
+})  # fmt: skip
+"""A new one is a line here, one in `core/optimizers.py` and a file in `conf/schedule/`."""
 
 
 # --- the rest ----------------------------------------------------------------------------------
@@ -353,67 +368,105 @@ class Piecewise(Schedule):
 
 @dataclass
 class EarlyStopping:
-    patience: Optional[int] = key(COUNT)
-    monitor: str = key(one_of("loss", "accuracy", "r2"))
-    min_delta: float = key(NON_NEGATIVE, traced=True)
+    patience: Optional[int] = key(
+        "log points without improvement before training stops; null: never", COUNT
+    )
+    monitor: str = key(
+        "the validation metric; accuracy is of classes, r2 of regression",
+        one_of("loss", "accuracy", "r2"),
+    )
+    min_delta: float = key("an improvement is larger than this", NON_NEGATIVE, Role.NUMBER)
 
 
 @dataclass
 class Population:
-    exact: bool = key()
+    exact: bool = key("true: one network after the other, bit for bit as alone")
 
 
 @dataclass
 class Sweep:
-    resume: bool = key()
-    best: Any = key(
-        Allowed(
-            "a whole number from 0, or all",
-            lambda value: value == "all" or (type(value) is int and value >= 0),
-            ("all",),
-        )
+    resume: bool = key(
+        "true: leave out what has FINISHED in this MLflow experiment", role=Role.RECORD
     )
-    halvings: int = key(between(0, 20))
+    best: Any = key(
+        "models and figures of this many best networks",
+        either(
+            "a whole number from 0, or all",
+            ["all"],
+            lambda value: type(value) is int and value >= 0,
+        ),
+        Role.RECORD,
+    )
+    halvings: int = key("so often, the better half goes on for twice the steps", between(0, 20))
 
 
 @dataclass
 class Checkpoint:
-    every_epochs: Optional[int] = key(COUNT)
-    every_minutes: Optional[float] = key(POSITIVE)
-    keep: int = key(between(1, 1_000_000))
-    root: str = key(TEXT)
+    every_epochs: Optional[int] = key(
+        "save after every so many epochs; null: not by epochs", COUNT, Role.RECORD
+    )
+    every_minutes: Optional[float] = key(
+        "and when so much time has passed; null: not by time. The end is saved always",
+        POSITIVE,
+        Role.RECORD,
+    )
+    keep: int = key(
+        "the last so many, beside the best by the loss", between(1, 1_000_000), Role.RECORD
+    )
+    root: str = key("each run has a directory below it", PATH, Role.RECORD)
 
 
 @dataclass
 class Tracking:
-    name: str = key(one_of("mlflow", "none"))
-    uri: Optional[str] = key(TEXT)
-    run_name: Optional[str] = key(NAME)
-    model: bool = key()
-    figures: bool = key()
+    name: str = key("", one_of("mlflow", "none"), Role.RECORD)
+    uri: Optional[str] = key(
+        "the store; null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory",
+        TEXT,
+        Role.SECRET,
+    )
+    run_name: Optional[str] = key(
+        "null: made from the network, the optimizer and the seed", NAME, Role.RECORD
+    )
+    model: bool = key("log the trained model", role=Role.RECORD)
+    figures: bool = key("log the figures", role=Role.RECORD)
 
 
 @dataclass
 class Experiment:
     """One training, complete: what `conf/config.yaml` composes."""
 
-    name: Optional[str] = key(NAME)
-    seed: int = key(SEED, traced=True)
-    num_epochs: Optional[int] = key(COUNT)
-    num_steps: Optional[int] = key(COUNT)
-    batch_size: Optional[Any] = key(
-        Allowed(
-            "auto, or a whole number from 1",
-            lambda value: value == "auto" or (type(value) is int and COUNT.test(value)),
-            ("auto",),
-        )
+    name: Optional[str] = key(
+        "of the experiment in MLflow; null: the name of the data", NAME, Role.RECORD
     )
-    log_every: Optional[int] = key(COUNT)
-    gradient: str = key(one_of("backprop", "autodiff"))
-    device: str = key(one_of("auto", "cpu", "gpu", "tpu"))
-    dtype: str = key(one_of("float32", "float64"))
-    matmul_precision: str = key(one_of("default", "high", "highest"))
-    deterministic: bool = key()
+    seed: int = key("of the initial parameters and the order of the examples", SEED, Role.START)
+    num_epochs: Optional[int] = key("passes through the training part", COUNT, Role.LENGTH)
+    num_steps: Optional[int] = key(
+        "instead of num_epochs: exactly this many updates", COUNT, Role.LENGTH
+    )
+    batch_size: Optional[Any] = key(
+        "null: the full batch; auto: 32, or as many as there are; else the remainder of an epoch "
+        "is dropped",
+        either(
+            "auto, or a whole number from 1",
+            ["auto"],
+            lambda value: type(value) is int and COUNT.test(value),
+        ),
+    )
+    log_every: Optional[int] = key(
+        "steps between two log points; null: about 100 of them, at most one an epoch", COUNT
+    )
+    gradient: str = key(
+        "autodiff: jax.value_and_grad, for comparison", one_of("backprop", "autodiff")
+    )
+    device: str = key("what trains", one_of("auto", "cpu", "gpu", "tpu"))
+    dtype: str = key("of parameters and arithmetic", one_of("float32", "float64"))
+    matmul_precision: str = key(
+        "default is faster on a GPU or TPU, in TF32 or bfloat16",
+        one_of("default", "high", "highest"),
+    )
+    deterministic: bool = key(
+        "true: the same bits on any number of cores (one thread, or $NPROC) and on GPUs"
+    )
     model: Model = MISSING
     data: Data = MISSING
     optimizer: Optimizer = MISSING
@@ -428,12 +481,10 @@ class Experiment:
 CHOICES: dict[str, tuple[type, ...]] = {
     "model": (Model,),
     "data": (Boolean, Synthetic, ScikitLearn, Mnist, Table),
-    "optimizer": (
-        GradientDescent, Momentum, Adagrad, RMSProp, Adam, AdamW, Lion, LBFGS,
-    ),
-    "schedule": (Constant, Exponential, Cosine, WarmupCosine, Piecewise),
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
     "tracking": (Tracking,),
-}  # fmt: skip
+}
 """The dataclasses of each group; `conf/GROUP/*.yaml` names one as `/schema/GROUP@_here_: CLASS`."""
 
 SECTIONS: dict[str, tuple[type, ...]] = {
@@ -443,17 +494,6 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "sweep": (Sweep,),
 }
 """Groups of keys without choices."""
-
-_SCHEMAS = {"": (Experiment,), **CHOICES, **SECTIONS}
-
-TRACED_KEYS = frozenset(
-    f"{section}.{item.name}".removeprefix(".")
-    for section, schemas in _SCHEMAS.items()
-    for schema in schemas
-    for item in fields(schema)
-    if item.metadata.get("traced")
-)
-"""The numbers in which the networks of one population may differ."""
 
 
 def register_schema() -> None:
@@ -467,25 +507,39 @@ def register_schema() -> None:
             store.store(group=f"schema/{group}", name=choice.__name__, node=choice)
 
 
-def unknown_key(where: str, path: str, schema: Any) -> UserError:
-    """The error for a key that `schema`, a dataclass, does not have; `where` it stood, or ''."""
-    if path == "exp":  # where Hydra puts a file of exp/ that doesn't say otherwise
-        return UserError(
-            f"{where}exp: is a group, +exp=NAME; the first line of exp/NAME.yaml must be "
-            "'# @package _global_'."
-        )
-    parent, _, name = path.rpartition(".")
-    names = [item.name for item in fields(schema)] if is_dataclass(schema) else []
-    elsewhere = {
-        item.name: f"{section}.{item.name}"
-        for section, schemas in _SCHEMAS.items()
-        for schema in schemas
-        for item in fields(schema)
-        if section and parent == ""
-    }
-    hint = nearest(name, names) or nearest(name, elsewhere, elsewhere)
-    has = f" {parent or 'An experiment'} has {', '.join(names)}." if names else ""
-    return UserError(f"{where}{path}: no such key.{hint}{has}")
+# --- what follows from the keys ----------------------------------------------------------------
+
+
+def all_fields() -> Iterator[tuple[str, "Field[Any]"]]:
+    """The dotted path and the field of every key, of one dataclass after the other."""
+    for section, schemas in {"": (Experiment,), **CHOICES, **SECTIONS}.items():
+        for schema in schemas:
+            for item in fields(schema):
+                if "role" in item.metadata:
+                    yield f"{section}.{item.name}".removeprefix("."), item
+
+
+_FIELDS: dict[str, "Field[Any]"] = {}
+for _path, _field in all_fields():
+    _FIELDS.setdefault(_path, _field)
+
+
+def keys(*roles: Role) -> frozenset[str]:
+    """The dotted paths of the keys with one of these roles."""
+    return frozenset(path for path, item in _FIELDS.items() if item.metadata["role"] in roles)
+
+
+TRACED_KEYS = keys(Role.NUMBER, Role.START)
+"""The numbers in which the networks of one population may differ."""
+RECORD_KEYS = keys(Role.RECORD, Role.SECRET)
+"""The keys that do not touch the training."""
+
+
+def find_field(path: str) -> "Field[Any] | None":
+    """The field of a dotted path, in the first choice of its group that has one."""
+    name = path.partition("[")[0]
+    groups = {item.name: item for item in fields(Experiment)}
+    return _FIELDS.get(name) or groups.get(name)
 
 
 _TYPES: dict[Any, str] = {
@@ -500,7 +554,7 @@ _TYPES: dict[Any, str] = {
 }
 
 
-def _is_optional(item: "Field[Any]") -> bool:
+def is_optional(item: "Field[Any]") -> bool:
     return type(None) in get_args(item.type)
 
 
@@ -508,10 +562,45 @@ def describe(item: "Field[Any]") -> str:
     """What the key of a field may be, in words."""
     if is_dataclass(item.type):
         return "a group of keys: " + ", ".join(inner.name for inner in fields(item.type))
-    declared = get_args(item.type)[0] if type(None) in get_args(item.type) else item.type
+    declared = get_args(item.type)[0] if is_optional(item) else item.type
     allowed: Allowed = item.metadata.get("allowed", ANY)
     words = allowed.text.format(type=_TYPES.get(declared, "any value"))
-    return words + (", or null" if _is_optional(item) else "")
+    return words + (", or null" if is_optional(item) else "")
+
+
+class Row(NamedTuple):
+    """A key as the documentation shows it."""
+
+    key: str
+    choices: tuple[str, ...]
+    """Of its group, those that have the key; () where all have it."""
+    allowed: str
+    help: str
+    role: Role
+
+
+def document() -> list[Row]:
+    """Every key, for a page about them; once for all choices that say the same of it.
+
+    >>> next(row for row in document() if row.key == "optimizer.momentum")[:3]
+    ('optimizer.momentum', ('momentum', 'nesterov'), 'a number >= 0 and < 1')
+    """
+    rows: dict[tuple[str, str, str], Row] = {}
+    every: dict[str, tuple[str, ...]] = {}
+    for path, item in all_fields():
+        group, help = path.partition(".")[0], item.metadata["help"]
+        if group in CHOICES and item.name == "name":  # of the choice, the first of its keys
+            of_schema = item.metadata["allowed"].names
+            every[group] = every.get(group, ()) + of_schema
+        elif help:
+            at = path, help, describe(item)
+            has = rows[at].choices if at in rows else ()
+            own = of_schema if group in CHOICES and group != "model" else ()
+            rows[at] = Row(path, has + own, at[2], help, item.metadata["role"])
+    return [
+        row._replace(choices=()) if row.choices == every.get(row.key.partition(".")[0]) else row
+        for row in rows.values()
+    ]
 
 
 def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -535,120 +624,8 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     return config
 
 
-def find_field(path: str) -> "Field[Any] | None":
-    """The field of a dotted path, in the first choice of its group that has one."""
-    section, _, name = path.partition("[")[0].rpartition(".")
-    for schema in _SCHEMAS.get(section, ()):
-        for item in fields(schema):
-            if item.name == name:
-                return item
-    return None
-
-
-def validate(node: Any, prefix: str = "") -> None:
-    """Raises `UserError` for the first key that is unknown or whose value is not allowed."""
-    for name in vars(node):
-        if name not in {item.name for item in fields(node)}:
-            raise unknown_key("", prefix + name, node)
-    for item in fields(node):
-        value, path = getattr(node, item.name), prefix + item.name
-        if is_dataclass(value):
-            validate(value, path + ".")
-        elif value == MISSING:
-            raise _not_set(path)
-        else:
-            _validate_value(item, value, path)
-
-
-def _validate_value(item: "Field[Any]", value: Any, path: str) -> None:
-    allowed: Allowed = item.metadata.get("allowed", ANY)
-    if not (value is None and _is_optional(item)) and not allowed.test(value):
-        hint = nearest(value, allowed.names) if isinstance(value, str) else ""
-        raise UserError(f"{path}={_show(value)}: must be {describe(item)}.{hint}")
-
-
-def _show(value: Any) -> str:
-    """As one writes it in an override, and not too long."""
-    return "null" if value is None else textwrap.shorten(str(value), 80) or "''"
-
-
-def _not_set(path: str) -> UserError:
-    return UserError(f"{path} is not set: give it as {path}=VALUE.")
-
-
-def _validate_together(config: Experiment) -> None:
-    """The rules that take more than one key."""
-    if (config.num_epochs is None) == (config.num_steps is None):
-        raise UserError(
-            f"num_epochs={_show(config.num_epochs)} num_steps={_show(config.num_steps)}: "
-            "give exactly one of them, and set the other to null: num_epochs=null."
-        )
-    model = config.model
-    if isinstance(model.activation, list) and len(model.activation) != len(model.hidden_sizes):
-        raise UserError(
-            f"model.activation={model.activation}: {len(model.activation)} activations for "
-            f"{len(model.hidden_sizes)} hidden layers; give one name, or one for each layer."
-        )
-    for n_in, n_out in itertools.pairwise(model.hidden_sizes):
-        if n_in * n_out > MAX_HIDDEN_WEIGHTS:
-            raise UserError(
-                f"model.hidden_sizes={model.hidden_sizes}: {n_in:,} x {n_out:,} weights between "
-                f"two layers; must be at most {MAX_HIDDEN_WEIGHTS:,}."
-            )
-    pair = (model.output, model.loss)
-    if None not in pair and pair not in OUTPUT_LOSS_NAMES:
-        raise UserError(
-            f"model.output={model.output} model.loss={model.loss}: no such pair; {model.loss} "
-            f"follows {' or '.join(o for o, loss in OUTPUT_LOSS_NAMES if loss == model.loss)}, and "
-            f"{model.output} goes with "
-            f"{' or '.join(loss for o, loss in OUTPUT_LOSS_NAMES if o == model.output)}."
-        )
-    if model.initializer == "standard_normal" and model.initializer_scale != 1:
-        raise UserError(
-            f"model.initializer_scale={model.initializer_scale}: standard_normal has scale 1; "
-            "use model.initializer=scaled_normal."
-        )
-    if isinstance(config.optimizer, LBFGS) and config.batch_size not in (None, "auto"):
-        raise UserError(
-            f"batch_size={config.batch_size}: lbfgs needs the full batch; set batch_size=null."
-        )
-
-
 def batch_size_of(config: Experiment, num_examples: int) -> int:
     """The examples of a step, of which there may be fewer than are asked for."""
     if config.batch_size == "auto" and config.optimizer.name != "lbfgs":
         return min(AUTO_BATCH_SIZE, num_examples)
     return num_examples if config.batch_size in (None, "auto") else config.batch_size
-
-
-def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Experiment:
-    """A config with other values for some traced keys, checked; raises `UserError`."""
-    values: dict[str, int | float] = {}
-    for path, value in numbers.items():
-        section, _, name = path.rpartition(".")
-        node = getattr(config, section) if section else config
-        item = next(item for item in fields(node) if item.name == name)
-        values[path] = value if item.type is int else _as_float(value)
-        _validate_value(item, values[path], path)
-    config = with_values(config, values)
-    _validate_together(config)
-    return config
-
-
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return math.inf
-
-
-def to_experiment(composed: DictConfig) -> Experiment:
-    """The composed config as dataclasses, every value checked; raises `UserError`."""
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise _not_set(missing[0])
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Experiment)
-    validate(config)
-    _validate_together(config)
-    return config

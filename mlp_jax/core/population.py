@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mlp_jax import data
-from mlp_jax.config.schema import LBFGS, Data, Experiment, flat_values, with_values
+from mlp_jax.config.schema import Data, Experiment, flat_values, with_values
 from mlp_jax.core.course import Member, Progress
 from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
 from mlp_jax.core.lockstep import Lockstep, OnProgress, check_members, problem_of
@@ -48,7 +48,7 @@ def train(
     better half of those after twice as many, and so on until the last ones train to the end. Raises
     `UserError`.
     """
-    exact = exact or isinstance(configs[0].optimizer, LBFGS)
+    exact = exact or configs[0].optimizer.name == "lbfgs"
     if exact and halvings:
         raise UserError(
             f"{halvings} halvings: networks that are trained one after the other cannot be halved; "

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from mlp_jax.config import schema as config
 from mlp_jax.config.compose import Job
-from mlp_jax.config.saved import OF_THE_RECORD
 from mlp_jax.config.schema import Experiment
 
 
@@ -24,20 +23,18 @@ def _structure(experiment: Experiment) -> str:
     the classes are counted from it, and whether labels are smoothed, which not all data allow.
     """
     counts_classes = experiment.model.class_weights == "balanced"
-    return json.dumps(
-        {"sweep.halvings": experiment.sweep.halvings}
-        | {
-            path: value
-            for path, value in config.flat_values(experiment).items()
-            if not path.startswith(OF_THE_RECORD)
-            and (
-                path not in config.TRACED_KEYS
-                or value is None
-                or (path == "model.label_smoothing" and value == 0)
-                or (counts_classes and path.startswith("data."))
-            )
-        }
-    )
+    structure = {
+        path: value
+        for path, value in config.flat_values(experiment).items()
+        if path not in config.RECORD_KEYS
+        and (
+            path not in config.TRACED_KEYS
+            or value is None
+            or (path == "model.label_smoothing" and value == 0)
+            or (counts_classes and path.startswith("data."))
+        )
+    }
+    return json.dumps(structure)
 
 
 def differences(jobs: Sequence[Job]) -> list[str]:

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from mlp_jax.commands.frame import CONF, compose
+from mlp_jax.config import checks
 from mlp_jax.config import schema as config
-from mlp_jax.config.schema import CHOICES, SECTIONS, Experiment
-from mlp_jax.errors import UserError
+from mlp_jax.config.compose import compose
+from mlp_jax.config.schema import CHOICES, CONF, SECTIONS, Experiment, Role
+from mlp_jax.errors import UserError, nearest
 
 GROUP_FILES = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
 EXPERIMENTS = [name for group, name in GROUP_FILES if group == "exp"]
@@ -148,7 +149,7 @@ def test_values_that_do_not_fit_together(overrides: list[str], error: str) -> No
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, 10_000.0])
 def test_the_size_of_a_part_is_a_fraction_or_a_count(xor: Experiment, value: float) -> None:
-    config.validate(replace(xor, data=replace(xor.data, validation_size=value)))
+    checks.validate(replace(xor, data=replace(xor.data, validation_size=value)))
 
 
 def test_to_experiment_refuses_a_key_without_a_value() -> None:
@@ -158,13 +159,13 @@ def test_to_experiment_refuses_a_key_without_a_value() -> None:
 
 def test_a_long_value_is_cut_short(xor: Experiment) -> None:
     with pytest.raises(UserError) as raised:
-        config.validate(replace(xor, device="cpu " * 1_000))
+        checks.validate(replace(xor, device="cpu " * 1_000))
     assert len(str(raised.value)) < 200
 
 
 def test_the_nearest_name() -> None:
-    assert config.nearest("sigmod", config.ACTIVATION_NAMES) == " Did you mean sigmoid?"
-    assert config.nearest("", config.ACTIVATION_NAMES) == ""
+    assert nearest("sigmod", config.ACTIVATION_NAMES) == " Did you mean sigmoid?"
+    assert nearest("", config.ACTIVATION_NAMES) == ""
 
 
 def test_the_schema_has_no_values_of_its_own() -> None:
@@ -172,3 +173,35 @@ def test_the_schema_has_no_values_of_its_own() -> None:
         for choice in choices:
             names = {item.name for item in fields(choice)} - {"name"}
             assert names <= OmegaConf.missing_keys(OmegaConf.structured(choice))
+
+
+def test_every_key_has_one_role_and_is_documented() -> None:
+    rows = config.document()
+    documented = {row.key for row in rows}
+    named = {f"{group}.name" for group in CHOICES if group != "model"}
+    roles = [config.keys(role) for role in Role]
+    assert sum(map(len, roles)) == len(frozenset.union(*roles)) == len(documented | named)
+    assert all(row.help and row.allowed for row in rows)
+    assert config.keys(Role.LENGTH) == {"num_epochs", "num_steps"}
+    assert config.keys(Role.SECRET) == {"tracking.uri"}
+    assert config.TRACED_KEYS.isdisjoint(config.RECORD_KEYS)
+
+
+@pytest.mark.parametrize("group", ["optimizer", "schedule"])
+def test_the_numbers_of_an_optimizer_are_those_of_its_function(group: str) -> None:
+    """The schema refuses without JAX what the tables of `core/optimizers.py` do not take."""
+    from mlp_jax.core import optimizers
+
+    table = {"optimizer": optimizers.OPTIMIZERS, "schedule": optimizers.SCHEDULES}[group]
+    choices = {choice.__name__: choice for choice in CHOICES[group]}
+    assert set(choices) == set(table)
+    for name, entry in table.items():
+        keys = {item.name for item in fields(choices[name])}
+        common = {"name", "learning_rate", "clip_norm"} if group == "optimizer" else {"name"}
+        assert keys - common == set(optimizers.numbers_of(entry))
+        values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+        numbers = optimizers.numbers_of(entry)
+        assert {key: values[key] for key in numbers} == {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in numbers.items()
+        }

@@ -15,10 +15,10 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from mlp_jax.commands.frame import CONF
 from mlp_jax.config import schema as config
+from mlp_jax.config.checks import to_experiment
 from mlp_jax.config.guard import check_overrides, check_search_path, explain
-from mlp_jax.config.schema import CHOICES, Experiment
+from mlp_jax.config.schema import CHOICES, CONF, Experiment
 from mlp_jax.errors import UserError
 
 CHOICE_FILES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml"))]
@@ -75,7 +75,7 @@ def told(overrides: list[str], compose: Callable[[], Any]) -> str:
     """What the command says to these overrides; '' where it would train."""
     try:
         try:
-            config.to_experiment(compose())
+            to_experiment(compose())
         except UserError:
             raise
         except Exception as error:

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import mlp_jax
 from mlp_jax.commands import train
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.data import files, load, mnist
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import run as experiment

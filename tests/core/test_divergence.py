@@ -14,7 +14,7 @@ import pytest
 
 from mlp_jax import data
 from mlp_jax.commands import train
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlp_jax import data
-from mlp_jax.commands.frame import CONF, compose
-from mlp_jax.config.schema import with_values
+from mlp_jax.config.compose import compose
+from mlp_jax.config.schema import CONF, with_values
 from mlp_jax.core import fit as fitting
 from mlp_jax.core import gradcheck as proof
 from mlp_jax.core import lockstep, population

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from mlp_jax import data
 from mlp_jax.commands import train
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.fit import LogPoint, compile_programs, fit, template
 from mlp_jax.durable import rundir

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from rich.console import Console as RichConsole
 
-from mlp_jax.commands.frame import CONF, compose
+from mlp_jax.config.compose import compose
+from mlp_jax.config.schema import CONF
 from mlp_jax.core import backprop
 from mlp_jax.core import fit as fitting
 from mlp_jax.errors import RunError

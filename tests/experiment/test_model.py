@@ -311,7 +311,7 @@ BESIDE_THE_PACKAGE = """
 import sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 mlflow.pyfunc.load_model(sys.argv[2])
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 print(compose(["+exp=xor"]).data.name)
 """
 

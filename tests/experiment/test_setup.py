@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp_jax import data
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.errors import UserError

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlp_jax import data
 from mlp_jax.commands import train
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.fit import compile_programs

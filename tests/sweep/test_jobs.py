@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mlp_jax.commands.frame import CONF
+from mlp_jax.config import checks
 from mlp_jax.config import schema as config
 from mlp_jax.config.compose import Composer, Job
 from mlp_jax.config.saved import config_hash
-from mlp_jax.config.schema import CHOICES, SECTIONS, TRACED_KEYS, Experiment
+from mlp_jax.config.schema import CHOICES, CONF, SECTIONS, TRACED_KEYS, Experiment
 from mlp_jax.errors import UserError
 from mlp_jax.sweep import jobs
 
@@ -99,7 +99,7 @@ def test_a_job_is_what_hydra_composes(
     assert work.num_loaded == num_compositions
     for job, overrides in zip(made, given, strict=True):
         composed, task = work.in_full(job.index, overrides)
-        assert repr(job.config) == repr(config.to_experiment(task))
+        assert repr(job.config) == repr(checks.to_experiment(task))
         template = work.composer.composed(job)
         assert OmegaConf.to_container(template.task) == OmegaConf.to_container(task)
         assert OmegaConf.to_container(template.composed) == OmegaConf.to_container(composed)
@@ -226,8 +226,8 @@ def test_every_decimal_is_traced_or_known_not_to_be() -> None:
 
 def test_numbers_take_the_place_of_others(sweep: Callable[[], Sweep]) -> None:
     [job] = sweep().jobs(["seed=3"])
-    changed = config.with_numbers(job.config, {"model.l2": 2, "seed": 4})
+    changed = checks.with_numbers(job.config, {"model.l2": 2, "seed": 4})
     expected = replace(job.config, seed=4, model=replace(job.config.model, l2=2.0))
     assert repr(changed) == repr(expected)
     with pytest.raises(UserError, match=r"^model\.l2=inf: must be a number >= 0\.$"):
-        config.with_numbers(job.config, {"model.l2": 10**400})
+        checks.with_numbers(job.config, {"model.l2": 10**400})

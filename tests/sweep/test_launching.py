@@ -14,8 +14,8 @@ from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 
-from mlp_jax.commands.frame import CONF
 from mlp_jax.config import schema as config
+from mlp_jax.config.schema import CONF
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.sweep import Outcome

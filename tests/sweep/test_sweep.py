@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console as RichConsole
 
 from mlp_jax.commands import sync
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.core import population
@@ -348,7 +348,7 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_resumed(client: MlflowClient, trainer
 KILLED_WHILE_WRITING = """
 import os, signal
 from mlp_jax.tracking import bulk
-from mlp_jax.commands.frame import compose
+from mlp_jax.config.compose import compose
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.sweep import Sweep
 
