@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich import progress
 from rich.console import Console as RichConsole
@@ -46,99 +45,61 @@ class Console:
 
     @contextmanager
     def progress(self, num_steps: int, steps_per_epoch: int) -> Iterator[OnLog]:
-        """A bar over the steps: epoch, metrics, steps/s and the time left."""
-        if self.rich.is_terminal:
-            with self._bar(num_steps, steps_per_epoch) as on_log:
-                yield on_log
-        else:
-            yield self._lines(num_steps, steps_per_epoch)
-
-    @contextmanager
-    def _bar(self, num_steps: int, steps_per_epoch: int) -> Iterator[OnLog]:
-        is_wide = self.rich.width >= 120
-
-        def text(field: str) -> progress.TextColumn:
-            return progress.TextColumn(field, table_column=Column(no_wrap=True))
-
-        bar = progress.Progress(
-            text("{task.description}"),
-            *([progress.BarColumn(bar_width=20)] if is_wide else []),
-            text("{task.fields[measured]}"),
-            *([text("{task.fields[speed]}")] if is_wide else []),
-            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            console=self.rich,
-        )
+        """Over the steps of a run: epoch, metrics and steps/s."""
         speed = _Speed()
-        with bar:
-            task = bar.add_task("training", total=num_steps, measured="", speed="")
+        with self._progress(num_steps) as show:
 
             def on_log(step: int, metrics: Mapping[str, float]) -> None:
-                short = {
-                    name.replace("train/", "").replace("validation/", "val "): value
-                    for name, value in metrics.items()
-                    if "/" in name
-                }
-                bar.update(
-                    task,
-                    completed=step,
-                    description=where(step, num_steps, steps_per_epoch),
-                    measured=measured(short),
-                    speed=f"{speed.at(step):,.0f} steps/s",
-                )
+                shown = {name: value for name, value in metrics.items() if "/" in name}
+                if self.rich.is_terminal:  # where a line is short
+                    shown = {
+                        name.replace("train/", "").replace("validation/", "val "): value
+                        for name, value in shown.items()
+                    }
+                place = where(step, num_steps, steps_per_epoch)
+                show(step, lambda: f"{place}  {measured(shown)}  {speed.at(step):,.0f} steps/s")
 
             yield on_log
 
-    def _lines(self, num_steps: int, steps_per_epoch: int) -> OnLog:
-        speed, printed = _Speed(), 0
-
-        def on_log(step: int, metrics: Mapping[str, float]) -> None:
-            nonlocal printed
-            tenth = step * NUM_PLAIN_LINES // num_steps
-            if tenth > printed:
-                printed = tenth
-                place = where(step, num_steps, steps_per_epoch)
-                shown = {name: value for name, value in metrics.items() if "/" in name}
-                self.line(f"{place}  {measured(shown)}  {speed.at(step):,.0f} steps/s")
-
-        return on_log
-
     @contextmanager
     def sweep_progress(self, num_networks: int) -> Iterator[OnSweep]:
-        """A bar over the networks of a sweep: how many are done, steps/s summed, the best result.
+        """Over the networks of a sweep: how many are done, steps/s summed, the best result."""
+        speed = _Speed()
+        with self._progress(1.0) as show:
 
-        Without a terminal it is a line at each tenth.
-        """
-        speed, printed = _Speed(), 0
+            def on_sweep(share: float, num_done: int, network_steps: int, best: str) -> None:
+                networks = f"{num_done:,}/{num_networks:,} networks"
+                show(share, lambda: f"{networks}  {speed.at(network_steps):,.0f} steps/s  {best}")
 
-        def text(num_done: int, network_steps: int, best: str) -> str:
-            return (
-                f"{num_done:,}/{num_networks:,} networks  {speed.at(network_steps):,.0f} steps/s  "
-                f"{best}"
-            )
+            yield on_sweep
 
-        def line(share: float, *what: Any) -> None:
-            nonlocal printed
-            tenth = int(share * NUM_PLAIN_LINES)
-            if tenth > printed:
-                printed = tenth
-                self.line(text(*what))
-
+    @contextmanager
+    def _progress(
+        self, total: float | int
+    ) -> Iterator[Callable[[float | int, Callable[[], str]], None]]:
+        """A bar with the time left and a text; without a terminal the text at each tenth."""
         if not self.rich.is_terminal:
+            printed = 0
+
+            def line(done: float | int, text: Callable[[], str]) -> None:
+                nonlocal printed
+                tenth = int(done * NUM_PLAIN_LINES / total)
+                if tenth > printed:
+                    printed = tenth
+                    self.line(text())
+
             yield line
             return
+        no_wrap = Column(no_wrap=True)
         bar = progress.Progress(
-            progress.BarColumn(bar_width=20),
-            progress.TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            *([progress.BarColumn(bar_width=20)] if self.rich.width >= 100 else []),
+            progress.TextColumn("{task.description}", markup=False, table_column=no_wrap),
+            progress.TimeRemainingColumn(table_column=no_wrap),
             console=self.rich,
         )
         with bar:
-            task = bar.add_task("compiling", total=1.0)
-
-            def show(share: float, *what: Any) -> None:
-                bar.update(task, completed=share, description=text(*what))
-
-            yield show
+            task = bar.add_task("compiling", total=total)
+            yield lambda done, text: bar.update(task, completed=done, description=text())
 
 
 class _Speed:

@@ -160,6 +160,24 @@ def test_a_regression_records_its_fit_in_its_own_units():
     assert list(Path("mlartifacts").rglob("fit.png"))
 
 
+def test_a_figure_that_fails_costs_neither_the_run_nor_its_model(monkeypatch):
+    from mlflow import MlflowClient
+
+    def fail(*args):
+        raise MemoryError("too many pixels")
+
+    monkeypatch.setattr(summary.figures, "confusion_matrix", fail)
+    _, output = run("+exp=xor", "num_epochs=20")
+    assert "the figure confusion_matrix could not be drawn: MemoryError: too many pixels" in output
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    (recorded,) = client.search_runs([client.get_experiment_by_name("xor").experiment_id])
+    assert recorded.info.status == "FINISHED"
+    assert recorded.outputs.model_outputs
+    files = {file.path for file in client.list_artifacts(recorded.info.run_id)}
+    assert {"loss_curves.png", "decision_boundary.png"} <= files
+    assert "confusion_matrix.png" not in files
+
+
 @pytest.mark.parametrize("min_delta", [0, 0.1])
 def test_early_stopping_keeps_the_best_and_says_so(min_delta):
     result, output = run(

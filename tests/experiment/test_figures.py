@@ -139,3 +139,37 @@ def test_pictures_are_about_800_pixels_wide_and_leave_the_readers_style_alone(dr
     before = dict(matplotlib.rcParams)
     assert 700 <= png_width(draw()) <= 800
     assert dict(matplotlib.rcParams) == before
+
+
+# --- names, and what fails ---------------------------------------------------------------------
+
+
+def test_a_name_is_no_markup():
+    names = ("$0_to_$10", "_yes", "a_{b}^c")
+    labels = np.array([0, 1, 2])
+    legend = figures.decision_boundary(
+        lambda x: np.stack([x[:, 0], x[:, 1], -x.sum(axis=1)], axis=1), XOR[:3], labels, names
+    ).axes[0].get_legend()  # fmt: skip
+    assert [drawn(text) for text in legend.get_texts()] == ["$0_to_$10", " _yes", "a_{b}^c"]
+    axes = figures.confusion_matrix(labels, labels, names).axes[0]
+    assert [drawn(text) for text in axes.get_xticklabels()] == ["$0_to_$10", " _yes", "a_{b}^c"]
+    axes = figures.regression_fit(lambda x: x[:, 0], STEPS[:, None], STEPS, "$x$", "$y$").axes[0]
+    assert (drawn(axes.xaxis.label), drawn(axes.yaxis.label)) == ("$x$", "$y$")
+
+
+def drawn(text):
+    """What is drawn of a text, which is no mathematics."""
+    shown, is_math = text._preprocess_math(text.get_text())
+    assert not is_math
+    return shown
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_word(capfd):
+    names, labels = ("\U0001f984", "\U00013000"), np.array([0, 1])
+    said = []
+    picture = figures.to_png(
+        "matrix", lambda: figures.confusion_matrix(labels, labels, names), said.append
+    )
+    assert picture.startswith(b"\x89PNG")
+    assert said == []
+    assert capfd.readouterr() == ("", "")
