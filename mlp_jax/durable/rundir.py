@@ -19,18 +19,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlp_jax.durable import files as signed
+from mlp_jax.durable import files
 from mlp_jax.errors import RunError, UserError
 
 CONFIG, ENVIRONMENT, RESULT, RUN = "config.json", "environment.json", "result.json", "run.json"
 CHECKPOINTS = "checkpoints"
 DEFAULT_ROOT = "runs"
 """As in conf/config.yaml."""
+MAX_LEVELS = 200
 
 
 def check_root(root: str) -> None:
     """Raises `UserError` where directories of runs could not be made."""
     path = Path(root).absolute()
+    if len(path.parts) > MAX_LEVELS:
+        raise UserError(f"checkpoint.root={root[:40]}…: at most {MAX_LEVELS} directories deep.")
     try:
         folder = next(parent for parent in (path, *path.parents) if parent.exists())
     except OSError as error:
@@ -83,12 +86,12 @@ def how_to_resume(directory: Path) -> str:
 
 
 def write(directory: Path, name: str, values: dict[str, Any]) -> None:
-    signed.write(directory / name, values)
+    files.write(directory / name, values)
 
 
 def read(directory: Path, name: str) -> dict[str, Any]:
     """What was written. Raises `RunError` where it is missing or damaged."""
-    return signed.read(directory / name)
+    return files.read(directory / name)
 
 
 def result(directory: Path) -> dict[str, Any] | None:

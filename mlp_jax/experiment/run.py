@@ -34,8 +34,7 @@ from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
 from mlp_jax.core.training import Carry
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir
-from mlp_jax.durable.checkpoint import Checkpoint, Checkpoints
-from mlp_jax.durable.saver import Saver
+from mlp_jax.durable.checkpoint import Checkpoint, Checkpoints, Saver
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe, machine
 from mlp_jax.experiment.console import Console

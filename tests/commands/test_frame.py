@@ -499,7 +499,10 @@ def test_a_store_that_cannot_be_written(command: Command, tmp_path: Path, below:
     assert not outcome.problem()
 
 
-@pytest.mark.parametrize("mistake", ["tracking.uri=ftp://host", "checkpoint.root=/dev/null/x"])
+@pytest.mark.parametrize(
+    "mistake",
+    ["tracking.uri=ftp://host", "checkpoint.root=/dev/null/x", "checkpoint.root=" + "a/" * 1990],
+)
 def test_a_place_that_cannot_be_used_is_told_before_the_data_is_read(
     command: Command, monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:

@@ -21,8 +21,7 @@ from mlp_jax.config.schema import Experiment
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.fit import compile_programs
 from mlp_jax.durable import rundir
-from mlp_jax.durable import saver as saving
-from mlp_jax.durable.checkpoint import Checkpoints
+from mlp_jax.durable.checkpoint import Checkpoints, Saver
 from mlp_jax.errors import RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
@@ -124,16 +123,16 @@ class Bench:
     @contextmanager
     def _quick(self) -> Iterator[None]:
         """Each program is compiled once; what is due is saved before the training goes on."""
-        offer = saving.Saver.offer
+        offer = Saver.offer
 
-        def offer_and_wait(saver: saving.Saver, *args: Any) -> None:
+        def offer_and_wait(saver: Saver, *args: Any) -> None:
             offer(saver, *args)
             saver.wait()
 
         with ExitStack() as patches:
             for name in ("compile_programs", "check"):
                 patches.enter_context(patch.object(experiment, name, self._once(name)))
-            patches.enter_context(patch.object(saving.Saver, "offer", offer_and_wait))
+            patches.enter_context(patch.object(Saver, "offer", offer_and_wait))
             patches.enter_context(redirect_stdout(io.StringIO()))
             yield
 
@@ -285,7 +284,7 @@ def cost(root: Path, num_epochs: int) -> Row:
                 if epoch % 2 == 0:  # what it takes belongs to the next epoch, an odd one
                     saver.save(pause.step, lambda: experiment.to_arrays(pause.carry), pause.history)
 
-        with saving.Saver(Checkpoints(root, keep=2), None, None, warn=print) as saver:
+        with Saver(Checkpoints(root, keep=2), None, None, warn=print) as saver:
             fitting.fit(prepared, compile_programs(prepared), on_pause=on_pause)
     without, during = (float(np.quantile(kind[1:], 0.25)) for kind in seconds)
     slowdown = during / without - 1
