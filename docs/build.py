@@ -1,7 +1,7 @@
 """What MkDocs builds beside the pages of docs/.
 
-README is the front page. Files of the repository that pages link to come along, so that a link
-works on the site and in a checkout.
+README is the front page, and the schema of the configs a page. Files of the repository that pages
+link to come along, so that a link works on the site and in a checkout.
 
 The repository's folders are the site's, but for docs/, whose pages stand at its root.
 """
@@ -15,10 +15,19 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from mlp_jax.config.schema import Row, document
+
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+CONFIGURATION = """\
+# The configuration
+
+Every key, what it may be, and what it is for; `python -m mlp_jax.train +exp=NAME --cfg job` prints
+the values of an experiment. Networks of a [sweep](sweeps.md) that differ in keys with a × only are
+trained together.
+"""
 
 
 def _on_site(path: str) -> str:
@@ -43,6 +52,25 @@ def links(page: str) -> list[str]:
     return [_target(page, link) for link in LINK.findall(text)]
 
 
+def configuration() -> str:
+    """The page of all keys, a table for each group."""
+    page, group = [CONFIGURATION], ""
+    for row in document():
+        name = row.key.rpartition(".")[0] or "experiment"
+        if name != group:
+            group = name
+            page += [f"\n## {group}\n", "| key | | may be | for |", "|---|---|---|---|"]
+        page.append(_line(row))
+    return "\n".join(page) + "\n"
+
+
+def _line(row: Row) -> str:
+    together = "×" if row.role.name in ("NUMBER", "START") else ""
+    of = f" ({', '.join(row.choices)})" if row.choices else ""
+    cells = f"`{row.key}`{of}", together, row.allowed, row.help
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def on_files(files: Files, config: Any) -> Files:
     have = {_in_repository(file.src_uri) for file in files}
     wanted = [*PAGES, *(link for page in have if page.endswith(".md") for link in links(page))]
@@ -54,6 +82,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, _on_site(path), abs_src_path=os.fspath(ROOT / path)))
         if path.endswith(".md"):
             wanted += links(path)
+    files.append(File.generated(config, "configuration.md", content=configuration()))
     return files
 
 
