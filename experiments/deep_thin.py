@@ -17,15 +17,13 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import populations
-from experiments.populations import descent, networks
-from experiments.study import ChildRun, Results, Row, run_study, subplots
+import mlp_jax as mlp
+from experiments.study import ChildRun, Results, Row, networks, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import deltas_of
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Layer, Params, forward, init_params
-from mlp_jax.core.training import Part
 
 DEPTH = 50
 WIDTH = 32
@@ -126,18 +124,23 @@ class Course(NamedTuple):
 def train(activation: str, initializer: str) -> Course:
     """x² learned on [−1, 1] by gradient descent, and the rms of δ over the examples."""
     x = jnp.linspace(-1, 1, 64, dtype=jnp.float32)[:, None]
-    part = Part(x, x**2)
 
-    def rms(params: Params) -> Array:
-        norms = jax.vmap(lambda x, y: delta_norms(params, x, y, activation))(*part)
-        return jnp.sqrt(jnp.mean(norms**2, axis=0))
+    def rms(params: Params) -> dict[str, Array]:
+        norms = jax.vmap(lambda x, y: delta_norms(params, x, y, activation))(x, x**2)
+        return {"delta_norms": jnp.sqrt(jnp.mean(norms**2, axis=0))}
 
     sizes = (1, *(TRAINED_WIDTH,) * (TRAINED_DEPTH - 1), 1)
-    training = descent(activation, ("identity", "half_squared_error"), 0.02, len(x))
-    params = networks(sizes, initializer, TRAINED_SEEDS)
-    _, losses, norms = populations.train(training, params, part, NUM_POINTS, LOG_EVERY, rms)
-    at_log_points = losses[:, LOG_EVERY - 1 :: LOG_EVERY].T
-    return Course(np.asarray(at_log_points), np.median(norms, axis=1))
+    many = mlp.fit_many(
+        mlp.Network(sizes, activation, loss="half_squared_error"),
+        x,
+        x**2,
+        params=networks(sizes, initializer, TRAINED_SEEDS),
+        learning_rate=0.02,
+        num_steps=NUM_STEPS,
+        log_every=LOG_EVERY,
+        observe=rms,
+    )
+    return Course(many.history["train/loss"].T, np.median(many.history["delta_norms"], axis=0))
 
 
 def bands(norms: Array) -> np.ndarray:

@@ -10,19 +10,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import mlp_jax as mlp
 from experiments.study import ChildRun, Results, Row, run_study, subplots
-from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.metrics import LN2, cross_entropy, entropy, information, kl_divergence
 from mlp_jax.core.network import Layer
-from mlp_jax.core.optimizers import gradient_descent
-from mlp_jax.core.training import Part, Training, init_state, train_steps
 
 SOURCE = "lecture §3"
 P = (0.2, 0.1, 0.4, 0.3)
@@ -43,22 +39,12 @@ def random_distributions(seed: int, num: int) -> Array:
 
 def fit_distribution(p: Array) -> tuple[Array, Array]:
     """Gradient descent on H(p, softmax(b)) over b, from b = 0: the losses in nats, and q."""
-
-    def eta(step: Array) -> Array:
-        return jnp.asarray(1.0)
-
-    training = Training(
-        objective=Objective(ACTIVATIONS["identity"], SOFTMAX),
-        optimizer=optax.with_extra_args_support(gradient_descent(eta)),
-        learning_rate=eta,
-        batch_size=1,
-    )
-    params = (Layer(jnp.zeros((4, 1)), jnp.zeros(4)),)
-    example = Part(jnp.zeros((1, 1)), p[None])
-    state, losses = train_steps(
-        training, init_state(training, params), jax.random.key(0), example, NUM_STEPS
-    )
-    return losses, SOFTMAX.output(state.params[0].b)
+    net, x = mlp.Network((1, 4), output="softmax"), jnp.zeros((1, 1))
+    fitted = mlp.fit(
+        net, (Layer(jnp.zeros((4, 1)), jnp.zeros(4)),), x, p[None], validation=(x, p[None]),
+        learning_rate=1.0, num_steps=NUM_STEPS, log_every=1,
+    )  # fmt: skip
+    return jnp.asarray(fitted.history["train/loss"]), net.predict(fitted.params, x[0])
 
 
 def naive_cross_entropy(z: Array, y: Array) -> Array:

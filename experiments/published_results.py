@@ -19,9 +19,9 @@ from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax import data
 from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import Data, Experiment
-from mlp_jax.core import population
-from mlp_jax.core.lockstep import spread_over_cores
 from mlp_jax.data import Dataset
+from mlp_jax.sweep import groups
+from mlp_jax.sweep.groups import spread_over_cores
 
 NUM_SEEDS = 5
 MNIST_ROOT = os.environ.get("MNIST_ROOT", "data/mnist")
@@ -56,7 +56,7 @@ def train(setting: Setting) -> np.ndarray:
     """Accuracy in % by seed and epoch, on the part that the setting is judged by."""
     config = compose([*setting.overrides, f"data.root={MNIST_ROOT}", "tracking=none"])
     load_data = with_test_for_validation if setting.part == "test" else data.load
-    members = population.train(seeds_of(config), load_data=load_data)
+    members = groups.train(seeds_of(config), load_data=load_data)
     return np.array(
         [[100 * p.metrics["validation/accuracy"] for p in m.fitted.history] for m in members]
     )
@@ -74,7 +74,7 @@ def with_test_for_validation(config: Data) -> Dataset:
 
 def our_digits() -> np.ndarray:
     """Test accuracy in % of 64-100-10 by seed."""
-    members = population.train(seeds_of(compose(["+exp=digits", "tracking=none"])))
+    members = groups.train(seeds_of(compose(["+exp=digits", "tracking=none"])))
     return np.array([100 * member.metrics["test"]["accuracy"] for member in members])
 
 

@@ -14,14 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from experiments import populations
-from experiments.populations import descent, networks
-from experiments.study import ChildRun, Results, Row, run_study, subplots
+import mlp_jax as mlp
+from experiments.study import ChildRun, Results, Row, networks, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Layer, Params
-from mlp_jax.core.training import Part, evaluate, init_state, train_steps
+from mlp_jax.core.training import Part
 
 LOSS_NAMES = {"squared error": "half_squared_error", "cross-entropy": "binary_cross_entropy"}
 SOURCE = "lecture §3"
@@ -35,17 +34,17 @@ OUTPUT_BIASES = {"fair": 0.0, "bad": 6.0}
 """b^L at the start: with 6, every output is near .998 though nine of ten targets are 0."""
 
 
-def train_neuron(loss_name: str, start: tuple[float, float]) -> tuple[Array, float]:
+def train_neuron(loss_name: str, start: tuple[float, float]) -> tuple[np.ndarray, float]:
     """The loss before each epoch and ŷ after the last: one neuron, x = 1, y = 0."""
     w, b = start
     params = (Layer(jnp.array([[w]]), jnp.array([b])),)
-    example = Part(jnp.ones((1, 1)), jnp.zeros((1, 1)))
-    training = descent("sigmoid", ("sigmoid", LOSS_NAMES[loss_name]), NEURON_ETA, batch_size=1)
-    state, losses = train_steps(
-        training, init_state(training, params), jax.random.key(0), example, NUM_EPOCHS
-    )
-    ((W, b_after),) = state.params
-    return losses, float(training.objective.loss.output(W[:, 0] + b_after)[0])
+    net = mlp.Network((1, 1), output="sigmoid", loss=LOSS_NAMES[loss_name])
+    x, y = np.ones((1, 1)), np.zeros((1, 1))
+    neuron = mlp.fit(
+        net, params, x, y, validation=(x, y), learning_rate=NEURON_ETA, num_steps=NUM_EPOCHS,
+        log_every=1,
+    )  # fmt: skip
+    return neuron.history["train/loss"], float(net.predict(neuron.params, x[0])[0])
 
 
 def output_of_loss(loss_name: str, losses: np.ndarray) -> np.ndarray:
@@ -75,14 +74,17 @@ def train_networks(
     loss_name: str, output_bias: float, train: Part, num_seeds: int, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The batch's loss at each step, (num_seeds, num_steps), and the error rate after the last."""
-    training = descent("sigmoid", ("sigmoid", LOSS_NAMES[loss_name]), NETWORK_ETA, BATCH_SIZE)
-
-    def error_rate(params: Params) -> Array:
-        return 1 - evaluate(training, params, train)["accuracy"]
-
-    params = start_networks(output_bias, num_seeds)
-    _, losses, error_rates = populations.train(training, params, train, 1, num_steps, error_rate)
-    return np.asarray(losses), np.asarray(error_rates[0])
+    many = mlp.fit_many(
+        mlp.Network(SIZES, "sigmoid", "sigmoid", LOSS_NAMES[loss_name]),
+        *train,
+        validation=(train.x, train.y),
+        params=start_networks(output_bias, num_seeds),
+        learning_rate=NETWORK_ETA,
+        batch_size=BATCH_SIZE,
+        num_steps=num_steps,
+        log_every=1,
+    )
+    return many.history["train/loss"], 1 - many.history["validation/accuracy"][:, -1]
 
 
 def gradient_ratios(output_bias: float, train: Part, num_seeds: int) -> np.ndarray:

@@ -24,12 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+import mlp_jax as mlp
+from mlp_jax.core.network import Params
+from mlp_jax.core.training import keys_of
 from mlp_jax.tracking import links, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
@@ -224,3 +228,9 @@ def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:
         allowed_name = re.sub(r"[^\w.\- :/]", "_", name)
         for step, value in enumerate(np.atleast_1d(np.asarray(values))):
             run.log({allowed_name: float(value)}, step)
+
+
+def networks(sizes: tuple[int, ...], initializer: str, num_seeds: int) -> Params:
+    """The initial networks that the seeds 0 … `num_seeds` − 1 have in every training, stacked."""
+    net = mlp.Network(sizes)
+    return jax.vmap(lambda seed: net.init(keys_of(seed)[0], initializer))(jnp.arange(num_seeds))

@@ -18,16 +18,11 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import populations
-from experiments.populations import networks
-from experiments.study import ChildRun, Results, Row, run_study, subplots
+import mlp_jax as mlp
+from experiments.study import ChildRun, Results, Row, networks, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.backprop import Objective
-from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Params, apply
-from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.towers import staircase, towers
-from mlp_jax.core.training import Part, Training
 
 LIPSCHITZ = 7.0
 TOLERANCES = (0.8, 0.4, 0.2, 0.1)  # ε of the constructions: 5, 10, 20, 39 towers
@@ -78,13 +73,18 @@ def train(
     params: Params, learning_rate: float, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A population on `X` before and after `num_steps` of Adam on f, and its losses."""
-    eta = make_learning_rate("cosine", learning_rate, num_steps)
-    optimizer = make_optimizer("adam", eta)
-    loss = LOSSES["identity", "half_squared_error"]
-    training = Training(Objective(SIGMOID, loss), optimizer, eta, len(X_TRAIN))
-    part = Part(jnp.asarray(X_TRAIN)[:, None], jnp.asarray(f(X_TRAIN))[:, None])
-    _, losses, (after,) = populations.train(training, params, part, 1, num_steps, outputs)
-    return np.asarray(jax.vmap(outputs)(params)), np.asarray(after), np.asarray(losses)
+    many = mlp.fit_many(
+        mlp.Network((1, len(params[0].b[0]), 1), "sigmoid", loss="half_squared_error"),
+        X_TRAIN[:, None],
+        f(X_TRAIN)[:, None],
+        params=params,
+        optimizer="adam",
+        schedule="cosine",
+        learning_rate=learning_rate,
+        num_steps=num_steps,
+    )
+    before, after = (np.asarray(jax.vmap(outputs)(each)) for each in (params, many.params))
+    return before, after, many.history["train/loss"]
 
 
 def compare(eps: float, num_seeds: int = NUM_SEEDS, num_steps: int = NUM_STEPS) -> Comparison:
@@ -140,9 +140,7 @@ def measure() -> Results:
                 "mean of f'² · 1/(12 N²)", "≈", digits=3)]  # fmt: skip
     last, l2 = comparisons[-1], np.sqrt(after[-1])
     children = [
-        ChildRun(
-            {"units": c.num_units, "start": start}, {"loss": c.losses[rows].mean(axis=0)[::40]}
-        )
+        ChildRun({"units": c.num_units, "start": start}, {"loss": c.losses[rows].mean(axis=0)})
         for c in comparisons
         for start, rows in (("constructed", [0]), ("gentle", [1]), ("random", slice(2, None)))
     ]

@@ -29,14 +29,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from experiments import populations
-from experiments.populations import descent, networks
-from experiments.study import ChildRun, Results, Row, run_study, subplots
+import mlp_jax as mlp
+from experiments.study import ChildRun, Results, Row, networks, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Params, forward, predict
-from mlp_jax.core.training import Part
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 Y = np.array([[0], [1], [1], [0]], np.float32)
@@ -66,8 +64,8 @@ class Trained(NamedTuple):
     """A population after training, and its course: an axis of log points, then one of seeds."""
 
     params: Params
-    y_hat: Array
-    losses: Array
+    y_hat: np.ndarray
+    losses: np.ndarray
 
     def solved(self, num_steps: int) -> np.ndarray:
         """Which seeds have all four answers right after `num_steps`."""
@@ -92,19 +90,25 @@ def outputs(params: Params, x: Array, activation: str = "sigmoid") -> Array:
 
 
 @cache
-def answers(activation: str) -> Callable[[Params], Array]:
+def answers(activation: str) -> Callable[[Params], dict[str, Array]]:
     """ŷ of the four inputs."""
-    return lambda params: outputs(params, jnp.asarray(X), activation)
+    return lambda params: {"y_hat": outputs(params, jnp.asarray(X), activation)}
 
 
 def train(params: Params, activation: str, loss_name: str, num_points: int = NUM_POINTS) -> Trained:
     """`num_points` × `LOG_EVERY` steps of gradient descent on a population."""
-    training = descent(activation, ("sigmoid", loss_name), learning_rate=1.0, batch_size=len(X))
-    xor = Part(jnp.asarray(X), jnp.asarray(Y))
-    end, losses, y_hat = populations.train(
-        training, params, xor, num_points, LOG_EVERY, answers(activation)
+    many = mlp.fit_many(
+        mlp.Network((2, len(params[0].b[0]), 1), activation, "sigmoid", loss_name),
+        X,
+        Y,
+        params=params,
+        learning_rate=1.0,
+        num_steps=num_points * LOG_EVERY,
+        log_every=LOG_EVERY,
+        observe=answers(activation),
     )
-    return Trained(end, y_hat, losses[:, LOG_EVERY - 1 :: LOG_EVERY].T)
+    y_hat, losses = (np.moveaxis(many.history[name], 1, 0) for name in ("y_hat", "train/loss"))
+    return Trained(many.params, y_hat, losses)
 
 
 @jax.jit

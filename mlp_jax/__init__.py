@@ -9,11 +9,20 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
     from mlp_jax.core.activations import ACTIVATIONS as ACTIVATIONS
+    from mlp_jax.core.boolean import boolean as boolean
+    from mlp_jax.core.explain import explain as explain
     from mlp_jax.core.initializers import INITIALIZERS as INITIALIZERS
+    from mlp_jax.core.library import backprop as backprop
+    from mlp_jax.core.library import check_gradient as check_gradient
+    from mlp_jax.core.library import evaluate as evaluate
+    from mlp_jax.core.library import fit as fit
+    from mlp_jax.core.library import fit_many as fit_many
+    from mlp_jax.core.library import forward as forward
     from mlp_jax.core.losses import LOSSES as LOSSES
     from mlp_jax.core.network import Network as Network
     from mlp_jax.core.optimizers import OPTIMIZERS as OPTIMIZERS
     from mlp_jax.core.optimizers import SCHEDULES as SCHEDULES
+    from mlp_jax.core.towers import towers as towers
 
 _HOMES = {
     # a network, and what it can be made of
@@ -21,9 +30,20 @@ _HOMES = {
     "ACTIVATIONS": "core.activations",
     "LOSSES": "core.losses",
     "INITIALIZERS": "core.initializers",
-    # how it can be trained
+    # its training, of one and of many
+    "fit": "core.library",
+    "fit_many": "core.library",
     "OPTIMIZERS": "core.optimizers",
     "SCHEDULES": "core.optimizers",
+    # what it computes, and how the gradient comes about
+    "evaluate": "core.library",
+    "forward": "core.library",
+    "backprop": "core.library",
+    "check_gradient": "core.library",
+    "explain": "core.explain",
+    # networks whose parameters are written down, not trained
+    "boolean": "core.boolean",
+    "towers": "core.towers",
 }
 
 __all__ = [*_HOMES]
@@ -34,7 +54,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'mlp_jax' has no attribute {name!r}")
     home = import_module(f"mlp_jax.{_HOMES[name]}")
-    value = globals()[name] = getattr(home, name, home)  # a name may be that of a module itself
+    value = globals()[name] = getattr(home, name)
     return value
 
 

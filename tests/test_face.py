@@ -46,3 +46,9 @@ def test_a_name_is_loaded_when_it_is_asked_for() -> None:
         "assert Network is mlp.Network and 'jax' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(mlp.__all__))
+def test_every_function_of_the_library_has_an_example(name: str) -> None:
+    value = getattr(mlp, name)
+    assert not callable(value) or ">>> " in (value.__doc__ or "")

@@ -38,8 +38,7 @@ KNOWS = {  # the places that may import a library; core.optimizers, say, is one 
     "pandas": ("data", "sweep", "tracking.search", "experiment.prediction"),
 }
 NOT_YET = {  # what still stands on the wrong floor
-    "sweep.runs", "core.population", "core.course", "core.fit",
-    "core.lockstep",
+    "sweep.runs",
 }  # fmt: skip
 SLOW_TO_IMPORT = {"mlflow", "matplotlib", "sklearn", "pandas"}
 

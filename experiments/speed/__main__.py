@@ -161,9 +161,7 @@ def tracked_against_bare() -> Row:
         def loop() -> object:
             state = training.init_state(prepared.training, prepared.params)
             for _ in range(5):
-                state, logged = epoch(
-                    state, prepared.shuffle_key, prepared.train, prepared.validation
-                )
+                state, logged = epoch(state, prepared.order, prepared.train, prepared.validation)
             return state, logged
 
         quiet = Console(RichConsole(quiet=True))

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -16,10 +17,11 @@ from experiments.speed.loops import Work, torch_loop
 from experiments.speed.timing import REPEATS, Paired, Row, in_turn, seconds
 from mlp_jax import data
 from mlp_jax.config.compose import compose
-from mlp_jax.config.schema import Experiment, with_values
+from mlp_jax.config.schema import with_values
 from mlp_jax.core.fit import compile_programs, fit
-from mlp_jax.core.lockstep import Lockstep, spread_over_cores
+from mlp_jax.core.population import Trainer, make_mesh
 from mlp_jax.experiment.setup import prepare
+from mlp_jax.sweep.groups import population_of, spread_over_cores
 
 NUM_TORCH_STEPS = 2_000
 XOR = ("+exp=xor", "tracking=none")
@@ -33,17 +35,17 @@ def population_loop(
 ) -> Callable[[], object]:
     """Networks that differ in their seed, `num_points` log intervals further with each call."""
     config = compose(list(overrides))
-    configs: list[Experiment] = [with_values(config, {"seed": i}) for i in range(num_networks)]
-    dataset = data.load(config.data)
-    base = prepare(config, dataset)
-    configs = [with_values(c, {"model": base.config.model}) for c in configs]
-    lockstep = Lockstep(base, configs, [dataset] * num_networks, {})
-    networks = lockstep.start(lockstep.inputs(np.arange(num_networks)))
-    program = lockstep.rounds(num_points, base.log_every)
+    base = prepare(config, data.load(config.data))
+    problems = [
+        replace(base, config=with_values(base.config, {"seed": i})) for i in range(num_networks)
+    ]
+    trainer = Trainer(population_of(problems), make_mesh(num_networks))
+    networks = trainer.begin(np.arange(num_networks)).networks
+    program = trainer.rounds(num_points, base.log_every)
 
     def run() -> object:
         nonlocal networks
-        networks, logged = program(networks, lockstep.shared, num_points)
+        networks, logged = program(networks, trainer.shared, num_points)
         return logged
 
     return run
@@ -113,13 +115,12 @@ def memory_of_16384() -> Row:
     program = (
         "import resource, numpy as np\n"
         "from experiments.speed.populations import XOR\n"
-        "from mlp_jax.core import population\n"
         "from mlp_jax.config.compose import compose\n"
         "from mlp_jax.config.schema import with_values\n"
-        "from mlp_jax.core.lockstep import spread_over_cores\n"
+        "from mlp_jax.sweep.groups import spread_over_cores, train\n"
         "spread_over_cores()\n"
         "config = compose(list(XOR))\n"
-        "population.train([with_values(config, {'seed': i}) for i in range(16_384)])\n"
+        "train([with_values(config, {'seed': i}) for i in range(16_384)])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     start = time.perf_counter()

@@ -2,31 +2,44 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import PRNGKeyArray
 
 from mlp_jax.core import training
 from mlp_jax.core.divergence import first_non_finite
+from mlp_jax.core.history import History, LogPoint, value_of
 from mlp_jax.core.network import Params
-from mlp_jax.core.training import Carry, Metrics, Part
+from mlp_jax.core.training import Carry, Metrics, Order, Part, Parts, Training
 from mlp_jax.errors import NoResultError
-from mlp_jax.experiment.setup import Problem
 
 CALL_SECONDS = 0.25
 """How long the compiled loop runs before the host looks whether it should stop."""
 
 
-class LogPoint(NamedTuple):
-    """What was measured after `step` updates."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """One training as arrays and pure functions: all that `fit` needs."""
 
-    step: int
-    metrics: dict[str, float]
+    training: Training
+    params: Params
+    order: Order
+    train: Part
+    validation: Part | None = None
+    test: Part | None = None
+    num_steps: int
+    log_every: int
+    advice: str = "Try a smaller learning_rate, clip_norm=1 or inputs of about unit size."
+    """What to do where it diverges."""
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.train, self.validation, self.test)
 
 
 class Fitted(NamedTuple):
@@ -34,7 +47,7 @@ class Fitted(NamedTuple):
 
     params: Params
     step: int
-    history: list[LogPoint]
+    history: History
 
 
 class Pause(NamedTuple):
@@ -50,20 +63,16 @@ class Pause(NamedTuple):
 class DivergedError(NoResultError):
     """A number stopped being finite in the update to `step`; before that is `last_finite`."""
 
-    def __init__(self, step: int, where: str, learning_rate: float, last_finite: Pause) -> None:
-        super().__init__(divergence(step, learning_rate, where))
+    def __init__(self, step: int, where: str, advice: str, last_finite: Pause) -> None:
+        super().__init__(divergence(step, advice, where))
         self.step = step
         self.where = where
         self.last_finite = last_finite
 
 
-def divergence(step: int, learning_rate: float, where: str = "the loss or a parameter") -> str:
+def divergence(step: int, advice: str, where: str = "the loss or a parameter") -> str:
     """What is said of a training that diverged."""
-    return (
-        f"training diverged at step {step:,}: {where} was the first that is not finite. Try a "
-        f"smaller optimizer.learning_rate (now {learning_rate:g}), optimizer.clip_norm=1 or "
-        "data.standardize=true."
-    )
+    return f"training diverged at step {step:,}: {where} was the first that is not finite. {advice}"
 
 
 class Programs(NamedTuple):
@@ -71,55 +80,51 @@ class Programs(NamedTuple):
 
     start: Callable[[Params], Carry]
     copy: Callable[[Carry], Carry]
-    advance: Callable[[Carry, PRNGKeyArray, Part, Array], tuple[Carry, Array]]
+    advance: Callable[[Carry, Order, Part, Array], tuple[Carry, Array]]
     log_point: Callable[[Carry, Part, Part | None], tuple[Carry, Metrics]]
 
 
-def _start(problem: Problem, params: Params) -> Carry:
-    return training.init_carry(problem.training, params, problem.log_every)
+def _start(task: Task, params: Params) -> Carry:
+    return training.init_carry(task.training, params, task.log_every)
 
 
-def template(problem: Problem) -> Carry:
+def template(task: Task) -> Carry:
     """The shapes and dtypes of a training's carry."""
-    return jax.eval_shape(partial(_start, problem), problem.params)
+    return jax.eval_shape(partial(_start, task), task.params)
 
 
-def compile_programs(problem: Problem) -> Programs:
-    """For all problems of these shapes and this fixed part, whatever their parameters and keys."""
-    fixed, train = problem.training, problem.train
-    carry, num_steps = template(problem), jax.ShapeDtypeStruct((), jnp.int32)
+def compile_programs(task: Task) -> Programs:
+    """For all tasks of these shapes and this fixed part, whatever their parameters and keys."""
+    fixed, train = task.training, task.train
+    carry, num_steps = template(task), jax.ShapeDtypeStruct((), jnp.int32)
 
     def compiled(function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...]) -> Any:
         return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     return Programs(
-        start=compiled(partial(_start, problem), problem.params, donated=()),
+        start=compiled(partial(_start, task), task.params, donated=()),
         copy=compiled(partial(jax.tree.map, jnp.copy), carry, donated=()),
         advance=compiled(
             partial(training.advance, fixed),
-            *(carry, problem.shuffle_key, train, num_steps),
+            *(carry, task.order, train, num_steps),
             donated=(0,),
         ),
         log_point=compiled(
-            partial(training.log_point, fixed), carry, train, problem.validation, donated=(0,)
+            partial(training.log_point, fixed), carry, train, task.validation, donated=(0,)
         ),
     )
 
 
-def _advance(
-    problem: Problem, programs: Programs, carry: Carry, num_steps: int
-) -> tuple[Carry, int]:
-    carry, num_finite = programs.advance(
-        carry, problem.shuffle_key, problem.train, jnp.int32(num_steps)
-    )
+def _advance(task: Task, programs: Programs, carry: Carry, num_steps: int) -> tuple[Carry, int]:
+    carry, num_finite = programs.advance(carry, task.order, task.train, jnp.int32(num_steps))
     return carry, int(num_finite)
 
 
 def fit(
-    problem: Problem,
+    task: Task,
     programs: Programs,
     carry: Carry | None = None,
-    history: Sequence[LogPoint] = (),
+    history: Iterable[LogPoint] = (),
     *,
     on_log: Callable[[LogPoint], None] = lambda point: None,
     on_pause: Callable[[Pause], None] = lambda pause: None,
@@ -132,82 +137,72 @@ def fit(
     which changes no bit: `on_pause` may save the carry, and what it raises ends the training.
     Raises `DivergedError`.
     """
-    carry = programs.start(problem.params) if carry is None else carry
+    carry = programs.start(task.params) if carry is None else carry
     history = list(history)
     step, steps_per_call = int(carry.state.step), 1
-    is_last = _is_last(problem, carry, step)
+    is_last = _is_last(task, carry, step)
     while not is_last:
-        until = [_next_multiple(step, n) for n in (problem.log_every, pause_every) if n]
-        num_steps = min(steps_per_call, problem.num_steps - step, min(until) - step)
+        until = [_next_multiple(step, n) for n in (task.log_every, pause_every) if n]
+        num_steps = min(steps_per_call, task.num_steps - step, min(until) - step)
         called_at = time.perf_counter()
         before = programs.copy(carry)
-        carry, num_finite = _advance(problem, programs, carry, num_steps)
+        carry, num_finite = _advance(task, programs, carry, num_steps)
         if num_finite < num_steps:
-            raise _diverged(problem, programs, Pause(step, before, history, False), num_steps)
+            raise _diverged(task, programs, Pause(step, before, history, False), num_steps)
         seconds = time.perf_counter() - called_at
         steps_per_call = max(1, int(num_steps * CALL_SECONDS / seconds))
         step += num_steps
-        if step % problem.log_every == 0 or step == problem.num_steps:
-            carry, logged = programs.log_point(carry, problem.train, problem.validation)
-            metrics = {name: float(value) for name, value in jax.device_get(logged).items()}
+        if step % task.log_every == 0 or step == task.num_steps:
+            carry, logged = programs.log_point(carry, task.train, task.validation)
+            metrics = {name: value_of(array) for name, array in jax.device_get(logged).items()}
             history.append(LogPoint(step, metrics))
             on_log(history[-1])
-        is_last = _is_last(problem, carry, step)
+        is_last = _is_last(task, carry, step)
         on_pause(Pause(step, carry, history, is_last))
     params, kept_step = training.kept(carry.state)
-    return Fitted(params, int(kept_step), history)
+    return Fitted(params, int(kept_step), History.of(history))
 
 
 def _next_multiple(step: int, of: int) -> int:
     return (step // of + 1) * of
 
 
-def _is_last(problem: Problem, carry: Carry, step: int) -> bool:
-    best, patience = carry.state.best, problem.training.patience
+def _is_last(task: Task, carry: Carry, step: int) -> bool:
+    best, patience = carry.state.best, task.training.patience
     has_lost_patience = (
         best is not None and patience is not None and int(best.num_worse) >= patience
     )
-    return step >= problem.num_steps or has_lost_patience
+    return step >= task.num_steps or has_lost_patience
 
 
-def _diverged(problem: Problem, programs: Programs, before: Pause, num_steps: int) -> DivergedError:
+def _diverged(task: Task, programs: Programs, before: Pause, num_steps: int) -> DivergedError:
     """Repeats the steps after `before`, which are not all finite, to see where it began."""
 
     def is_lost(count: int) -> bool:
-        return _advance(problem, programs, programs.copy(before.carry), count)[1] < count
+        return _advance(task, programs, programs.copy(before.carry), count)[1] < count
 
     num_good = bisect_left(range(num_steps + 1), True, key=is_lost) - 1
-    carry, _ = _advance(problem, programs, programs.copy(before.carry), num_good)
+    carry, _ = _advance(task, programs, programs.copy(before.carry), num_good)
     last_finite = before._replace(step=before.step + num_good, carry=carry)
     return DivergedError(
         last_finite.step + 1,
-        first_non_finite(problem.training, carry.state, _batch(problem, carry.state.step)),
-        problem.config.optimizer.learning_rate,
+        first_non_finite(
+            task.training,
+            carry.state,
+            training.batch_at(task.training, task.order, task.train, carry.state.step),
+        ),
+        task.advice,
         last_finite,
     )
-
-
-def _batch(problem: Problem, step: Array) -> Part:
-    """The examples of the step after `step` updates."""
-    train, batch_size = problem.train, problem.training.batch_size
-    if batch_size == len(train.x):
-        return train
-    rows = training.batch_indices(
-        problem.shuffle_key, step, 1, len(train.x), batch_size, aligned=False
-    )[0]
-    return Part(train.x[rows], train.y[rows])
 
 
 _evaluate = jax.jit(training.evaluate, static_argnums=0)
 
 
-def evaluate_parts(problem: Problem, params: Params) -> dict[str, dict[str, float]]:
+def evaluate_parts(task: Task, params: Params) -> dict[str, dict[str, float]]:
     """Every part's metrics, as `{"test": {"loss": …, "accuracy": …}, …}`."""
-    parts = {"train": problem.train, "validation": problem.validation, "test": problem.test}
     return {
-        name: {
-            key: float(value) for key, value in _evaluate(problem.training, params, part).items()
-        }
-        for name, part in parts.items()
+        name: {key: float(value) for key, value in _evaluate(task.training, params, part).items()}
+        for name, part in task.parts._asdict().items()
         if part is not None
     }

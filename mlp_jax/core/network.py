@@ -137,7 +137,7 @@ class Network:
     in place of a name; a `Loss` brings its output with it. Where `output` or `loss` is left out,
     it is the one that matches the other. Raises `ValueError` for what is no network.
 
-    >>> net = Network((2, 3, 1), activation="tanh", output="sigmoid")
+    >>> net = mlp.Network((2, 3, 1), activation="tanh", output="sigmoid")
     >>> net.loss
     'binary_cross_entropy'
     >>> params = net.init(jax.random.key(0), "glorot_normal")

@@ -1,161 +1,368 @@
-"""A population: many networks that differ only in numbers, trained by one call."""
+"""A population: trainings that differ only in numbers, as one compiled program.
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
+The single training under `vmap`: a loop over steps, each a step of all networks. They are split
+evenly over the devices of a mesh, the cores of a CPU among them, and into chunks that fit the
+memory. Every network has the initial parameters, the order of the data and the log points that it
+has alone.
+
+The host looks at them about ten times in a training. There it drops the networks that diverged or
+stopped early, and in successive halving the worse half.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mlp_jax import data
-from mlp_jax.config.schema import Data, Experiment, flat_values, with_values
-from mlp_jax.core.course import Member, Progress
-from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
-from mlp_jax.core.lockstep import Lockstep, OnProgress, check_members, problem_of
-from mlp_jax.data import Dataset
+from mlp_jax.core import training
+from mlp_jax.core.fit import Fitted
+from mlp_jax.core.gradcheck import GradientCheck, check_gradients
+from mlp_jax.core.history import Histories, Progress
+from mlp_jax.core.network import Params, num_params
+from mlp_jax.core.training import Metrics, Order, Part, Parts, Training, TrainState
 from mlp_jax.errors import UserError
-from mlp_jax.experiment.setup import (
-    Problem,
-    check_smoothing,
-    initial_params,
-    keys_of,
-    numeric_settings,
-    objective,
-    prepare,
-)
 
-LoadData = Callable[[Data], Dataset]
+NUM_ROUNDS = 10
+"""How often, about, the host looks at the networks in training."""
 
-_TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
-"""Where the numbers stand that may be arguments of the program; the rest is data and record."""
+CHUNK_BYTES = 2**30
+"""Of the states, the gradients, one batch's activations and the data of each network's own."""
+
+OnProgress = Callable[[Progress], None]
+
+
+def make_mesh(num_networks: int, platform: str | None = None) -> Mesh:
+    """The devices of a platform, JAX's default one if it is `None`; not more than networks."""
+    return Mesh(np.array(jax.local_devices(backend=platform)[:num_networks]), ("networks",))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Population:
+    """Networks that differ in numbers; arrays of what each has have a leading axis of networks."""
+
+    make_training: Callable[[dict[str, Array]], Training]
+    """From a network's numbers, by their names."""
+    start: Callable[[Any, dict[str, Array]], tuple[Params, Order]]
+    """A network's initial parameters and its order, from its origin and its numbers."""
+    origins: Any
+    """What `start` takes, such as the seeds."""
+    numbers: Mapping[str, np.ndarray]
+    parts: Parts | Callable[[np.ndarray], Parts]
+    """The data; where each network has its own, a function of their indices."""
+    num_steps: int
+    log_every: int
+    objective: str = "train/loss"
+    """The metric by which successive halving ranks the networks."""
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves((self.origins, self.numbers))[0])
+
+    def select(self, indices: np.ndarray) -> tuple[Any, dict[str, np.ndarray], Parts | None]:
+        """What some networks start with, and their data if they have their own."""
+        origins, numbers = jax.tree.map(
+            lambda values: values[indices], (self.origins, dict(self.numbers))
+        )
+        return origins, numbers, self.parts(indices) if callable(self.parts) else None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMany:
+    """Trained networks; every array has a leading axis of networks."""
+
+    params: Params
+    """The parameters that each network kept, of `step`."""
+    step: np.ndarray
+    initial: Params
+    metrics: dict[str, dict[str, np.ndarray]]
+    """Of each part; where a network diverged they are those of its last step."""
+    history: Histories
+    gradients: list[GradientCheck]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __getitem__(self, network: int) -> Fitted:
+        """One network's training, as `fit` would return it."""
+        params = jax.tree.map(lambda leaf: leaf[network], self.params)
+        return Fitted(params, int(self.step[network]), self.history[network])
+
+
+class _Networks(NamedTuple):
+    """Networks on the devices."""
+
+    state: TrainState
+    order: Order
+    numbers: dict[str, Array]
+    own: Parts | None
+
+
+class _Chunk:
+    """Networks that are in memory together, and how many log points they have behind them."""
+
+    def __init__(self, indices: np.ndarray, networks: _Networks) -> None:
+        self.indices, self.networks, self.num_points = indices, networks, 0
 
 
 def train(
-    configs: Sequence[Experiment],
+    population: Population,
+    mesh: Mesh | None = None,
     *,
-    exact: bool = False,
     halvings: int = 0,
     on_progress: OnProgress = lambda progress: None,
-    load_data: LoadData = data.load,
-) -> list[Member]:
-    """Trains the networks of `configs`, which differ only in traced numbers, in their order.
+    check: bool = True,
+) -> FittedMany:
+    """Trains all of them to their end; `check` compares the gradient of each with `jax.grad`.
 
-    Side by side their float32 results agree to about 1e-5 after 1,000 steps with those of each
-    network alone, if the training is smooth: with an L1 penalty, weights near 0 jump. `exact`
-    trains them one after the other, in one compiled program for those that differ in seed and data
-    alone: then each bit is that of the network alone. lbfgs, whose line search would not agree, is
-    always exact. With `halvings` k > 0 only the better half goes on after 1/2^k of the steps, the
-    better half of those after twice as many, and so on until the last ones train to the end. Raises
-    `UserError`.
+    With `halvings` k > 0 only the better half goes on after 1/2^k of the steps, the better half of
+    those after twice as many, and so on until the last ones train to the end. Raises `UserError`
+    where there are too few log points for it.
     """
-    exact = exact or configs[0].optimizer.name == "lbfgs"
-    if exact and halvings:
-        raise UserError(
-            f"{halvings} halvings: networks that are trained one after the other cannot be halved; "
-            "set population.exact=false, and another optimizer than lbfgs."
+    return Trainer(population, mesh or make_mesh(len(population))).train(
+        halvings, on_progress, check
+    )
+
+
+class Trainer:
+    """The programs of a population, and what has become of each network."""
+
+    def __init__(self, population: Population, mesh: Mesh) -> None:
+        self.population, self.mesh = population, mesh
+        num_steps, log_every = population.num_steps, population.log_every
+        ends = np.arange(log_every, num_steps + log_every, log_every)
+        one = jax.tree.map(lambda array: array[0], population.select(np.array([0])))
+        self.example = jax.eval_shape(self._start, one)
+        self.fixed = population.make_training(jax.tree.map(jnp.asarray, one[1]))  # of the first one
+        self.histories = Histories(
+            len(population), np.minimum(ends, num_steps), population.objective, self.fixed.patience
         )
-    members: dict[int, Member] = {}
-    num_steps = 0
-    with numeric_settings(configs[0]):
-        datasets = _load(configs, load_data)
-        for indices in _groups(configs, datasets, exact):
-            num_before, steps_before = len(members), num_steps
+        self.shared = None if callable(population.parts) else population.parts
+        self.gradients: list[GradientCheck] = []
+        self.initial: Any = None
+        self.result: Any = None
+        self.is_fetched = np.zeros(len(population), bool)
+        self.start = self._over_networks(self._start)
+        self.kept = self._over_networks(self._kept)
+        self.programs: dict[tuple[int, int], Callable[..., Any]] = {}
 
-            def show(now: Progress, num: int = num_before, steps: int = steps_before) -> None:
-                nonlocal num_steps
-                num_steps = steps + now.network_steps
-                ways = num + now.share * now.num_networks
-                on_progress(
-                    Progress(
-                        ways / len(configs),
-                        num + now.num_done,
-                        len(configs),
-                        num_steps,
-                        now.best,
-                    )
-                )
+    # --- what is compiled ----------------------------------------------------------------------
 
-            base = prepare(configs[indices[0]], datasets[indices[0]])
-            pair = {"model.output": base.config.model.output, "model.loss": base.config.model.loss}
-            some = [with_values(configs[index], pair) for index in indices]
-            their_data = [datasets[index] for index in indices]
-            for config, dataset in zip(some, their_data, strict=True):
-                check_smoothing(config, dataset)
-            if exact:
-                trained = _one_by_one(base, some, their_data, show)
-            else:
-                trained = Lockstep(base, some, their_data, _numbers(some)).train(halvings, show)
-            members |= dict(zip(indices, trained, strict=True))
-    return [members[index] for index in range(len(configs))]
+    def _over_networks(self, function: Callable[..., Any], **jit: Any) -> Callable[..., Any]:
+        """`function(network, shared data, …)` of all networks, split over the devices."""
+
+        def all_networks(networks: Any, *shared: Any) -> Any:
+            return jax.vmap(lambda network: function(network, *shared))(networks)
+
+        def split(networks: Any, *shared: Any) -> Any:
+            along, whole = PartitionSpec("networks"), PartitionSpec()
+            specs = (along, *[whole] * len(shared))
+            return jax.shard_map(
+                all_networks, mesh=self.mesh, in_specs=specs, out_specs=along, check_vma=False
+            )(networks, *shared)
+
+        return jax.jit(split, **jit)
+
+    def _start(self, selected: tuple[Any, dict[str, Array], Parts | None]) -> _Networks:
+        origin, numbers, own = selected
+        params, order = self.population.start(origin, numbers)
+        fixed = self.population.make_training(numbers)
+        return _Networks(training.init_state(fixed, params), order, numbers, own)
+
+    def _interval(
+        self, network: _Networks, shared: Parts | None, length: int
+    ) -> tuple[_Networks, Metrics]:
+        """The next `length` steps, and what is logged after them."""
+        parts, fixed = network.own or shared, self.population.make_training(network.numbers)
+        assert parts is not None
+        per_epoch = len(parts.train.x) // fixed.batch_size
+        state, logged = training.train_interval(
+            fixed,
+            length,
+            not (self.population.log_every % per_epoch) and not (length % per_epoch),
+            network.state,
+            network.order,
+            parts.train,
+            parts.validation,
+        )
+        if state.best is not None:
+            logged["num_worse"] = state.best.num_worse
+        return network._replace(state=state), logged
+
+    def rounds(self, size: int, length: int) -> Callable[..., Any]:
+        """The program of up to `size` log intervals of `length` steps.
+
+        How many is an argument, so that rounds of different lengths are one program.
+        """
+        if (size, length) in self.programs:
+            return self.programs[size, length]
+
+        def some(network: _Networks, shared: Parts | None, count: Array) -> Any:
+            def step(point: Array, carry: tuple[_Networks, Metrics]) -> tuple[_Networks, Metrics]:
+                network, logged = self._interval(carry[0], shared, length)
+                return network, jax.tree.map(lambda all, v: all.at[point].set(v), carry[1], logged)
+
+            _, shapes = jax.eval_shape(lambda n: self._interval(n, shared, length), network)
+            empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
+            return jax.lax.fori_loop(0, count, step, (network, empty))
+
+        self.programs[size, length] = self._over_networks(some, donate_argnums=0)
+        return self.programs[size, length]
+
+    def _kept(self, network: _Networks, shared: Parts | None) -> tuple[Params, Array, Any]:
+        """The parameters that are kept, their step, and every part's metrics."""
+        parts, fixed = network.own or shared, self.population.make_training(network.numbers)
+        assert parts is not None
+        params, step = training.kept(network.state)
+        metrics = {
+            name: training.evaluate(fixed, params, part)
+            for name, part in parts._asdict().items()
+            if part is not None
+        }
+        return params, step, metrics
+
+    # --- what the host does --------------------------------------------------------------------
+
+    def train(self, halvings: int, on_progress: OnProgress, check: bool) -> FittedMany:
+        ends = self._ends(halvings)
+        chunks = self._split()
+        # In successive halving all chunks compete; else one is done with before the next begins.
+        for together in [chunks] if halvings else [[chunk] for chunk in chunks]:
+            begun = [self.begin(indices, check) for indices in together]
+            for end in ends:
+                for chunk in begun:
+                    self._advance(chunk, end, on_progress)
+                if end < ends[-1]:
+                    self._halve(begun)
+        params, step, metrics = self.result
+        return FittedMany(params, step, self.initial, metrics, self.histories, self.gradients)
+
+    def _ends(self, halvings: int) -> list[int]:
+        """The log points at which the worse half is dropped, and the last one."""
+        last = len(self.histories.steps)
+        if last >> halvings == 0:
+            raise UserError(
+                f"{halvings} halvings need {2**halvings} log points, there are {last}: make "
+                "log_every smaller, or halve less often."
+            )
+        return sorted({last >> k for k in range(halvings + 1)})
+
+    def _split(self) -> list[np.ndarray]:
+        """The networks in chunks that fit the memory."""
+        params = self.example.state.params
+        itemsize, sizes = params[0].W.dtype.itemsize, sum(sum(layer.W.shape) for layer in params)
+        own = sum(
+            leaf.size * itemsize for leaf in jax.tree.leaves((self.example.state, self.example.own))
+        )
+        each = 2 * own + itemsize * (num_params(params) + 4 * self.fixed.batch_size * sizes)
+        size = max(1, CHUNK_BYTES // each // self.mesh.size) * self.mesh.size
+        indices = np.arange(len(self.population))
+        return [indices[at : at + size] for at in range(0, len(indices), size)]
+
+    def _padded(self, indices: np.ndarray) -> np.ndarray:
+        """Filled up with copies of the last one, to a multiple of the devices."""
+        return np.pad(indices, (0, -len(indices) % self.mesh.size), mode="edge")
+
+    def begin(self, indices: np.ndarray, check: bool = False) -> _Chunk:
+        """The initial networks, with their gradients checked on the first 32 examples."""
+        sharding = NamedSharding(self.mesh, PartitionSpec("networks"))
+        networks = self.start(
+            jax.device_put(self.population.select(self._padded(indices)), sharding)
+        )
+        count = len(indices)
+        params, own = jax.device_get(
+            jax.tree.map(lambda leaf: leaf[:count], (networks.state.params, networks.own))
+        )
+        self.initial = self._stored(self.initial, indices, params)
+        if check:
+            numbers = {name: values[indices] for name, values in self.population.numbers.items()}
+            parts = own or self.shared
+            assert parts is not None
+            self.gradients += check_start(
+                self.population.make_training, params, parts.train, numbers
+            )
+        return _Chunk(indices, networks)
+
+    def _stored(self, all_networks: Any, indices: np.ndarray, values: Any) -> Any:
+        """Values of some networks put in their places among those of all."""
+        if all_networks is None:
+            all_networks = jax.tree.map(
+                lambda value: np.full((len(self.population), *value.shape[1:]), 0, value.dtype),
+                values,
+            )
+        for array, value in zip(
+            jax.tree.leaves(all_networks), jax.tree.leaves(values), strict=True
+        ):
+            array[indices] = value
+        return all_networks
+
+    def _advance(self, chunk: _Chunk, end: int, on_progress: OnProgress) -> None:
+        """Trains a chunk up to the log point number `end`."""
+        log_every = self.population.log_every
+        num_full, rest = divmod(self.population.num_steps, log_every)
+        size = -(-len(self.histories.steps) // NUM_ROUNDS)
+        while chunk.num_points < end and len(chunk.indices):
+            left = num_full - chunk.num_points
+            count = min(size, end - chunk.num_points, left) if left else 1
+            program = self.rounds(size, log_every) if left else self.rounds(1, rest)
+            chunk.networks, logged = program(chunk.networks, self.shared, count)
+            logged = {
+                name: values[: len(chunk.indices), :count]
+                for name, values in jax.device_get(logged).items()
+            }
+            self.histories.record(chunk.indices, chunk.num_points, logged)
+            chunk.num_points += count
+            on_progress(self.histories.progress())
+            self._drop_done(chunk)
+
+    def _halve(self, chunks: Sequence[_Chunk]) -> None:
+        worse = self.histories.halve(np.concatenate([chunk.indices for chunk in chunks]))
+        for chunk in chunks:
+            # At once: a network that stays in its chunk is carried on.
+            self._fetch(chunk, np.flatnonzero(np.isin(chunk.indices, worse)))
+            self._drop_done(chunk)
+
+    def _drop_done(self, chunk: _Chunk) -> None:
+        """Takes the networks that are done out of a chunk where they are half of it or more."""
+        is_done = self.histories.is_done[chunk.indices]
+        if is_done.sum() < len(is_done) / 2:
+            return
+        self._fetch(chunk, np.flatnonzero(is_done))
+        left = np.flatnonzero(~is_done)
+        if len(left):
+            where = self._padded(left)
+            chunk.networks = jax.tree.map(lambda leaf: leaf[where], chunk.networks)
+        chunk.indices = chunk.indices[left]
+
+    def _fetch(self, chunk: _Chunk, places: np.ndarray) -> None:
+        """Fetches what is kept of the networks at some places of a chunk, if it is not yet."""
+        places = places[~self.is_fetched[chunk.indices[places]]]
+        if len(places):
+            indices = chunk.indices[places]
+            kept = jax.device_get(self.kept(chunk.networks, self.shared))
+            found = jax.tree.map(lambda leaf: leaf[places], kept)
+            self.result = self._stored(self.result, indices, found)
+            self.is_fetched[indices] = True
 
 
-def _load(configs: Sequence[Experiment], load_data: LoadData) -> list[Dataset]:
-    """The dataset of each config; equal ones are one."""
-    loaded: dict[str, Dataset] = {}
-    for config in configs:
-        if repr(config.data) not in loaded:
-            loaded[repr(config.data)] = load_data(config.data)
-    return [loaded[repr(config.data)] for config in configs]
+def check_start(
+    make_training: Callable[[dict[str, Array]], Training],
+    params: Params,
+    train: Part,
+    numbers: Mapping[str, np.ndarray],
+) -> list[GradientCheck]:
+    """The gradient checks of networks with stacked `params`, on the first 32 training examples.
 
-
-def _groups(
-    configs: Sequence[Experiment], datasets: Sequence[Dataset], exact: bool
-) -> list[list[int]]:
-    """The networks of one program each: equal shapes of the data and, where each bit counts, equal
-    numbers, since a compiler may round a constant otherwise than an argument.
+    `train` is stacked too where each network has data of its own.
     """
-    groups: dict[Any, list[int]] = defaultdict(list)
-    for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
-        shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
-        numbers = [v for k, v in flat_values(config).items() if k.startswith(_TRACED_SECTIONS)]
-        groups[repr(shapes), repr(numbers) if exact else ""].append(index)
-    return list(groups.values())
-
-
-def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
-    """The numbers in which the configs differ, by their key."""
-    flat = [flat_values(config) for config in configs]
-    numbers = {}
-    for key, first in flat[0].items():
-        values = [values.get(key) for values in flat]
-        if not key.startswith(_TRACED_SECTIONS) or all(value == first for value in values):
-            continue
-        if not all(isinstance(value, float) for value in values):
-            raise ValueError(f"{key} differs within a population, and is not a number in each")
-        numbers[key] = np.array(values, configs[0].dtype)
-    return numbers
-
-
-def _one_by_one(
-    base: Problem,
-    configs: Sequence[Experiment],
-    datasets: Sequence[Dataset],
-    on_progress: OnProgress,
-) -> list[Member]:
-    """Networks that differ in seed and data, each trained as it is alone, by the same programs."""
-    programs = compile_programs(base)
-    name = objective(base.config, base.dataset)
-    sign = -1 if name.endswith("/loss") else 1
-    members: list[Member] = []
-    num_steps, best = 0, -np.inf
-    for config, dataset in zip(configs, datasets, strict=True):
-        init_key, shuffle_key = keys_of(config.seed)
-        params = initial_params(config, base.sizes, init_key)
-        problem = problem_of(base, config, dataset)
-        problem = problem._replace(params=params, shuffle_key=shuffle_key)
-        stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
-        (gradient,) = check_members(base, stacked, problem.train, {})
-        try:
-            fitted = fit(problem, programs)
-            metrics, diverged_at = evaluate_parts(problem, fitted.params), None
-        except DivergedError as error:
-            last = error.last_finite
-            fitted = Fitted(last.carry.state.params, last.step, last.history)
-            metrics, diverged_at = {}, error.step
-        members.append(Member(problem, gradient, fitted, metrics, diverged_at))
-        if fitted.history:
-            num_steps += fitted.history[-1].step
-            best = max(best, sign * fitted.history[-1].metrics[name])
-        share = len(members) / len(configs)
-        on_progress(Progress(share, len(members), len(configs), num_steps, sign * best))
-    return members
+    x, y = (np.asarray(array[..., :32, :]) for array in train)
+    return check_gradients(
+        params,
+        x,
+        y,
+        lambda numbers: make_training(numbers).objective,
+        dict(numbers),
+    )

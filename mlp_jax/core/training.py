@@ -1,6 +1,6 @@
 """The compiled training: a pure step, and one program for all steps between two log points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,18 @@ class Part(NamedTuple):
 
     x: Float[Array, "num_examples n_0"]
     y: Float[Array, "num_examples n_L"]
+
+
+class Parts(NamedTuple):
+    """The parts of the data."""
+
+    train: Part
+    validation: Part | None = None
+    test: Part | None = None
+
+
+Order = PRNGKeyArray | Int[Array, "num_steps batch_size"]
+"""The key that shuffles the examples anew for each epoch, or the examples of each step."""
 
 
 class Best(NamedTuple):
@@ -68,6 +80,8 @@ class Training(NamedTuple):
     patience: int | None = None
     """Log points without improvement after which nothing counts as better."""
     min_delta: float | Array = 0.0
+    observe: Callable[[Params], Mapping[str, Array]] | None = None
+    """What else is logged at a log point."""
 
 
 def init_state(training: Training, params: Params) -> TrainState:
@@ -115,6 +129,12 @@ def train_step(
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), loss
 
 
+def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Keys of the initial parameters and of the order: one root key, folded by purpose."""
+    root_key = jax.random.key(seed)
+    return jax.random.fold_in(root_key, 0), jax.random.fold_in(root_key, 1)
+
+
 def permutation(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
     """A random order of 0 … length − 1, for up to 2²⁴ of them.
 
@@ -155,6 +175,23 @@ def batch_indices(
     )(epochs)
     rows = orders[:, : steps_per_epoch * batch_size].reshape(-1, batch_size)
     return jax.lax.dynamic_slice_in_dim(rows, start % steps_per_epoch, num_steps)
+
+
+def is_drawn(order: Order) -> bool:
+    """Whether an order is drawn from a key, not written out."""
+    return bool(jnp.issubdtype(order.dtype, jax.dtypes.prng_key))
+
+
+def batch_at(training: Training, order: Order, train: Part, step: Int[Array, ""]) -> Part:
+    """The examples of the step after `step` updates."""
+    num_examples, batch_size = len(train.x), training.batch_size
+    if not is_drawn(order):
+        rows = order[step]
+    elif batch_size == num_examples:  # the full batch needs no order
+        return train
+    else:
+        rows = batch_indices(order, step, 1, num_examples, batch_size, aligned=False)[0]
+    return Part(train.x[rows], train.y[rows])
 
 
 def train_steps(
@@ -268,6 +305,8 @@ def measure(
         score = training.monitor(logged)
         best = _update_best(training, state.best, state.params, score, state.step)
         state = state._replace(best=best)
+    if training.observe is not None:
+        logged |= training.observe(state.params)
     logged["learning_rate"] = training.learning_rate(state.step - 1)
     return state, logged
 
@@ -301,7 +340,7 @@ _ORDER_LENGTH = 2**16
 def advance(
     training: Training,
     carry: Carry,
-    shuffle_key: PRNGKeyArray,
+    order: Order,
     train: Part,
     num_steps: Int[Array, ""],
 ) -> tuple[Carry, Int[Array, ""]]:
@@ -321,7 +360,7 @@ def advance(
     def epochs(carry: Carry) -> Carry:
         first = carry.state.step // steps_per_epoch * steps_per_epoch
         rows = batch_indices(
-            shuffle_key, first, num_epochs * steps_per_epoch, num_examples, batch_size, True
+            order, first, num_epochs * steps_per_epoch, num_examples, batch_size, True
         )
 
         def step(t: Array, carry: Carry) -> Carry:
@@ -331,8 +370,11 @@ def advance(
         until = jnp.minimum(stop, first + num_epochs * steps_per_epoch)
         return jax.lax.fori_loop(carry.state.step, until, step, carry)
 
-    if batch_size == num_examples:  # the full batch needs no order
-        carry = jax.lax.fori_loop(start, stop, lambda _, carry: update(carry, train), carry)
+    def one(t: Array, carry: Carry) -> Carry:
+        return update(carry, batch_at(training, order, train, t))
+
+    if batch_size == num_examples or not is_drawn(order):
+        carry = jax.lax.fori_loop(start, stop, one, carry)
     else:
         steps_per_epoch = num_examples // batch_size
         num_epochs = min(max(1, _ORDER_LENGTH // num_examples), -(-log_every // steps_per_epoch))

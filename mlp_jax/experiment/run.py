@@ -22,7 +22,6 @@ from mlp_jax.config.schema import Experiment
 from mlp_jax.core.fit import (
     DivergedError,
     Fitted,
-    LogPoint,
     Pause,
     Programs,
     compile_programs,
@@ -31,6 +30,7 @@ from mlp_jax.core.fit import (
     template,
 )
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
+from mlp_jax.core.history import LogPoint
 from mlp_jax.core.training import Carry
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir

@@ -4,9 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +14,26 @@ from jaxtyping import PRNGKeyArray
 
 from mlp_jax import data
 from mlp_jax.config.schema import Experiment, batch_size_of
-from mlp_jax.core import network, training
+from mlp_jax.core import training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty
-from mlp_jax.core.initializers import INITIALIZERS
+from mlp_jax.core.fit import Task
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
-from mlp_jax.core.network import Activations, Layer, Params
+from mlp_jax.core.network import Activations, Layer, Network, Params
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
-from mlp_jax.core.training import Part, Training
+from mlp_jax.core.training import Part, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 
 
-class Parts(NamedTuple):
-    """The parts of the data, on the device."""
-
-    train: Part
-    validation: Part | None
-    test: Part | None
-
-
-class Problem(NamedTuple):
-    """Everything that a training needs, as arrays and pure functions."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem(Task):
+    """A task with the config and the data set that it comes from."""
 
     config: Experiment
     dataset: Dataset
     sizes: tuple[int, ...]
-    train: Part
-    validation: Part | None
-    test: Part | None
-    params: Params
-    shuffle_key: PRNGKeyArray
-    training: Training
     steps_per_epoch: int
-    num_steps: int
-    log_every: int
 
 
 @contextmanager
@@ -209,22 +192,12 @@ def initial_params(config: Experiment, sizes: tuple[int, ...], init_key: PRNGKey
     model = config.model
     if model.params is not None:
         return _explicit_params(config, sizes)
-    names = (model.initializer, model.bias_initializer)
-    return _draw(init_key, model.initializer_scale, sizes, names, config.dtype)
-
-
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _draw(
-    init_key: PRNGKeyArray,
-    scale: float | Array,
-    sizes: tuple[int, ...],
-    names: tuple[str, str],
-    dtype: str,
-) -> Params:
-    """`names` are the initializers of weights and biases."""
-    initializer, bias_initializer = (INITIALIZERS[name] for name in names)
-    return network.init_params(
-        init_key, sizes, initializer, bias_initializer=bias_initializer, scale=scale, dtype=dtype
+    return Network(sizes).init(
+        init_key,
+        model.initializer,
+        scale=model.initializer_scale,
+        bias_initializer=model.bias_initializer,
+        dtype=config.dtype,
     )
 
 
@@ -290,12 +263,6 @@ def objective(config: Experiment, dataset: Dataset) -> str:
     return f"validation/{monitor if monitor in measured else 'loss'}"
 
 
-def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Keys of the initial parameters and of the order: one root key, folded by purpose."""
-    root_key = jax.random.key(seed)
-    return jax.random.fold_in(root_key, 0), jax.random.fold_in(root_key, 1)
-
-
 def make_training(
     config: Experiment, dataset: Dataset, batch_size: int, num_steps: int
 ) -> Training:
@@ -332,21 +299,23 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
     check_smoothing(config, dataset)
 
-    train, validation, test = encode_parts(config, dataset)
-    sizes = (train.x.shape[1], *config.model.hidden_sizes, train.y.shape[1])
-    batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(train.x))
+    parts = encode_parts(config, dataset)
+    sizes = (parts.train.x.shape[1], *config.model.hidden_sizes, parts.train.y.shape[1])
+    batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(parts.train.x))
     init_key, shuffle_key = keys_of(config.seed)
     return Problem(
         config=config,
         dataset=dataset,
         sizes=sizes,
-        train=train,
-        validation=validation,
-        test=test,
+        **parts._asdict(),
         params=initial_params(config, sizes, init_key),
-        shuffle_key=shuffle_key,
+        order=shuffle_key,
         training=make_training(config, dataset, batch_size, num_steps),
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         log_every=log_every,
+        advice=(
+            f"Try a smaller optimizer.learning_rate (now {config.optimizer.learning_rate:g}), "
+            "optimizer.clip_norm=1 or data.standardize=true."
+        ),
     )

@@ -1,40 +1,8 @@
-"""The jobs of a sweep: which may train together, and how they differ."""
+"""The jobs of a sweep: how they differ."""
 
-import json
 from collections.abc import Sequence
 
-from mlp_jax.config import schema as config
 from mlp_jax.config.compose import Job
-from mlp_jax.config.schema import Experiment
-
-
-def groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that differ only in traced numbers together, in the order of their first job."""
-    by_structure: dict[str, list[Job]] = {}
-    for job in jobs:
-        by_structure.setdefault(_structure(job.config), []).append(job)
-    return list(by_structure.values())
-
-
-def _structure(experiment: Experiment) -> str:
-    """All that the networks of one population have in common, as text.
-
-    Whether a key that may be null is null belongs to it; so does the data where the weights of
-    the classes are counted from it, and whether labels are smoothed, which not all data allow.
-    """
-    counts_classes = experiment.model.class_weights == "balanced"
-    structure = {
-        path: value
-        for path, value in config.flat_values(experiment).items()
-        if path not in config.RECORD_KEYS
-        and (
-            path not in config.TRACED_KEYS
-            or value is None
-            or (path == "model.label_smoothing" and value == 0)
-            or (counts_classes and path.startswith("data."))
-        )
-    }
-    return json.dumps(structure)
 
 
 def differences(jobs: Sequence[Job]) -> list[str]:

@@ -17,13 +17,14 @@ from mlp_jax import data
 from mlp_jax.config import saved
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
-from mlp_jax.core.course import Member
-from mlp_jax.core.fit import LogPoint, divergence
+from mlp_jax.core.fit import divergence
+from mlp_jax.core.history import LogPoint
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
 from mlp_jax.experiment import describe, machine
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare, summary
+from mlp_jax.sweep.groups import Member
 from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
@@ -78,14 +79,13 @@ class Trained(NamedTuple):
     def error(self) -> NoResultError | None:
         if self.member.diverged_at is None:
             return None
-        rate = self.job.config.optimizer.learning_rate
-        return NoResultError(divergence(self.member.diverged_at, rate))
+        return NoResultError(divergence(self.member.diverged_at, self.member.problem.advice))
 
 
 def record(trained: Trained, name: str) -> RunRecord:
     """All that `experiment.run` would have recorded of this training."""
     job, member, result, error = trained.job, trained.member, trained.result, trained.error
-    problem, points = member.problem, member.fitted.history
+    problem, points = member.problem, list(member.fitted.history)
     tags = describe.tags(problem, trained.device, trained.command)
     tags |= {"config_hash": config_hash(job.config)}
     if error is not None:

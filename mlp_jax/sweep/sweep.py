@@ -11,17 +11,17 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax import data
-from mlp_jax.core import population
-from mlp_jax.core.course import Progress
 from mlp_jax.core.gradcheck import insist_on
-from mlp_jax.core.lockstep import OnProgress, spread_over_cores
+from mlp_jax.core.history import Progress
+from mlp_jax.core.population import OnProgress
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe
 from mlp_jax.experiment.console import Console, OnSweep, measured, number
 from mlp_jax.experiment.setup import numeric_settings
-from mlp_jax.sweep import compare
+from mlp_jax.sweep import compare, groups
 from mlp_jax.sweep import runs as in_store
-from mlp_jax.sweep.jobs import Job, assignments, differences, groups, own_overrides
+from mlp_jax.sweep.groups import spread_over_cores
+from mlp_jax.sweep.jobs import Job, assignments, differences, own_overrides
 from mlp_jax.sweep.runs import Row, Runs, Trained
 from mlp_jax.tracking import recovery, search, store
 
@@ -122,7 +122,7 @@ class Sweep:
             left = [job for job in jobs if job.index not in known]
             for key in _by_store(left):
                 self._begin(key)
-            for group in groups(left):
+            for group in groups.by_structure(left):
                 done += self._done(self._train_group(group, meter), on_done)
                 meter.end_group(len(group))
         return done
@@ -152,7 +152,7 @@ class Sweep:
             on_progress(progress)
 
         with numeric_settings(first) as device:
-            members = population.train(
+            members = groups.train(
                 [job.config for job in group],
                 exact=first.population.exact,
                 halvings=first.sweep.halvings,
@@ -173,7 +173,7 @@ class Sweep:
             lacking = each.lacking()
             of_job = {o.job.index: o.run_id for o in self.outcomes if o.run_id in each.run_ids}
             jobs = [outcome.job for outcome in self.outcomes if outcome.job.index in of_job]
-            for group in groups(jobs):
+            for group in groups.by_structure(jobs):
                 if lacking.isdisjoint(of_job[job.index] for job in group):
                     continue
                 self.console.line("trains the best again, whose models were not made before")

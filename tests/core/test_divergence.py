@@ -3,6 +3,7 @@
 import math
 import re
 import sqlite3
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -171,12 +172,12 @@ def test_the_batch_is_that_of_the_step():
     """One target's square is not finite; the step that draws this example diverges."""
     prepared = prepared_with("batch_size=16", "optimizer.learning_rate=0.1")
     x, y = prepared.train
-    prepared = prepared._replace(train=Part(x, y.at[7].set(BIG)))
+    prepared = replace(prepared, train=Part(x, y.at[7].set(BIG)))
     first_epoch = jax.jit(partial(
         fitting.training.batch_indices,
         num_steps=len(x) // 16, num_examples=len(x), batch_size=16, aligned=True,
     ))  # fmt: skip
-    rows = first_epoch(prepared.shuffle_key, jnp.int32(0))
+    rows = first_epoch(prepared.order, jnp.int32(0))
     (drawn,) = np.flatnonzero(np.any(np.asarray(rows) == 7, axis=1))
     assert drawn > 0
     error = diverged(prepared)
@@ -184,7 +185,8 @@ def test_the_batch_is_that_of_the_step():
 
 
 def test_the_message_says_what_to_try():
-    message = fitting.divergence(12_345, 0.25, "z of layer 2")
+    prepared = prepared_with("optimizer.learning_rate=0.25")
+    message = fitting.divergence(12_345, prepared.advice, "z of layer 2")
     assert message == (
         "training diverged at step 12,345: z of layer 2 was the first that is not finite. Try a "
         "smaller optimizer.learning_rate (now 0.25), optimizer.clip_norm=1 or "

@@ -12,11 +12,12 @@ from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import CONF, with_values
 from mlp_jax.core import fit as fitting
 from mlp_jax.core import gradcheck as proof
-from mlp_jax.core import lockstep, population
+from mlp_jax.core import population
 from mlp_jax.core.backprop import backprop
-from mlp_jax.core.course import Course
+from mlp_jax.core.history import Histories
 from mlp_jax.errors import UserError
 from mlp_jax.experiment.setup import numeric_settings, prepare
+from mlp_jax.sweep import groups
 
 # Each optimizer with a schedule and two values of what it has besides the learning rate.
 CASES = [
@@ -83,7 +84,7 @@ def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, val
          "num_epochs=null", f"num_steps={num_steps}", *["batch_size=32"] * (optimizer != "lbfgs")],
         **{"optimizer.learning_rate": (0.01, 0.02), **values},
     )  # fmt: skip
-    for config, member in zip(configs, population.train(configs), strict=True):
+    for config, member in zip(configs, groups.train(configs), strict=True):
         problem, fitted = alone(config)
         assert same_bits(problem.params, member.problem.params)
         assert deviation(fitted.params, member.fitted.params) < 1e-5
@@ -101,8 +102,8 @@ def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, val
 def test_the_size_of_the_population_changes_no_bit_of_an_exact_one():
     overrides = ["num_epochs=null", "num_steps=25", "log_every=10", "batch_size=32"]
     seeds = {"seed": (2**32 - 1, 1, 2, 3, 4)}
-    five = population.train(configs_of(overrides, 5, **seeds), exact=True)
-    one = population.train(configs_of(overrides, 1, **seeds), exact=True)
+    five = groups.train(configs_of(overrides, 5, **seeds), exact=True)
+    one = groups.train(configs_of(overrides, 1, **seeds), exact=True)
     assert same_bits(one[0].fitted.params, five[0].fitted.params)
     problem, fitted = alone(five[0].problem.config)
     assert same_bits(problem.params, five[0].problem.params)
@@ -113,10 +114,10 @@ def test_the_size_of_the_population_changes_no_bit_of_an_exact_one():
 
 def test_chunks_of_networks_give_what_all_of_them_together_give(monkeypatch):
     configs = configs_of(["num_epochs=20", "batch_size=32"], 12)
-    together = population.train(configs)
-    monkeypatch.setattr(lockstep, "CHUNK_BYTES", 1)
+    together = groups.train(configs)
+    monkeypatch.setattr(population, "CHUNK_BYTES", 1)
     seen = []
-    in_chunks = population.train(configs, on_progress=seen.append)
+    in_chunks = groups.train(configs, on_progress=seen.append)
     for a, b in zip(together, in_chunks, strict=True):
         assert deviation(a.fitted.params, b.fitted.params) < 1e-5
     assert [p.num_done for p in seen] == sorted(p.num_done for p in seen)
@@ -129,12 +130,12 @@ def test_data_of_their_own():
     configs = configs_of(
         overrides, 3, **{"data.seed": (5, 6, 6), "data.noise": (0.1, 0.2, 0.2), "seed": (0, 0, 1)}
     )
-    members = population.train(configs, exact=True)
+    members = groups.train(configs, exact=True)
     for (problem, fitted), member in zip(each_alone(configs), members, strict=True):
         assert same_bits(problem.validation, member.problem.validation)
         assert same_bits(fitted.params, member.fitted.params)
         assert member.metrics == fitting.evaluate_parts(problem, fitted.params)
-    for exact, member in zip(members, population.train(configs), strict=True):
+    for exact, member in zip(members, groups.train(configs), strict=True):
         assert deviation(exact.fitted.params, member.fitted.params) < 1e-5
 
 
@@ -145,7 +146,7 @@ def test_each_network_stops_early_where_it_would_alone():
     ]  # fmt: skip
     configs = configs_of(overrides, 6)
     ends = set()
-    members = population.train(configs)
+    members = groups.train(configs)
     for (_, fitted), member in zip(each_alone(configs), members, strict=True):
         assert member.fitted.step == fitted.step
         assert [p.step for p in member.fitted.history] == [p.step for p in fitted.history]
@@ -157,7 +158,7 @@ def test_each_network_stops_early_where_it_would_alone():
 def test_a_network_that_diverges_does_not_touch_the_others():
     overrides = ["num_epochs=40", "batch_size=24", "model.output=identity", "log_every=4"]
     rates = {"optimizer.learning_rate": (0.01, 1e6, 0.02, 1e30)}
-    members = population.train(configs_of(overrides, 4, **rates))
+    members = groups.train(configs_of(overrides, 4, **rates))
     for member in members[::2]:
         assert member.diverged_at is None
         assert deviation(alone(member.problem.config)[1].params, member.fitted.params) < 1e-5
@@ -177,10 +178,10 @@ def test_successive_halving_lets_the_better_half_go_on():
         with_values(config, {"optimizer.learning_rate": rate})
         for config, rate in zip(configs, rates, strict=True)
     ]
-    members = population.train(configs, halvings=2)
+    members = groups.train(configs, halvings=2)
     assert [member.halved_at for member in members] == [20, 20, 20, 20, 40, 40, None, None]
     assert [member.fitted.history[-1].step for member in members][-3:] == [40, 80, 80]
-    whole = population.train(configs)
+    whole = groups.train(configs)
     for member, full in zip(members, whole, strict=True):
         length = len(member.fitted.history)
         losses, full_losses = (
@@ -193,10 +194,10 @@ def test_successive_halving_lets_the_better_half_go_on():
 
 def test_a_network_that_is_halved_keeps_what_it_was_then():
     overrides = ["num_epochs=null", "num_steps=40", "log_every=10", "batch_size=32"]
-    members = population.train(configs_of(overrides, 5), halvings=1)
+    members = groups.train(configs_of(overrides, 5), halvings=1)
     halved = [member for member in members if member.halved_at is not None]
     assert [member.halved_at for member in halved] == [20, 20]
-    short = population.train([
+    short = groups.train([
         with_values(member.problem.config, {"num_steps": 20}) for member in halved
     ])  # fmt: skip
     for member, then in zip(halved, short, strict=True):
@@ -208,20 +209,20 @@ def test_a_network_that_is_halved_keeps_what_it_was_then():
 def test_more_halvings_than_log_points_are_refused():
     configs = configs_of(["num_epochs=null", "num_steps=4", "log_every=1"])
     with pytest.raises(UserError, match="3 halvings need 8 log points, there are 4"):
-        population.train(configs, halvings=3)
+        groups.train(configs, halvings=3)
 
 
 def test_a_number_that_does_not_fit_the_output_is_named_though_it_is_traced():
     configs = configs_of(["model.output=tanh"], **{"model.label_smoothing": (0.0, 0.1)})
     with pytest.raises(UserError, match=r"^model\.label_smoothing=0\.1: targets of a tanh output"):
-        population.train(configs)
+        groups.train(configs)
 
 
 def test_configs_that_differ_in_structure_are_no_population():
     configs = configs_of(["num_epochs=2"])
     configs[1] = with_values(configs[1], {"model.hidden_sizes": [3]})
     with pytest.raises(ValueError, match=r"model\.hidden_sizes differs"):
-        population.train(configs)
+        groups.train(configs)
 
 
 def test_a_wrong_gradient_is_found_in_every_network(monkeypatch):
@@ -230,15 +231,15 @@ def test_a_wrong_gradient_is_found_in_every_network(monkeypatch):
         return value, (grads[0]._replace(b=0 * grads[0].b), *grads[1:])
 
     monkeypatch.setattr(proof, "backprop", wrong)
-    members = population.train(configs_of(["num_epochs=2"], 3))
+    members = groups.train(configs_of(["num_epochs=2"], 3))
     assert [member.gradient.passed for member in members] == [False] * 3
     assert [member.gradient.worst_layer for member in members] == [1] * 3
 
 
-def test_the_course_of_networks_that_end_in_different_ways():
-    course = Course(4, np.array([5, 10, 12]), "validation/accuracy", patience=2)
+def test_the_histories_of_networks_that_end_in_different_ways():
+    histories = Histories(4, np.array([5, 10, 12]), "validation/accuracy", patience=2)
     everyone = np.arange(4)
-    course.record(
+    histories.record(
         everyone,
         0,
         {
@@ -247,13 +248,13 @@ def test_the_course_of_networks_that_end_in_different_ways():
             "validation/accuracy": np.array([[0.5, 0.6], [0.5, 0.9], [0.7, 0.8], [0.1, 0.2]]),
         },
     )
-    assert course.is_done.tolist() == [False, True, True, False]
-    assert course.diverged_at.tolist() == [0, 9, 0, 0]
-    assert course.num_points.tolist() == [2, 1, 2, 2]
-    assert course.scores(everyone).tolist() == [0.6, -np.inf, 0.8, 0.2]
-    assert course.halve(everyone).tolist() == [3]
-    assert course.halved_at.tolist() == [0, 0, 0, 10]
-    course.record(
+    assert histories.is_done.tolist() == [False, True, True, False]
+    assert histories.diverged_at.tolist() == [0, 9, 0, 0]
+    assert histories.num_points.tolist() == [2, 1, 2, 2]
+    assert histories.scores(everyone).tolist() == [0.6, -np.inf, 0.8, 0.2]
+    assert histories.halve(everyone).tolist() == [3]
+    assert histories.halved_at.tolist() == [0, 0, 0, 10]
+    histories.record(
         everyone,
         2,
         {
@@ -262,10 +263,29 @@ def test_the_course_of_networks_that_end_in_different_ways():
             "validation/accuracy": np.full((4, 1), 1.0),
         },
     )
-    assert course.num_points.tolist() == [3, 1, 2, 2]
-    assert [point.step for point in course.log_points(0)] == [5, 10, 12]
-    assert [p.metrics for p in course.log_points(3)] == [
+    assert histories.num_points.tolist() == [3, 1, 2, 2]
+    assert [point.step for point in histories[0]] == [5, 10, 12]
+    assert [p.metrics for p in histories[3]] == [
         {"validation/accuracy": 0.1},
         {"validation/accuracy": 0.2},
     ]
-    assert course.progress() == (1.0, 4, 4, 12 + 5 + 10 + 10, 1.0)
+    assert histories.progress() == (1.0, 4, 4, 12 + 5 + 10 + 10, 1.0)
+
+
+def test_networks_train_on_the_platform_that_is_asked_for(monkeypatch):
+    """Though JAX's default is another one."""
+
+    class Accelerator:
+        platform = "tpu"
+
+    devices, trained_on = jax.devices, []
+    monkeypatch.setattr(
+        jax, "devices", lambda name=None: devices(name) if name else [Accelerator()]
+    )
+    train = population.train
+    monkeypatch.setattr(
+        population, "train", lambda p, mesh, **o: trained_on.append(mesh) or train(p, mesh, **o)
+    )
+    groups.train(configs_of(["num_epochs=1", "device=cpu"], 3))
+    (mesh,) = trained_on
+    assert [device.platform for device in mesh.devices] == ["cpu"] * 3

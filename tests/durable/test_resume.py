@@ -18,7 +18,8 @@ from mlp_jax import data
 from mlp_jax.commands import train
 from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
-from mlp_jax.core.fit import LogPoint, compile_programs, fit, template
+from mlp_jax.core.fit import compile_programs, fit, template
+from mlp_jax.core.history import LogPoint
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError

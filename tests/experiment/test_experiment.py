@@ -247,7 +247,7 @@ def test_every_seed_solves_xor():
             params = problem.initial_params(config, prepared.sizes, init_key)
             state = training.init_state(fixed, params)
             state, _ = training.train_steps(
-                fixed, state, prepared.shuffle_key, prepared.train, prepared.num_steps
+                fixed, state, prepared.order, prepared.train, prepared.num_steps
             )
             return training.evaluate(fixed, state.params, prepared.train)["accuracy"] == 1
 

@@ -19,7 +19,7 @@ from mlp_jax.config.compose import Composer, Job
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import CHOICES, CONF, SECTIONS, TRACED_KEYS, Experiment
 from mlp_jax.errors import UserError
-from mlp_jax.sweep import jobs
+from mlp_jax.sweep import groups, jobs
 
 LINKED = """# @package _global_
 name: seed ${seed} of ${optimizer.learning_rate}
@@ -145,7 +145,7 @@ def test_a_job_is_composed_once(sweep: Callable[[], Sweep]) -> None:
 
 
 def group_sizes(made: list[Job]) -> list[list[int]]:
-    return [[job.index for job in group] for group in jobs.groups(made)]
+    return [[job.index for job in group] for group in groups.by_structure(made)]
 
 
 def test_a_mixed_sweep_finds_its_groups(sweep: Callable[[], Sweep]) -> None:

@@ -20,12 +20,12 @@ from mlp_jax.commands import sync
 from mlp_jax.config.compose import compose
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment, with_values
-from mlp_jax.core import population
-from mlp_jax.core.course import Member
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
+from mlp_jax.sweep import groups
 from mlp_jax.sweep import runs as family
+from mlp_jax.sweep.groups import Member
 from mlp_jax.sweep.jobs import Job, own_overrides
 from mlp_jax.sweep.runs import Runs
 from mlp_jax.sweep.sweep import Outcome, Sweep
@@ -70,10 +70,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Trainer:
-    """`population.train`, which trains no network twice."""
+    """`groups.train`, which trains no network twice."""
 
     def __init__(self) -> None:
-        self.train, self.members = population.train, {}
+        self.train, self.members = groups.train, {}
         self.num_asked: list[int] = []
 
     def __call__(self, configs: Sequence[Experiment], **options: Any) -> list[Member]:
@@ -102,7 +102,7 @@ def trainer(place: Path) -> Iterator[Trainer]:
     trainer([job.config for job in make_jobs(*rates)])
     trainer([job.config for job in make_jobs(*(["optimizer=adam", *given] for given in adam))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(population, "train", trainer)
+        patch.setattr(groups, "train", trainer)
         yield trainer
 
 
@@ -275,7 +275,7 @@ def test_successive_halving(
         first, *others = trainer(plain, **options)
         return [first._replace(halved_at=10), *others]
 
-    monkeypatch.setattr(population, "train", halve)
+    monkeypatch.setattr(groups, "train", halve)
     common = [*SHORT, "name=halving", "sweep.halvings=2"]
     printed = Printed()
     first, second = run(make_jobs(["seed=0"], ["seed=1"], common=common), printed)
@@ -296,7 +296,7 @@ def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer:
         gradient = first.gradient._replace(layers=tuple(layers))
         return [first._replace(gradient=gradient), *others]
 
-    monkeypatch.setattr(population, "train", wrong)
+    monkeypatch.setattr(groups, "train", wrong)
     printed = Printed()
     jobs = make_jobs(["seed=0"], ["seed=1"], common=[*SHORT, "tracking=none"])
     first, second = run(jobs, printed)
@@ -338,7 +338,7 @@ def test_ctrl_c_leaves_a_sweep_that_can_be_resumed(client: MlflowClient, trainer
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(KeyboardInterrupt, match=r"Continue with: the command sweep\.resume=true$"),
     ):
-        patch.setattr(population, "train", stop)
+        patch.setattr(groups, "train", stop)
         run(jobs)
     [parent] = parents(client, "stopped")
     assert parent.info.status == "KILLED"

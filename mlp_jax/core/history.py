@@ -1,27 +1,61 @@
-"""What has become of each network of a population: the host's record of it."""
+"""What was logged: of one training, and of many with what has become of each."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mlp_jax.core.fit import Fitted, LogPoint
-from mlp_jax.core.gradcheck import GradientCheck
-from mlp_jax.experiment.setup import Problem
+
+class LogPoint(NamedTuple):
+    """What was measured after `step` updates."""
+
+    step: int
+    metrics: dict[str, float]
 
 
-class Member(NamedTuple):
-    """One network of a population, after training."""
+class History(Sequence[LogPoint]):
+    """An array for each metric beside the steps of the log points; a sequence of the points, too.
 
-    problem: Problem
-    gradient: GradientCheck
-    fitted: Fitted
-    metrics: dict[str, dict[str, float]]
-    """Of each part; empty where the training diverged."""
-    diverged_at: int | None = None
-    halved_at: int | None = None
-    """The step at which successive halving ended it."""
+    >>> history = History(np.array([10, 20]), {"train/loss": np.array([0.5, 0.25])})
+    >>> history["train/loss"], history[-1]
+    (array([0.5 , 0.25]), LogPoint(step=20, metrics={'train/loss': 0.25}))
+    """
+
+    def __init__(self, steps: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
+        self.steps, self.metrics = steps, metrics
+
+    @classmethod
+    def of(cls, points: Iterable[LogPoint]) -> "History":
+        """The same from log points that measure the same."""
+        points = list(points)
+        names = points[0].metrics if points else ()
+        return cls(
+            np.array([point.step for point in points], int),
+            {name: np.array([point.metrics[name] for point in points]) for name in names},
+        )
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A metric's array by its name, or the log points of an index or a slice."""
+        if isinstance(key, str):
+            return self.metrics[key]
+        if isinstance(key, slice):
+            return [self[index] for index in range(*key.indices(len(self)))]
+        values = {name: value_of(values[key]) for name, values in self.metrics.items()}
+        return LogPoint(int(self.steps[key]), values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def value_of(value: Any) -> Any:
+    """A Python number of an array without axes; another array, which a study may log, as it is."""
+    return np.asarray(value) if np.ndim(value) else value.item()
 
 
 class Progress(NamedTuple):
@@ -35,11 +69,12 @@ class Progress(NamedTuple):
     best: float
 
 
-class Course:
+class Histories:
     """The log points of many networks, and where each of them ended.
 
-    `steps` are the steps of the log points. `objective` is the metric by which networks are
-    ranked; a loss is better the lower it is, anything else the higher.
+    `steps` are the steps of the log points; an array of `metrics` has a row for each network, NaN
+    beyond its end. `objective` is the metric by which networks are ranked; a loss is better the
+    lower it is, anything else the higher.
     """
 
     def __init__(
@@ -52,7 +87,7 @@ class Course:
         self.diverged_at = np.zeros(num_networks, np.int64)
         self.halved_at = np.zeros(num_networks, np.int64)
         """0 where it did not happen."""
-        self.history: dict[str, np.ndarray] = {}
+        self.metrics: dict[str, np.ndarray] = {}
 
     def record(
         self, networks: Int[np.ndarray, " k"], start: int, logged: Mapping[str, np.ndarray]
@@ -84,14 +119,19 @@ class Course:
             self.is_done[networks] = True
         for name, values in logged.items():
             if name not in ("num_finite", "num_worse"):
-                shape = (len(self.is_done), len(self.steps))
-                rows = self.history.setdefault(name, np.full(shape, np.nan, values.dtype))
-                rows[networks[runs], start : start + count] = values[runs]
+                shape = (len(self.is_done), len(self.steps), *values.shape[2:])
+                rows = self.metrics.setdefault(
+                    name, np.full(shape, np.nan, np.result_type(values, np.float32))
+                )
+                # Of the log points up to its end only: what follows is no number of its training.
+                is_its = runs[:, None] & (np.arange(count) < num_points[:, None])
+                at, point = np.nonzero(is_its)
+                rows[networks[at], start + point] = values[at, point]
 
     def scores(self, networks: Int[np.ndarray, " k"]) -> np.ndarray:
         """The objective at each network's last log point, the higher the better; −∞ if lost."""
         last = np.maximum(self.num_points[networks] - 1, 0)
-        scores = self.sign * self.history[self.objective][networks, last]
+        scores = self.sign * self.metrics[self.objective][networks, last]
         lost = self.is_lost(networks) | np.isnan(scores)
         return np.where(lost, -np.inf, scores)
 
@@ -110,20 +150,20 @@ class Course:
         taken = np.concatenate([[0], self.steps])[self.num_points]
         trained = np.flatnonzero(self.num_points)
         scores = self.scores(trained) if len(trained) else np.array([-np.inf])
-        ways = np.where(self.is_done, 1, taken / self.steps[-1])
+        shares = np.where(self.is_done, 1, taken / self.steps[-1])
         return Progress(
-            share=float(ways.mean()),
+            share=float(shares.mean()),
             num_done=int(self.is_done.sum()),
             num_networks=len(self.is_done),
             network_steps=int(taken.sum()),
             best=float(self.sign * scores.max()),
         )
 
-    def log_points(self, network: int) -> list[LogPoint]:
-        """The history of one network, to where it ended."""
-        count = self.num_points[network]
-        columns = {name: rows[network, :count].tolist() for name, rows in self.history.items()}
-        return [
-            LogPoint(step, dict(zip(columns, values, strict=True)))
-            for step, *values in zip(self.steps[:count].tolist(), *columns.values(), strict=True)
-        ]
+    def __getitem__(self, key: Any) -> Any:
+        """A metric of all networks, (networks, log points), or the history of one to its end."""
+        if isinstance(key, str):
+            return self.metrics[key]
+        count = self.num_points[key]
+        return History(
+            self.steps[:count], {name: rows[key, :count] for name, rows in self.metrics.items()}
+        )

@@ -1,0 +1,226 @@
+"""`import mlp_jax as mlp` on arrays: the same training as a run's, and clear mistakes."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mlp_jax as mlp
+from mlp_jax import data
+from mlp_jax.config.compose import compose
+from mlp_jax.core import fit as fitting
+from mlp_jax.experiment.setup import prepare
+
+X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+Y = np.array([[0], [1], [1], [0]])
+NET = mlp.Network((2, 3, 1), activation="tanh", output="sigmoid")
+
+
+@cache
+def start() -> tuple:
+    return NET.init(jax.random.key(1), "glorot_normal")
+
+
+def same_bits(a, b) -> bool:
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def gradient_descent(params, rows, learning_rate, l2=0.0):
+    """A loop in Python over `jax.grad` of a loss written out."""
+
+    def loss(params, x, y):
+        (W1, b1), (W2, b2) = params
+        z = jnp.tanh(x @ W1.T + b1[None]) @ W2.T + b2[None]
+        penalty = l2 / 2 * (jnp.sum(W1**2) + jnp.sum(W2**2))
+        return (
+            jnp.mean(jnp.sum(y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z), 1)) + penalty
+        )
+
+    grad = jax.jit(jax.grad(loss))
+    for row in rows:
+        grads = grad(params, jnp.float32(X[row]), jnp.float32(Y[row]))
+        params = jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
+    return params
+
+
+def test_an_order_that_is_given_is_followed_step_by_step():
+    order = np.random.default_rng(0).integers(0, 4, (30, 3))
+    result = mlp.fit(NET, start(), X, Y, learning_rate=0.5, order=order, l2=0.01)
+    for ours, plain in zip(
+        jax.tree.leaves(result.params),
+        jax.tree.leaves(gradient_descent(start(), order, 0.5, l2=0.01)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-6)
+    backwards = mlp.fit(NET, start(), X, Y, learning_rate=0.5, order=order[::-1], l2=0.01)
+    assert not same_bits(result.params, backwards.params)
+
+
+def test_fit_is_the_training_of_a_run_to_the_bit():
+    config = compose([
+        "data=moons", "data.num_examples=64", "data.validation_size=16", "batch_size=16",
+        "num_epochs=null", "num_steps=20", "log_every=7", "optimizer=adam", "schedule=cosine",
+        "optimizer.learning_rate=0.1", "seed=3", "tracking=none",
+    ])  # fmt: skip
+    run = prepare(config, data.load(config.data))
+    expected = fitting.fit(run, fitting.compile_programs(run))
+    model = run.config.model
+    net = mlp.Network(run.sizes, model.activation, model.output, model.loss)
+    result = mlp.fit(
+        net,
+        run.params,
+        *run.train,
+        validation=tuple(run.validation),
+        optimizer="adam",
+        schedule={
+            "name": "cosine",
+            **{k: v for k, v in vars(config.schedule).items() if k != "name"},
+        },
+        learning_rate=0.1,
+        batch_size=16,
+        num_steps=20,
+        log_every=7,
+        seed=3,
+    )
+    assert same_bits(result.params, expected.params)
+    assert result.history == expected.history
+    assert result.history.steps.tolist() == [7, 14, 20]
+    measured = mlp.evaluate(net, result.params, *run.validation)
+    assert measured["accuracy"] == result.history["validation/accuracy"][-1]
+
+
+def test_many_are_each_what_fit_makes_of_it_alone():
+    rates, scales = np.array([0.3, 1.0, 0.1]), np.array([1.0, 0.5, 2.0])
+    shared = {"num_steps": 60, "batch_size": 2, "log_every": 20}
+    many = mlp.fit_many(
+        NET, X, Y, seeds=[5, 6, 7], learning_rate=rates, scale=scales, initializer="he_normal",
+        optimizer={"name": "momentum", "momentum": np.array([0.9, 0.5, 0.0])}, **shared,
+    )  # fmt: skip
+    assert many.history["train/loss"].shape == (3, 3)
+    for i, momentum in enumerate((0.9, 0.5, 0.0)):
+        alone = mlp.fit(
+            NET,
+            jax.tree.map(lambda leaf, i=i: leaf[i], many.initial),
+            X,
+            Y,
+            learning_rate=float(rates[i]),
+            optimizer={"name": "momentum", "momentum": momentum},
+            seed=5 + i,
+            **shared,
+        )
+        for ours, theirs in zip(
+            jax.tree.leaves(many[i].params), jax.tree.leaves(alone.params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            many[i].history["train/loss"], alone.history["train/loss"], rtol=1e-4
+        )
+    again = mlp.fit_many(
+        NET, X, Y, seeds=[5, 6, 7], params=many.initial, learning_rate=rates,
+        optimizer={"name": "momentum", "momentum": np.array([0.9, 0.5, 0.0])}, **shared,
+    )  # fmt: skip
+    assert same_bits(again.params, many.params)
+
+
+def test_data_of_their_own_and_what_is_observed():
+    targets = np.stack([Y, 1 - Y])
+    many = mlp.fit_many(
+        NET, np.stack([X, X]), targets, params=jax.tree.map(lambda a: jnp.stack([a, a]), start()),
+        learning_rate=1.0, num_steps=40, log_every=10,
+        observe=lambda params: {"answers": NET.predict(params, jnp.float32(X))[:, 0]},
+    )  # fmt: skip
+    assert many.history["answers"].shape == (2, 4, 4)
+    for i in range(2):
+        y_hat = NET.predict(many[i].params, X)[:, 0]
+        np.testing.assert_allclose(many.history["answers"][i, -1], y_hat, rtol=1e-5)
+        loss = mlp.evaluate(NET, many[i].params, X, targets[i])["loss"]
+        np.testing.assert_allclose(many.history["train/loss"][i, -1], loss, rtol=1e-5)
+
+
+def test_one_network_of_many_diverges_and_the_others_do_not():
+    line = mlp.Network((1, 1))
+    many = mlp.fit_many(
+        line, [[1.0], [2.0]], [[1.0], [3.0]], seeds=range(2), learning_rate=np.array([0.01, 1e20]),
+        num_steps=50, log_every=1,
+    )  # fmt: skip
+    assert many.history.diverged_at[0] == 0 < many.history.diverged_at[1] < 10
+    assert np.isfinite(many.history["train/loss"][0]).all()
+    assert np.isnan(many.history["train/loss"][1, -1])
+    with pytest.raises(fitting.DivergedError, match="Try a smaller learning_rate") as error:
+        mlp.fit(line, many[1].params, [[1.0]], [[1.0]], learning_rate=1e20, num_steps=50)
+    assert error.value.last_finite.step < 50
+
+
+def test_stopping_early_keeps_the_best():
+    result = mlp.fit(
+        NET, start(), X, Y, validation=(X, 1 - Y), learning_rate=1.0, num_steps=1000, log_every=1,
+        patience=3,
+    )  # fmt: skip
+    losses = result.history["validation/loss"]
+    assert len(losses) < 1000 and result.step == losses.argmin() + 1
+
+
+def test_the_functions_of_one_batch_are_those_of_the_core():
+    zs, activations = mlp.forward(NET, start(), X)
+    assert [z.shape for z in zs] == [(4, 3), (4, 1)]
+    np.testing.assert_allclose(jnp.tanh(zs[0]), activations[1], rtol=1e-6)
+    value, grads = mlp.backprop(NET, start(), X, Y, l2=0.1)
+    step = gradient_descent(start(), [slice(None)], 1.0, l2=0.1)
+    for g, before, after in zip(*map(jax.tree.leaves, (grads, start(), step)), strict=True):
+        np.testing.assert_allclose(g, before - after, rtol=1e-4, atol=1e-6)
+    assert value > mlp.evaluate(NET, start(), X, Y)["loss"]
+    assert mlp.check_gradient(NET, start(), X, Y, l2=0.1).passed
+    explained = mlp.explain(NET, start(), X[1], Y[1])
+    _, of_one = mlp.backprop(NET, start(), X[1:2], Y[1:2])
+    assert explained.weights[1, 2, 1].value == pytest.approx(float(of_one[0].W[1, 0]), rel=1e-5)
+
+
+OPTIONS = {"learning_rate": 0.1, "num_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": X[:, :1]}, r"x has shape \(4, 1\): it must be \(num_examples, 2\)"),
+        ({"y": Y[:3]}, r"x has shape \(4, 2\) and y \(3, 1\): their examples differ"),
+        ({"y": Y[:, 0]}, r"y has shape \(4,\): it must be \(num_examples, 1\)"),
+        ({"x": X * np.nan}, "x has a number that is not finite"),
+        ({"params": ()}, r"params: the shapes of W and b are \[\]; Network.* needs"),
+        ({"optimizer": "adm"}, "no optimizer 'adm': must be one of gradient_descent"),
+        ({"optimizer": {"name": "adam", "b3": 1.0}}, "adam takes no b3: its numbers are b1"),
+        ({"schedule": "step"}, "no schedule 'step': must be one of constant"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0: must be finite and not negative"),
+        (
+            {"optimizer": {"name": "momentum", "momentum": np.ones(3)}},
+            r"optimizer\.momentum has shape \(3,\): fit takes one number",
+        ),
+        ({"num_steps": None}, "num_steps=None: must be a number of updates"),
+        ({"batch_size": 5}, "batch_size=5: there are 4 training examples"),
+        ({"patience": 3}, r"patience=3: stopping early needs validation=\(x, y\)"),
+        ({"patience": 3, "validation": (X, Y), "monitor": "r2"}, "measures loss and accuracy"),
+        ({"order": np.zeros((2, 2, 2), int)}, r"order has shape \(2, 2, 2\) and dtype int64"),
+        ({"order": np.zeros((2, 2))}, r"dtype float64: it must be \(num_steps, batch_size\)"),
+        ({"order": np.full((2, 2), 4)}, "order reaches from 4 to 4: .* examples 0 to 3"),
+        ({"order": np.zeros((3, 2), int)}, r"num_steps=2: order has shape \(3, 2\); leave num_st"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    given = {"params": start(), "x": X, "y": Y, **OPTIONS} | changes
+    with pytest.raises(ValueError, match=message):
+        mlp.fit(NET, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": None}, r"give seeds=range\(n\) for n networks, or their params"),
+        ({"learning_rate": np.ones(3)}, r"learning_rate has shape \(3,\): .* the 2 networks"),
+        ({"x": np.stack([X] * 3), "y": np.stack([Y] * 3)}, "leading axis of the 2 networks"),
+    ],
+)
+def test_mistakes_of_many_are_named(changes, message):
+    given = {"x": X, "y": Y, "seeds": range(2), **OPTIONS} | changes
+    with pytest.raises(ValueError, match=message):
+        mlp.fit_many(NET, **given)
