@@ -196,7 +196,8 @@ class Study:
                 self._study.set_user_attr(_SEARCH, uuid4().hex)
             self._search = self._study.user_attrs[_SEARCH]
             trials = self._study.get_trials(deepcopy=False)
-            self._earlier = [t for t in trials if t.user_attrs.get(_SEARCH) == self._search]
+            self._earlier = [t for t in trials if t.user_attrs.get(_SEARCH) == self._search
+                             and t.params.keys() == self._space.keys()]  # fmt: skip
             self._first = self._earlier[0].number if self._earlier else len(trials)
         except Exception as error:  # whatever the database and its driver come up with
             reason = str(error).splitlines()[0]
