@@ -82,7 +82,7 @@ class Trained(NamedTuple):
         return NoResultError(divergence(self.member.diverged_at, self.member.problem.advice))
 
 
-def record(trained: Trained, name: str) -> RunRecord:
+def record(trained: Trained) -> RunRecord:
     """All that `experiment.run` would have recorded of this training."""
     job, member, result, error = trained.job, trained.member, trained.result, trained.error
     problem, points = member.problem, list(member.fitted.history)
@@ -102,7 +102,7 @@ def record(trained: Trained, name: str) -> RunRecord:
         "environment.yaml": machine.environment(trained.device, problem.dataset.digest),
     }
     return RunRecord(
-        name=name,
+        name=job.config.tracking.run_name or describe.run_name(problem),
         params=describe.parameters(problem),
         tags=tags,
         note=describe.note(problem, trained.device, trained.command),
@@ -245,15 +245,10 @@ class Runs:
                     self.client, self.parent, self._records, metric, self.command, self._warn
                 )
 
-    def write(
-        self, trained: Sequence[Trained], on_progress: Callable[[int], None] = lambda count: None
-    ) -> list[str | None]:
-        """The runs' ids; None for those that the store did not take.
-
-        `on_progress` hears how many are written.
-        """
-        records = [record(each, _run_name(each)) for each in trained]
-        written = self._write(records, on_progress)
+    def write(self, trained: Sequence[Trained]) -> list[str | None]:
+        """The runs' ids; None for those that the store did not take."""
+        records = [record(each) for each in trained]
+        written = self._write(records)
         self._records |= zip(written, records, strict=False)
         for each, run_id in zip(trained, written, strict=False):
             if each.error is None and each.member.halved_at is None:
@@ -265,8 +260,13 @@ class Runs:
             self._num_kept += len(kept)
         return [*written, *[None] * len(kept)]
 
-    def _write(self, records: Sequence[RunRecord], on_progress: Callable[[int], None]) -> list[str]:
+    def _write(self, records: Sequence[RunRecord]) -> list[str]:
         """The ids of the runs that the store takes, the first ones; says why it takes no more."""
+
+        def on_progress(num_written: int) -> None:  # anywhere but in a local file it takes a while
+            if not self.uri.startswith("sqlite:") and num_written % -(-len(records) // 10) == 0:
+                self._warn(f"recorded {num_written:,} of {len(records):,} runs")
+
         client, reason = self._reach(), "the tracking store does not answer"
         parent_id = self.parent.wait_until_begun(_BEGIN_SECONDS) if client else None
         written: list[str] = []
@@ -349,10 +349,6 @@ class Runs:
         if not self.parent.is_delivered:
             return facts | {"deliver it": "python -m mlp_jax.sync"}
         return facts | ({"open it with": command} if command else {})
-
-
-def _run_name(trained: Trained) -> str:
-    return trained.job.config.tracking.run_name or describe.run_name(trained.member.problem)
 
 
 def _in_common(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -195,19 +195,9 @@ class Sweep:
         of_job = {each.job.index: each for each in trained}
         run_ids: dict[int, str | None] = {}
         for key, jobs in _by_store(each.job for each in trained).items():
-            show = self._progress_of_writing(len(jobs), key[0])
-            ids = self._begin(key).write([of_job[job.index] for job in jobs], show)
+            ids = self._begin(key).write([of_job[job.index] for job in jobs])
             run_ids |= zip((job.index for job in jobs), ids, strict=True)
         return run_ids
-
-    def _progress_of_writing(self, num_runs: int, uri: str) -> Callable[[int], None]:
-        """Says each tenth where a run takes a while: anywhere but in a local file."""
-
-        def on_progress(num_written: int) -> None:
-            if not uri.startswith("sqlite:") and num_written % -(-num_runs // 10) == 0:
-                self.console.line(f"recorded {num_written:,} of {num_runs:,} runs")
-
-        return on_progress
 
     def _begin(self, key: tuple[str, str], parent: Row | None = None) -> Runs:
         """The sweep's runs in an experiment, whose `parent` may be one that goes on."""
@@ -232,7 +222,7 @@ class Sweep:
             parent = in_store.find_parent(runs, found, self.command)
             if parent:
                 in_store.remove_unfinished(client, runs, parent)
-            if parent or len(earlier) < len(of_store):
+            if parent or key in self._runs or len(earlier) < len(of_store):
                 losses = [outcome.loss for outcome in earlier]
                 self._begin(key, parent).include(found.loc[[o.job.index for o in earlier]], losses)
             outcomes += earlier
