@@ -1,10 +1,12 @@
 """The tests and the gradient check catch bugs: each of these, planted into backprop's source."""
 
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import jax
 import pytest
+from jax import Array
 from test_backprop import TOLERANCE, batch, network, relative_error
 
 from mlp_jax.core import backprop
@@ -12,6 +14,7 @@ from mlp_jax.core import gradcheck as proof
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import Params
 
 SOURCE = Path(backprop.__file__).read_text(encoding="utf-8")
 
@@ -77,11 +80,14 @@ def planted(original: str, replacement: str) -> ModuleType:
     return module
 
 
+@cache
+def reference() -> tuple[Array, Params]:
+    return jax.value_and_grad(backprop.batch_loss)(*ARGUMENTS)
+
+
 def caught_by_the_tests(module: ModuleType) -> bool:
-    reference = jax.value_and_grad(backprop.batch_loss)(*ARGUMENTS)
-    return (
-        not relative_error(module.backprop(*ARGUMENTS), reference) <= TOLERANCE[jax.numpy.float64]
-    )
+    error = relative_error(module.backprop(*ARGUMENTS), reference())
+    return not error <= TOLERANCE[jax.numpy.float64]
 
 
 def caught_by_the_check(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> bool:
