@@ -8,6 +8,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
+    from mlp_jax.commands.train import run as run
     from mlp_jax.core.activations import ACTIVATIONS as ACTIVATIONS
     from mlp_jax.core.boolean import boolean as boolean
     from mlp_jax.core.explain import explain as explain
@@ -44,6 +45,8 @@ _HOMES = {
     # networks whose parameters are written down, not trained
     "boolean": "core.boolean",
     "towers": "core.towers",
+    # the command from Python
+    "run": "commands.train",
 }
 
 __all__ = [*_HOMES]

@@ -1,28 +1,32 @@
-"""`python -m mlp_jax`: the commands, and with `--version` which version this is."""
+"""`python -m mlp_jax` lists the commands; `python -m mlp_jax train …`, or mlp-jax, runs one."""
 
-import argparse
-from importlib.metadata import version
+import sys
+from importlib import import_module
 
-COMMANDS = """\
-commands, each with --help:
-  python -m mlp_jax.train      train a network, or many together (-m); resume and repeat runs
-  python -m mlp_jax.gradcheck  compare the gradient with jax.grad, and train nothing
-  python -m mlp_jax.report     compare the finished runs of an experiment
-  python -m mlp_jax.ui         look at the runs in MLflow's pages
-  python -m mlp_jax.sync       deliver what the store did not take
-"""
+COMMANDS = {
+    "train": "trains a network, or with -m a sweep of them, and records the runs",
+    "gradcheck": "checks the gradient of an experiment, layer by layer, and trains nothing",
+    "report": "compares the finished runs of an experiment",
+    "sync": "sends to the store what it has not taken yet",
+    "ui": "shows the runs in the browser",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mlp_jax",
-        description="Feedforward neural networks from first principles in JAX.",
-        epilog=COMMANDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"mlp_jax {version('mlp_jax')}")
-    parser.parse_args()
-    parser.print_help()
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        sys.argv[:2] = [f"{sys.argv[0]} {name}"]
+        import_module(f"mlp_jax.commands.{name}").main()
+    elif name == "--version":
+        from mlp_jax.commands.frame import version
+
+        print(version())
+    elif name in ("", "-h", "--help"):
+        lines = (f"    python -m mlp_jax.{name:10}  {what}" for name, what in COMMANDS.items())
+        print("The commands of mlp_jax; --help tells more of each:", *lines, sep="\n")
+    else:
+        print(f"error: {name}: no such command; one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

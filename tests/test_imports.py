@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["sweep"] = MAY_IMPORT["experiment"] | {"experiment"}
 MAY_IMPORT["commands"] = MAY_IMPORT["sweep"] | {"sweep"}
-DOORS = {"train", "gradcheck", "report", "ui", "sync"}
+DOORS = {"__main__", "train", "gradcheck", "report", "ui", "sync"}
 KNOWS = {  # the places that may import a library; core.optimizers, say, is one within core
     "jax": ("core", "experiment", "sweep"),
     "optax": ("core",),

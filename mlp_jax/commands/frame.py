@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -55,6 +56,7 @@ Groups and their choices (GROUP=CHOICE; defaults in conf/config.yaml):
                         hydra/sweeper=random, latin_hypercube or optuna search instead:
                         -m hydra/sweeper=random 'optimizer.learning_rate=interval(0.1,10)'
                         hydra/launcher=basic (joblib …) trains job by job
+    --version           of this package
     --hydra-help        Hydra's own options
 """
 
@@ -72,8 +74,8 @@ class OfRun(NamedTuple):
 class Command(NamedTuple):
     """A command that composes an experiment: what it does, and what its --help says.
 
-    What `run` returns, of a sweep's job, is the number that a search minimises. `NAME=RUN` calls
-    the function of that name in `of_runs` instead. `open_sweep` is of a command that can train the
+    `loss` is the number that a search minimises, of what `run` returns. `NAME=RUN` calls the
+    function of that name in `of_runs` instead. `open_sweep` is of a command that can train the
     jobs of a sweep together: it makes its `Sweep`, from the first of them.
     """
 
@@ -81,6 +83,7 @@ class Command(NamedTuple):
     summary: str
     examples: Sequence[tuple[str, str]]
     run: Callable[[Experiment], Any]
+    loss: Callable[[Any], float | None] = lambda result: None
     open_sweep: Callable[[Sequence[Job]], Any] | None = None
     of_runs: Mapping[str, OfRun] = {}
 
@@ -118,8 +121,16 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
+def version() -> str:
+    """Of the package that is installed."""
+    return f"mlp_jax {metadata.version('mlp_jax')}"
+
+
 def call(command: Command, arguments: Sequence[str]) -> Any:
     """Does what the arguments ask for and returns what it came to. Raises `UserError` and so on."""
+    if "--version" in arguments:
+        print(version())
+        return None
     parser, options = _parse(arguments)
     if options.help:
         print(_help(command, options.config_dir))
@@ -150,7 +161,9 @@ class _Task:
 
     def __call__(self, composed: "DictConfig") -> Any:
         self.has_started = True
-        return self.command.run(self.experiment or to_experiment(composed))
+        if self.experiment is not None:  # of a single run, checked before
+            return self.command.run(self.experiment)
+        return self.command.loss(self.command.run(to_experiment(composed)))
 
 
 class _TaskOfMany(_Task):
@@ -185,7 +198,8 @@ def _run(task: _Task, composed: "DictConfig", context: "HydraContext") -> Any:
 
     composed.hydra.runtime.output_dir = str(Path(composed.hydra.run.dir).absolute())
     task.experiment = experiment(composed)
-    ended = run_job(task, composed, "hydra.run.dir", None, context)
+    logs = composed.hydra.job_logging.get("root") is not None  # else those of the caller stay
+    ended = run_job(task, composed, "hydra.run.dir", None, context, configure_logging=logs)
     if ended.status == JobStatus.FAILED:
         raise ended._return_value
     return ended.return_value
@@ -208,7 +222,7 @@ def _sweep(task: _Task, master: "DictConfig", context: "HydraContext") -> Any:
     sweeper = Plugins.instance().instantiate_sweeper(
         hydra_context=context, task_function=task, config=master
     )
-    return sweeper.sweep(arguments=overrides)
+    return [job for batch in sweeper.sweep(arguments=overrides) or [] for job in batch]
 
 
 def _show(options: argparse.Namespace, hydra: "Hydra", parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlp_jax.commands import frame
 from mlp_jax.commands.frame import OfRun
-from mlp_jax.config import saved as recorded
+from mlp_jax.config import saved
 from mlp_jax.config.compose import Job
 from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.durable import rundir
@@ -21,11 +22,62 @@ from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from mlp_jax.data import Dataset
+    from mlp_jax.experiment.console import Console
+    from mlp_jax.experiment.describe import Result
     from mlp_jax.sweep.sweep import Sweep
 
 
-def train(config: Experiment) -> float:
-    """Returns what a search minimises."""
+def run(*arguments: str, quiet: bool = True) -> Any:
+    """The command from Python: composed, checked, recorded in MLflow, and it can be continued.
+
+    The arguments are those of the command line, options included. Returns the `Result` of the run;
+    for `-m`, a list of Hydra's returns of the jobs, each with its `overrides` and, as
+    `return_value`, the loss that a search minimises. Prints what the command prints unless it is
+    to be `quiet`. Raises `UserError` for a mistake in the arguments, before anything is written,
+    `RunError` for a run that fails, `KeyboardInterrupt` for one that was stopped.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as root:
+    ...     result = run("+exp=xor", "num_epochs=9", "tracking=none", f"checkpoint.root={root}")
+    >>> result.problem.num_steps
+    9
+    """
+    return frame.call(_command(arguments, quiet), arguments)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    frame.main(_command(arguments), arguments)
+
+
+def _command(arguments: Sequence[str], quiet: bool = False) -> frame.Command:
+    given: dict[str, Any] = {"arguments": arguments, "quiet": quiet}
+    return frame.Command(
+        module="mlp_jax.train",
+        summary="Trains a feedforward network, proves its gradient and records the run in MLflow.",
+        examples=[
+            ("+exp=xor", "XOR in seconds"),
+            ("+exp=xor seed=1 model.activation=tanh", "the same with another seed and activation"),
+            ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
+            ("+exp=table data.path=my.csv data.target=price", "your own table"),
+            ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
+        ],
+        run=partial(train, **given),
+        loss=search_loss,
+        open_sweep=partial(open_sweep, **given),
+        of_runs={
+            "resume": OfRun(
+                "go on from its last checkpoint; num_epochs=N may be raised",
+                partial(resume, **given),
+            ),
+            "rerun": OfRun(
+                "repeat it and compare the parameters, bit for bit", partial(rerun, **given)
+            ),
+        },
+    )
+
+
+def train(config: Experiment, arguments: Sequence[str], quiet: bool) -> "Result":
     _pin_if_deterministic([config])
     rundir.check_root(config.checkpoint.root)
     if config.tracking.name != "none":  # a mistake in it is told before the data is read
@@ -34,14 +86,19 @@ def train(config: Experiment) -> float:
 
     dataset = data.load(config.data)
     _pin_if_small(config, dataset)
-    from mlp_jax.experiment import describe as summary
     from mlp_jax.experiment import run as experiment
 
-    result = experiment.run(config, command=_command(sys.argv[1:]), dataset=dataset)
-    return summary.search_loss(*summary.standing(result))
+    return experiment.run(config, _console(quiet), _line(arguments), dataset=dataset)
 
 
-def open_sweep(jobs: Sequence[Job]) -> "Sweep":
+def search_loss(result: "Result") -> float:
+    """What a search minimises."""
+    from mlp_jax.experiment import describe
+
+    return describe.search_loss(*describe.standing(result))
+
+
+def open_sweep(jobs: Sequence[Job], arguments: Sequence[str], quiet: bool) -> "Sweep":
     configs = [job.config for job in jobs]
     _pin_if_deterministic(configs)
     if all(config.population.exact for config in configs):
@@ -51,37 +108,51 @@ def open_sweep(jobs: Sequence[Job]) -> "Sweep":
             _pin_if_small(configs[0], data.load(configs[0].data))
     from mlp_jax.sweep.sweep import Sweep
 
-    return Sweep(_command(sys.argv[1:]), lambda overrides: _command([*_config_dir(), *overrides]))
+    options = _config_dir(arguments)
+    alone = lambda overrides: _line([*options, *overrides])  # noqa: E731
+    return Sweep(_line(arguments), alone, _console(quiet))
 
 
-def _command(arguments: Sequence[str]) -> str:
+def _line(arguments: Sequence[str]) -> str:
+    """The command line of these arguments."""
     return shlex.join(["python", "-m", "mlp_jax.train", *arguments])
 
 
-def _config_dir() -> list[str]:
-    """The command line's --config-dir and its value, if it has one."""
-    given = sys.argv[1:]
+def _console(quiet: bool) -> "Console":
+    from rich.console import Console as RichConsole
+
+    from mlp_jax.experiment.console import Console
+
+    return Console(RichConsole(quiet=True) if quiet else None)
+
+
+def _config_dir(arguments: Sequence[str]) -> list[str]:
+    """The --config-dir of the arguments and its value, if they have one."""
+    given = list(arguments)
     at = [i for i, text in enumerate(given) if text.partition("=")[0] in ("--config-dir", "-cd")]
     return [text for i in at for text in given[i : i + 2 - ("=" in given[i])]]
 
 
-def resume(name: str, overrides: list[str]) -> None:
+def resume(
+    name: str, overrides: list[str], arguments: Sequence[str], quiet: bool
+) -> "Result | None":
     """Goes on with a run; says so where there is nothing to go on with."""
     directory, overrides = _find(name, overrides)
-    given = recorded.from_record(rundir.read(directory, rundir.CONFIG), directory)
-    config = recorded.prolonged(given, overrides)
+    given = saved.from_record(rundir.read(directory, rundir.CONFIG), directory)
+    config = saved.prolonged(given, overrides)
     result = rundir.result(directory)
     if result is not None and (config == given or result["stopped_early"]):
         early = "; early stopping ended it" if result["stopped_early"] else ""
-        print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
-        return
+        if not quiet:
+            print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")
+        return None
     _pin_as_recorded(rundir.read(directory, rundir.ENVIRONMENT))
     from mlp_jax.experiment import run as experiment
 
-    experiment.run(config, command=_command(sys.argv[1:]), directory=directory)
+    return experiment.run(config, _console(quiet), _line(arguments), directory)
 
 
-def rerun(name: str, overrides: list[str]) -> None:
+def rerun(name: str, overrides: list[str], arguments: Sequence[str], quiet: bool) -> None:
     """Repeats a run; its directory is looked for first, then the tracking store."""
     given = dict(text.partition("=")[::2] for text in overrides)
     if odd := given.keys() - {"checkpoint.root", "tracking.uri"}:
@@ -97,7 +168,7 @@ def rerun(name: str, overrides: list[str]) -> None:
     else:
         original = repeat.from_store(name, given.get("tracking.uri"))
     _pin_as_recorded(original.environment)
-    repeat.rerun(original, command=_command(sys.argv[1:]))
+    repeat.rerun(original, _console(quiet), _line(arguments))
 
 
 def _find(name: str, overrides: list[str]) -> tuple[Path, list[str]]:
@@ -147,25 +218,3 @@ def _pin_if_small(config: Experiment, dataset: "Dataset") -> None:
     products = (n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
     if batch_size_of(config, num_examples) * max(products) < _SMALL_PRODUCT:
         machine.pin_cores(1)
-
-
-def main() -> None:
-    frame.main(
-        frame.Command(
-            module="mlp_jax.train",
-            summary="Trains a feedforward network, proves its gradient and records it in MLflow.",
-            examples=[
-                ("+exp=xor", "XOR in seconds"),
-                ("+exp=xor seed=1 model.activation=tanh", "with another seed and activation"),
-                ("+exp=mnist data.root=DIR", "MNIST from its four IDX files"),
-                ("+exp=table data.path=my.csv data.target=price", "your own table"),
-                ("+exp=digits optimizer=adam schedule=cosine", "another optimizer and schedule"),
-            ],
-            run=train,
-            open_sweep=open_sweep,
-            of_runs={
-                "resume": OfRun("go on from its last checkpoint; num_epochs may be raised", resume),
-                "rerun": OfRun("repeat it and compare the parameters, bit for bit", rerun),
-            },
-        )
-    )

@@ -93,8 +93,8 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
                 configs.append(job.config)
                 on_done(SimpleNamespace(job=job, error=None, loss=0.0, log=""))
 
-    monkeypatch.setattr(train, "train", configs.append)
-    monkeypatch.setattr(train, "open_sweep", lambda jobs: Sweep())
+    monkeypatch.setattr(train, "train", lambda config, **given: configs.append(config))
+    monkeypatch.setattr(train, "open_sweep", lambda jobs, **given: Sweep())
     return configs
 
 
@@ -374,7 +374,7 @@ def test_the_environment_is_left_as_it_was(command: Command, composed: list[Expe
 
 
 def test_a_bug_shows_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bug(config: Experiment) -> None:
+    def bug(config: Experiment, **given: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(train, "train", bug)

@@ -84,7 +84,7 @@ def attack(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(tmp_path)
     ran = []
-    monkeypatch.setattr(train, "train", ran.append)
+    monkeypatch.setattr(train, "train", lambda config, **given: ran.append(config))
 
     def run(*arguments):
         """What is wrong with what it did, or ''."""
@@ -149,7 +149,7 @@ def test_a_hostile_experiment(attack, tmp_path, text, multirun):
 def test_hydras_own_logging_is_allowed(monkeypatch, tmp_path, logging):
     ran = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", ran.append)
+    monkeypatch.setattr(train, "train", lambda config, **given: ran.append(config))
     monkeypatch.setattr(sys, "argv", ["train.py", f"hydra/job_logging={logging}", "tracking=none"])
     GlobalHydra.instance().clear()
     train.main()
@@ -245,7 +245,7 @@ def test_no_text_is_appended_to_a_file(attack, tmp_path, name, multirun):
 def test_a_format_of_ones_own_goes_to_the_terminal(tmp_path, monkeypatch):
     ran = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", ran.append)
+    monkeypatch.setattr(train, "train", lambda config, **given: ran.append(config))
     own = "++hydra.job_logging.formatters.simple.format='%(message)s'"
     monkeypatch.setattr(sys, "argv", ["train.py", "hydra/job_logging=stdout", own, "tracking=none"])
     train.main()
