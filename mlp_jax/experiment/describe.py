@@ -29,16 +29,21 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What a run found out; `metrics` are each part's, for the parameters that it kept.
+    """What came out of a training; `metrics` are each part's, for the parameters that it kept.
 
-    `seconds` is the time from the first step to the last, without compilation.
+    `seconds` is the time from the first step to the last, without compilation; in a population it
+    is that of all networks.
     """
 
     problem: Problem
     gradient: GradientCheck
     fitted: Fitted
     metrics: dict[str, dict[str, float]]
-    seconds: float
+    seconds: float = 0.0
+    diverged_at: int | None = None
+    """There are no metrics then."""
+    halved_at: int | None = None
+    """The step at which successive halving ended it."""
 
 
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
@@ -138,19 +143,19 @@ def data_facts(dataset: Dataset) -> facts.Data:
 
 def final_metrics(result: Result) -> dict[str, float]:
     """The metrics that are known at the end: of the test part, the best ones, the gradient's."""
-    logged = {name for point in result.fitted.history for name in point.metrics}
-    summary = {
+    history, gradient = result.fitted.history, result.gradient
+    found = {
         f"{part}/{name}": value
         for part, measured in result.metrics.items()
         for name, value in measured.items()
-        if f"{part}/{name}" not in logged
     }
+    found = {name: value for name, value in found.items() if name not in history.metrics}
     stops_early = result.problem.config.early_stopping.patience is not None
-    summary |= best_metrics(result.fitted, standing(result)[0] if stops_early else None)
-    for number, layer in enumerate(result.gradient.layers, start=1):
-        summary[f"gradcheck/layer_{number}"] = layer.autodiff_error
-    summary["kept_step"] = float(result.fitted.step)
-    return summary | {"gradcheck/differences": result.gradient.difference_error}
+    found |= best_metrics(result.fitted, standing(result)[0] if stops_early else None)
+    for number, layer in enumerate(gradient.layers, start=1):
+        found[f"gradcheck/layer_{number}"] = layer.autodiff_error
+    found["kept_step"] = float(result.fitted.step)
+    return found | {"gradcheck/differences": gradient.difference_error}
 
 
 def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, float]:
@@ -159,15 +164,12 @@ def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, floa
     What early stopping monitors is that of the parameters it kept, which `min_delta` may prefer.
     """
     best = {}
-    at_kept = next((p.metrics for p in fitted.history if p.step == fitted.step), {})
-    for name in fitted.history[-1].metrics:
+    for name, values in fitted.history.metrics.items():
         part, _, metric = name.partition("/")
         if metric in ("loss", "accuracy", "r2"):
-            pick = min if metric == "loss" else max
-            values = [point.metrics[name] for point in fitted.history]
-            if name == monitored and name in at_kept:
-                values = [at_kept[name]]
-            best[f"best/{part}_{metric}"] = pick(values)
+            kept = values[fitted.history.steps == fitted.step]
+            values = kept if name == monitored and len(kept) else values
+            best[f"best/{part}_{metric}"] = float(min(values) if metric == "loss" else max(values))
     return best
 
 
@@ -188,7 +190,7 @@ def print_result(result: Result, console: Console) -> None:
                 for row, t, p in zip(raw, y, y_hat, strict=True)
             ],
         )
-    last = result.fitted.history[-1].step
+    last = int(result.fitted.history.steps[-1])
     if result.fitted.step != last or last < result.problem.num_steps:
         console.line(
             f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
@@ -205,7 +207,7 @@ def params_sha256(params: Params) -> str:
 
 def ending(result: Result) -> dict[str, object]:
     """How a run ended, in a few numbers."""
-    last = result.fitted.history[-1].step
+    last = int(result.fitted.history.steps[-1])
     return {
         "last_step": last,
         "kept_step": result.fitted.step,
@@ -215,12 +217,15 @@ def ending(result: Result) -> dict[str, object]:
 
 
 def standing(result: Result) -> tuple[str, float]:
-    """The metric by which a sweep ranks its runs, and its value for the kept parameters."""
-    name = objective(result.problem.config, result.problem.dataset)
+    """The metric by which a sweep ranks its runs, and its value for the kept parameters.
+
+    As it was logged, where it was: what is read back from the store is the same number.
+    """
+    name, history = objective(result.problem.config, result.problem.dataset), result.fitted.history
     part, _, metric = name.partition("/")
-    # As it was logged: what is read back from the store is the same number.
-    logged = {point.step: point.metrics for point in result.fitted.history}
-    return name, logged[result.fitted.step].get(name, result.metrics[part][metric])
+    is_kept = history.steps == result.fitted.step
+    logged = history.metrics[name][is_kept].tolist() if name in history.metrics else []
+    return name, logged[0] if logged else result.metrics[part][metric]
 
 
 def search_loss(name: str, value: float) -> float:
@@ -289,14 +294,12 @@ def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]
 
 
 def _loss_curves(result: Result) -> "Figure":
-    history = result.fitted.history
-    names = [name for name in history[-1].metrics if "/" in name]
-    was_best_at_the_end = result.fitted.step == history[-1].step
+    history, step = result.fitted.history, result.fitted.step
     return figures.loss_curves(
-        np.array([point.step for point in history]),
-        {name: np.array([point.metrics[name] for point in history]) for name in names},
+        history.steps,
+        {name: values for name, values in history.metrics.items() if "/" in name},
         loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
-        best_step=None if was_best_at_the_end else float(result.fitted.step),
+        best_step=None if step == history.steps[-1] else float(step),
     )
 
 

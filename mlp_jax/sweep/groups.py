@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +23,6 @@ from mlp_jax.config.schema import (
 )
 from mlp_jax.core import population
 from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
-from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.history import History, Progress
 from mlp_jax.core.network import Params
 from mlp_jax.core.population import OnProgress, Population, check_start
@@ -31,6 +30,7 @@ from mlp_jax.core.training import Order, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import machine
+from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.setup import (
     Problem,
     check_smoothing,
@@ -46,19 +46,6 @@ LoadData = Callable[[Data], Dataset]
 
 _TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
 """Where the numbers stand that may be arguments of the program; the rest is data and record."""
-
-
-class Member(NamedTuple):
-    """One network of a population, after training."""
-
-    problem: Problem
-    gradient: GradientCheck
-    fitted: Fitted
-    metrics: dict[str, dict[str, float]]
-    """Of each part; empty where the training diverged."""
-    diverged_at: int | None = None
-    halved_at: int | None = None
-    """The step at which successive halving ended it."""
 
 
 def spread_over_cores() -> None:
@@ -107,7 +94,7 @@ def train(
     halvings: int = 0,
     on_progress: OnProgress = lambda progress: None,
     load_data: LoadData = data.load,
-) -> list[Member]:
+) -> list[Result]:
     """Trains the networks of `configs`, which differ only in traced numbers, in their order.
 
     Side by side their float32 results agree to about 1e-5 after 1,000 steps with those of each
@@ -122,12 +109,12 @@ def train(
             f"{halvings} halvings: networks that are trained one after the other cannot be halved; "
             "set population.exact=false, and another optimizer than lbfgs."
         )
-    members: dict[int, Member] = {}
+    results: dict[int, Result] = {}
     num_steps = 0
     with numeric_settings(configs[0]) as device:
         datasets = _load(configs, load_data)
         for indices in _groups(configs, datasets, exact):
-            num_before, steps_before = len(members), num_steps
+            num_before, steps_before = len(results), num_steps
 
             def show(now: Progress, num: int = num_before, steps: int = steps_before) -> None:
                 nonlocal num_steps
@@ -141,8 +128,8 @@ def train(
                 trained = list(_one_by_one(some, show))
             else:
                 trained = _together(some, device.platform, halvings, show)
-            members |= dict(zip(indices, trained, strict=True))
-    return [members[index] for index in range(len(configs))]
+            results |= dict(zip(indices, trained, strict=True))
+    return [results[index] for index in range(len(configs))]
 
 
 def _load(configs: Sequence[Experiment], load_data: LoadData) -> list[Dataset]:
@@ -229,7 +216,7 @@ def population_of(problems: Sequence[Problem]) -> Population:
 
 def _together(
     problems: Sequence[Problem], platform: str, halvings: int, on_progress: OnProgress
-) -> list[Member]:
+) -> list[Result]:
     """Networks side by side, on the devices of a platform."""
     trained = population.train(
         population_of(problems),
@@ -239,7 +226,7 @@ def _together(
     )
     seeds = np.array([problem.config.seed for problem in problems], np.uint32)
     keys = jax.device_get(jax.random.key_data(jax.vmap(lambda seed: keys_of(seed)[1])(seeds)))
-    members = []
+    results = []
     for index, problem in enumerate(problems):
         params = jax.tree.map(lambda leaf: leaf[index], trained.initial)  # noqa: B023 (used here)
         problem = replace(problem, params=params, order=jax.random.wrap_key_data(keys[index]))
@@ -248,20 +235,20 @@ def _together(
             part: {name: float(values[index]) for name, values in of_part.items()}
             for part, of_part in trained.metrics.items()
         }
-        members.append(
-            Member(
+        results.append(
+            Result(
                 problem,
                 trained.gradients[index],
                 trained[index],
                 {} if diverged_at else metrics,
-                diverged_at,
-                int(trained.history.halved_at[index]) or None,
+                diverged_at=diverged_at,
+                halved_at=int(trained.history.halved_at[index]) or None,
             )
         )
-    return members
+    return results
 
 
-def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterator[Member]:
+def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterator[Result]:
     """Networks that differ in seed and data, each trained as it is alone, by the same programs."""
     programs = compile_programs(problems[0])
     name = objective(problems[0].config, problems[0].dataset)
@@ -286,4 +273,4 @@ def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterato
             best = max(best, sign * fitted.history[-1].metrics[name])
         share = number / len(problems)
         on_progress(Progress(share, number, len(problems), num_steps, sign * best))
-        yield Member(problem, gradient, fitted, metrics, diverged_at)
+        yield Result(problem, gradient, fitted, metrics, diverged_at=diverged_at)

@@ -18,13 +18,11 @@ from mlp_jax.config import saved
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import flat_values
 from mlp_jax.core.fit import divergence
-from mlp_jax.core.history import LogPoint
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
 from mlp_jax.experiment import describe, machine
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare, summary
-from mlp_jax.sweep.groups import Member
 from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
@@ -60,41 +58,38 @@ def resume_command(command: str) -> str:
 
 
 class Trained(NamedTuple):
-    """A network of a sweep after its training; `command` trains it alone, times are in ms."""
+    """A job of a sweep after its training; `command` trains it alone, times are in ms."""
 
     job: Job
-    member: Member
+    result: Result
     device: jax.Device
     command: str
     start_time: int
     end_time: int
 
     @property
-    def result(self) -> Result:
-        member = self.member
-        seconds = max(self.end_time - self.start_time, 1) / 1000
-        return Result(member.problem, member.gradient, member.fitted, member.metrics, seconds)
-
-    @property
     def error(self) -> NoResultError | None:
-        if self.member.diverged_at is None:
-            return None
-        return NoResultError(divergence(self.member.diverged_at, self.member.problem.advice))
+        step = self.result.diverged_at
+        return None if step is None else NoResultError(divergence(step, self.result.problem.advice))
 
 
 def record(trained: Trained) -> RunRecord:
     """All that `experiment.run` would have recorded of this training."""
-    job, member, result, error = trained.job, trained.member, trained.result, trained.error
-    problem, points = member.problem, list(member.fitted.history)
+    job, result, error = trained.job, trained.result, trained.error
+    problem, history = result.problem, result.fitted.history
+    metrics = {name: (history.steps, values) for name, values in history.metrics.items()}
     tags = describe.tags(problem, trained.device, trained.command)
     tags |= {"config_hash": config_hash(job.config)}
     if error is not None:
-        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(member.diverged_at)}
+        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(result.diverged_at)}
     else:
-        tags |= {"params_sha256": describe.params_sha256(member.fitted.params)}
-        points = [*points, LogPoint(points[-1].step, _last_metrics(result))]
-    if member.halved_at is not None:
-        tags["halved_at"] = str(member.halved_at)
+        tags |= {"params_sha256": describe.params_sha256(result.fitted.params)}
+        last = history.steps[-1:]
+        speed = {"steps_per_second": last[0] / result.seconds}
+        final = {**describe.final_metrics(result), **speed}
+        metrics |= {name: (last, np.array([value])) for name, value in final.items()}
+    if result.halved_at is not None:
+        tags["halved_at"] = str(result.halved_at)
     texts = {
         "config.yaml": saved.to_record(
             problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
@@ -106,7 +101,7 @@ def record(trained: Trained) -> RunRecord:
         params=describe.parameters(problem),
         tags=tags,
         note=describe.note(problem, trained.device, trained.command),
-        metrics=_curves(points),
+        metrics=metrics,
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
         end_time=trained.end_time,
@@ -114,22 +109,6 @@ def record(trained: Trained) -> RunRecord:
         data=describe.data_facts(problem.dataset),
         id=uuid.uuid4().hex,
     )
-
-
-def _last_metrics(result: Result) -> dict[str, float]:
-    speed = result.fitted.history[-1].step / result.seconds
-    return {**describe.final_metrics(result), "steps_per_second": speed}
-
-
-def _curves(points: Sequence[LogPoint]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The steps and the values of each metric."""
-    by_name: dict[str, tuple[list[int], list[float]]] = {}
-    for point in points:
-        for name, value in point.metrics.items():
-            steps, values = by_name.setdefault(name, ([], []))
-            steps.append(point.step)
-            values.append(value)
-    return {name: (np.array(s), np.array(v)) for name, (s, v) in by_name.items()}
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -251,7 +230,7 @@ class Runs:
         written = self._write(records)
         self._records |= zip(written, records, strict=False)
         for each, run_id in zip(trained, written, strict=False):
-            if each.error is None and each.member.halved_at is None:
+            if each.error is None and each.result.halved_at is None:
                 loss = describe.search_loss(*describe.standing(each.result))
                 self._keep_best(_Best(loss, run_id, each.result, False))
         kept = records[len(written) :]

@@ -140,7 +140,7 @@ class Sweep:
         except Exception as error:
             return self._failed(group, error)
         self.console.line(_group_line(trained))
-        run_ids = self._record([each for each in trained if each.member.gradient.passed])
+        run_ids = self._record([each for each in trained if each.result.gradient.passed])
         return [_outcome(each, run_ids.get(each.job.index)) for each in trained]
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
@@ -152,16 +152,18 @@ class Sweep:
             on_progress(progress)
 
         with numeric_settings(first) as device:
-            members = groups.train(
+            results = groups.train(
                 [job.config for job in group],
                 exact=first.population.exact,
                 halvings=first.sweep.halvings,
                 on_progress=show,
             )
         end = _now()
+        seconds = max(end - start, 1) / 1000
         return [
-            Trained(job, member, device, self.alone(own_overrides(job)), start, end)
-            for job, member in zip(group, members, strict=True)
+            Trained(job, result._replace(seconds=seconds), device, command, start, end)
+            for job, result in zip(group, results, strict=True)
+            for command in [self.alone(own_overrides(job))]
         ]
 
     def _complete_best(self) -> None:
@@ -307,8 +309,8 @@ def _preload() -> None:
 
 def _outcome(trained: Trained, run_id: str | None) -> Outcome:
     """Of a job that was trained, with its log."""
-    member, gradient = trained.member, trained.member.gradient
-    facts = describe.header(member.problem, trained.device)
+    result, gradient = trained.result, trained.result.gradient
+    facts = describe.header(result.problem, trained.device)
     lines = [f"{name:8}  {value}" for name, value in facts.items()]
     lines.append(describe.gradient_line(gradient))
     error: Exception | None = trained.error
@@ -319,13 +321,13 @@ def _outcome(trained: Trained, run_id: str | None) -> Outcome:
     if error is not None:
         lines.append(f"error: {error}")
         return Outcome(trained.job, error=error, log=_text(lines), run_id=run_id)
-    lines += [f"{part:10}  {measured(values)}" for part, values in member.metrics.items()]
-    if member.halved_at is not None:
-        lines.append(f"ended by successive halving at step {member.halved_at:,}")
+    lines += [f"{part:10}  {measured(values)}" for part, values in result.metrics.items()]
+    if result.halved_at is not None:
+        lines.append(f"ended by successive halving at step {result.halved_at:,}")
     if run_id is not None:
         lines.append(f"run       {run_id}")
-    name, value = describe.standing(trained.result)
-    is_halved = member.halved_at is not None
+    name, value = describe.standing(result)
+    is_halved = result.halved_at is not None
     return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved)
 
 
@@ -346,8 +348,8 @@ def _before(job: Job, run: Row) -> Outcome:
 def _group_line(trained: Sequence[Trained]) -> str:
     """A group in one line: its networks, the check of their gradients, how many diverged."""
     first = trained[0]
-    network = describe.header(first.member.problem, first.device)["network"]
-    checks = [each.member.gradient for each in trained]
+    network = describe.header(first.result.problem, first.device)["network"]
+    checks = [each.result.gradient for each in trained]
     worst = max(layer.autodiff_error for check in checks for layer in check.layers)
     num_wrong = sum(not check.passed for check in checks)
     proof = f"WRONG in {num_wrong:,} of them" if num_wrong else "proved"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.describe import Result
 from mlp_jax.sweep import groups
 from mlp_jax.sweep import runs as family
-from mlp_jax.sweep.groups import Member
 from mlp_jax.sweep.jobs import Job, own_overrides
 from mlp_jax.sweep.runs import Runs
 from mlp_jax.sweep.sweep import Outcome, Sweep
@@ -76,7 +77,7 @@ class Trainer:
         self.train, self.members = groups.train, {}
         self.num_asked: list[int] = []
 
-    def __call__(self, configs: Sequence[Experiment], **options: Any) -> list[Member]:
+    def __call__(self, configs: Sequence[Experiment], **options: Any) -> list[Result]:
         self.num_asked.append(len(configs))
         if any(config_hash(config) not in self.members for config in configs):
             trained = self.train(configs, **options)
@@ -84,10 +85,10 @@ class Trainer:
         return [with_config(self.members[config_hash(config)], config) for config in configs]
 
 
-def with_config(member: Member, config: Experiment) -> Member:
-    model = member.problem.config.model
+def with_config(result: Result, config: Experiment) -> Result:
+    model = result.problem.config.model
     pair = {"model.output": model.output, "model.loss": model.loss}
-    return member._replace(problem=member.problem._replace(config=with_values(config, pair)))
+    return result._replace(problem=replace(result.problem, config=with_values(config, pair)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -269,7 +270,7 @@ def test_batches_are_one_sweep(client: MlflowClient, place: Path) -> None:
 def test_successive_halving(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch, trainer: Trainer
 ) -> None:
-    def halve(configs: Sequence[Experiment], halvings: int, **options: Any) -> list[Member]:
+    def halve(configs: Sequence[Experiment], halvings: int, **options: Any) -> list[Result]:
         assert halvings == 2
         plain = [with_values(config, {"sweep.halvings": 0}) for config in configs]
         first, *others = trainer(plain, **options)
@@ -290,7 +291,7 @@ def test_successive_halving(
 
 
 def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
-    def wrong(configs: Sequence[Experiment], **options: Any) -> list[Member]:
+    def wrong(configs: Sequence[Experiment], **options: Any) -> list[Result]:
         first, *others = trainer(configs, **options)
         layers = [layer._replace(autodiff_error=1.0) for layer in first.gradient.layers]
         gradient = first.gradient._replace(layers=tuple(layers))
@@ -329,7 +330,7 @@ def test_a_sweep_that_is_resumed_trains_the_rest(client: MlflowClient, trainer: 
 def test_ctrl_c_leaves_a_sweep_that_can_be_resumed(client: MlflowClient, trainer: Trainer) -> None:
     jobs = make_jobs(["seed=0"], ["optimizer=adam"], common=[*SHORT, "name=stopped"])
 
-    def stop(configs: Sequence[Experiment], **options: Any) -> list[Member]:
+    def stop(configs: Sequence[Experiment], **options: Any) -> list[Result]:
         if configs[0].optimizer.name == "adam":
             raise KeyboardInterrupt
         return trainer(configs, **options)
