@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.tracking import recovery, store
-from mlp_jax.tracking.journal import read_record
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The exit status is 0 when nothing is left to deliver, 1 when something is."""
+    """The exit status is 0 when nothing is left to deliver, 1 when something is or is damaged."""
     parser = argparse.ArgumentParser(
         prog="python -m mlp_jax.sync",
         description="Delivers what the tracking store could not take while the runs went on, each "
@@ -40,29 +39,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def sync(runs: Sequence[Path]) -> bool:
-    """Delivers the runs of these directories, a line for each; says whether nothing is left."""
+    """Delivers the runs of these directories, a line for each; says whether all are whole there."""
     left = [run for run in runs if recovery.is_left(run)]
     print(f"{len(runs)} runs here, {len(left)} with something to deliver", flush=True)
     clients: dict[str, mlflow.MlflowClient | Exception] = {}
-    done = [_sync_run(run, clients) for run in left]
-    return all(done)
+    lines = [line for run in runs if (line := _sync_run(run, run in left, clients))]
+    return not lines
 
 
-def _sync_run(run: Path, clients: "dict[str, mlflow.MlflowClient | Exception]") -> bool:
-    uri = ""
+def _sync_run(
+    run: Path, is_left: bool, clients: "dict[str, mlflow.MlflowClient | Exception]"
+) -> str:
+    """Delivers a run where that is left; returns what is wrong with it at the end."""
+    uri = wrong = ""
     try:
-        uri = _full_uri(read_record(run)["uri"])
-        done = recovery.recover(run, _client(uri, clients))
+        if is_left:
+            uri = _full_uri(recovery.read(run)["uri"])
+            done = recovery.recover(run, _client(uri, clients))
+            killed = ", marked KILLED because its process is gone" if done.is_repaired else ""
+            print(f"{run}: delivered, {done.name!r}{killed}", flush=True)
+        if damage := recovery.damage(run):
+            wrong = f"DAMAGED: {'; '.join(damage)}; the rest is in the store"
     except (UserError, RunError) as error:
-        print(f"{run}: left: {' '.join(redacted(str(error)).split())}", flush=True)
-        return False
+        wrong = f"left: {' '.join(redacted(str(error)).split())}"
     except Exception as error:  # whatever the store and its client come up with
-        print(f"{run}: left: {' '.join(store.failure(error, uri).split())}", flush=True)
-        return False
-    killed = ", marked KILLED because its process is gone" if done.repaired else ""
-    lost = f"; LOST: {done.num_lost} damaged entries" if done.num_lost else ""
-    print(f"{run}: {done.num_delivered} entries delivered, {done.name!r}{killed}{lost}", flush=True)
-    return not done.num_lost
+        wrong = f"left: {' '.join(store.failure(error, uri).split())}"
+    if wrong:
+        print(f"{run}: {wrong}", flush=True)
+    return wrong
 
 
 def _full_uri(redacted_uri: str) -> str:

@@ -44,7 +44,7 @@ from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking import store
 from mlp_jax.tracking.facts import RunRecord
-from mlp_jax.tracking.journal import BusyError
+from mlp_jax.tracking.record import BusyError
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.bulk import NotWrittenError
-from mlp_jax.tracking.delivery import put_model_files
 from mlp_jax.tracking.facts import RunRecord
+from mlp_jax.tracking.mirror import add_model
 from mlp_jax.tracking.store import UnreachableError
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -305,17 +305,7 @@ class Runs:
             if config.tracking.model:
                 path = Path(folder, "model")
                 save_model(path, describe.to_model(result), example)
-                self._attach_model(run_id, path)
-
-    def _attach_model(self, run_id: str, path: Path) -> None:
-        from mlflow.entities import LoggedModelOutput
-
-        experiment = self.client.get_run(run_id).info.experiment_id
-        logged = self.client.create_logged_model(
-            experiment, "model", source_run_id=run_id, model_type="mlp"
-        )
-        put_model_files(self.client, run_id, logged, path)
-        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+                add_model(self.client, run_id, path)
 
     def links(self) -> dict[str, object]:
         """Where to look at it."""

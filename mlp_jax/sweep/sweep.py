@@ -234,11 +234,9 @@ class Sweep:
 
     def _deliver_earlier(self, client: "mlflow.MlflowClient", uri: str, root: Path) -> None:
         """What earlier sweeps left here, and whether they are gone."""
-        for line in recovery.recover_all(root, client, uri):
+        for line in recovery.deliver(root, client):
             if line:
                 self.console.line(line)
-        for line in recovery.repair_store(client, own_run_id=""):
-            self.console.line(line)
 
 
 def _is_tracked(job: Job) -> bool:

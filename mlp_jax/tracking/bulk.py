@@ -1,6 +1,6 @@
 """Many finished runs written at once: in one transaction, or one by one through the client.
 
-Where the store fails, they are kept as journals of runs are, and delivered later.
+Where the store fails, they are kept in directories as other runs, and delivered later.
 
 Through the client a run costs tens of milliseconds. Into an SQLite store whose schema is known
 here, the rows are inserted directly, with every column that MLflow's own store fills. MLflow does
@@ -14,17 +14,19 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlp_jax.errors import RunError, reached, redacted
 from mlp_jax.tracking import facts, store
-from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking.delivery import MAX_PARAMS, RUN_ID_TAG
 from mlp_jax.tracking.facts import RunRecord
-from mlp_jax.tracking.journal import Journal
+from mlp_jax.tracking.history import Point
+from mlp_jax.tracking.mirror import Mirror, dataset_input
+from mlp_jax.tracking.record import FORM, Record
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow.entities
@@ -32,7 +34,6 @@ if TYPE_CHECKING:  # these take seconds to import
 
 _KNOWN_SCHEMA = "dc11669786a5"  # MLflow 3.17
 _CHUNK = 200  # runs whose rows are in memory at once
-_MAX_METRICS = 900  # in one batch, which may hold 100 parameters besides
 
 
 class NotWrittenError(RunError):
@@ -50,7 +51,7 @@ def write(
     parent_run_id: str | None = None,
     on_progress: Callable[[int], None] = lambda num_written: None,
 ) -> list[str]:
-    """Writes runs as `tracking.start` and `Run` do, as children of a parent, and returns their ids.
+    """Writes runs as `tracking.begin` and `Run` do, as children of a parent, and returns their ids.
 
     A kill at any time leaves all of them or none in an SQLite store; elsewhere those that are
     complete and at most one that is still RUNNING. Raises `NotWrittenError`.
@@ -68,7 +69,7 @@ def write(
             if _has_known_schema(client.tracking_uri) and is_local_uri(home.artifact_location):
                 return _insert(client, home, records, context, on_progress)
             for record in records:
-                run_ids.append(_send(client, home.experiment_id, record, context))
+                run_ids.append(_send(client, experiment, record, context))
                 on_progress(len(run_ids))
     except RunError as error:
         raise NotWrittenError(str(error), run_ids) from error
@@ -78,37 +79,43 @@ def write(
 def keep(
     uri: str, experiment: str, records: Sequence[RunRecord], parent_id: str, root: Path
 ) -> None:
-    """Puts runs below `root`, as journals that are delivered when the store is back.
+    """Puts runs below `root`, in directories that are delivered when the store is back.
 
     `parent_id` is the parent's own id, which is below `root` too or in the store.
     """
     context = facts.context_tags()
     for record in records:
         id_ = record.id or uuid.uuid4().hex
-        flat = _flat(record, context)
-        with closing(Journal(root / id_)) as journal:
-            begun = {"id": id_, "experiment": experiment, "name": record.name, "tags": flat.tags}
-            journal.append("run", begun | {"parent": parent_id, "start_time": record.start_time})
-            journal.append("params", flat.params)
-            if record.data is not None:
-                journal.append("dataset", tracking.dataset_input(record.data).to_dictionary())
-            points = [(k, value, at, step) for k, p in flat.points.items() for at, step, value in p]
-            for i in range(0, len(points), _MAX_METRICS):
-                journal.append("metrics", {"points": points[i : i + _MAX_METRICS]})
-            _write_texts(journal.outbox / "texts", record.texts)
-            for file in record.texts:
-                journal.append("artifact", {"folder": "texts", "file": file})
-            journal.append("status", {"status": record.status, "end_time": record.end_time})
-            journal.secure()
-            journal.note(  # last: what has no `run.json` is no run
-                id=id_,
-                name=record.name,
-                experiment=experiment,
-                uri=redacted(uri),
-                status=record.status,
-                started=int(time.time() * 1000),  # after the parent
-                is_temporary=True,
-            )
+        _keep(root / id_, record, context, id=id_, uri=redacted(uri), experiment=experiment,
+              parent=parent_id, is_temporary=True).close()  # fmt: skip
+
+
+def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **places: Any) -> Record:
+    flat = _flat(record, context)
+    kept = Record(directory)
+    by_step: dict[tuple[int, int], dict[str, float]] = {}
+    for key, points in flat.points.items():
+        for time_, step, value in points:
+            by_step.setdefault((step, time_), {})[key] = value
+    for (step, time_), metrics in by_step.items():
+        kept.log(Point(step, time_, metrics))
+    for file, text in record.texts.items():
+        kept.add(file, partial(_write_text, text))
+    kept.history.secure()
+    kept.note(  # last: what has no `run.json` is no run
+        form=FORM,
+        name=record.name,
+        status=record.status,
+        started=int(time.time() * 1000),  # after the parent
+        start_time=record.start_time,
+        end_time=record.end_time,
+        params=flat.params,
+        tags=flat.tags,
+        data=record.data,
+        history=kept.history.length,
+        **places,
+    )
+    return kept
 
 
 def _has_known_schema(uri: str) -> bool:
@@ -192,9 +199,12 @@ def _insert(
 
 def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     for file, text in texts.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        _write_text(text, folder / file)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _insert_datasets(
@@ -210,7 +220,7 @@ def _insert_datasets(
     ids = {(row.name, row.digest): row.dataset_uuid for row in connection.execute(query)}
     for key in used.keys() - ids.keys():
         ids[key] = uuid.uuid4().hex
-        entity = tracking.dataset_input(used[key]).dataset
+        entity = dataset_input(used[key]).dataset
         row = {
             "dataset_uuid": ids[key],
             "experiment_id": experiment_id,
@@ -273,7 +283,7 @@ def _rows(
             tables[models.SqlInput].append(_input_row(input_id, dataset_id, run_id))
             tables[models.SqlInputTag] += [
                 {"input_uuid": input_id, "name": tag.key, "value": tag.value}
-                for tag in tracking.dataset_input(record.data).tags
+                for tag in dataset_input(record.data).tags
             ]
     return tables
 
@@ -314,35 +324,17 @@ def _input_row(input_id: str, dataset_id: str, run_id: str) -> dict[str, str]:
 
 
 def _send(
-    client: "mlflow.MlflowClient", experiment_id: str, record: RunRecord, context: Mapping[str, str]
+    client: "mlflow.MlflowClient", experiment: str, record: RunRecord, context: Mapping[str, str]
 ) -> str:
-    from mlflow.entities import Metric, Param
-
-    flat = _flat(record, context)
-    run = client.create_run(
-        experiment_id,
-        start_time=record.start_time,
-        tags=flat.tags | ({RUN_ID_TAG: record.id} if record.id else {}),
-        run_name=record.name,
-    )
-    run_id = run.info.run_id
-    params = [Param(name, value) for name, value in flat.params.items()]
-    points = [
-        Metric(name, value, time, step)
-        for name, points in flat.points.items()
-        for time, step, value in points
-    ]
-    try:
-        while params or points:
-            client.log_batch(run_id, metrics=points[:_MAX_METRICS], params=params[:MAX_PARAMS])
-            del points[:_MAX_METRICS], params[:MAX_PARAMS]
-        if record.data is not None:
-            client.log_inputs(run_id, [tracking.dataset_input(record.data)])
-        for file, text in record.texts.items():
-            client.log_text(run_id, text, file)
-        client.set_terminated(run_id, record.status, record.end_time)
-    except BaseException:
-        with suppress(Exception):  # the store may be gone, which the first error says
-            client.set_terminated(run_id, "FAILED")  # it must not stay RUNNING
-        raise
-    return run_id
+    with TemporaryDirectory() as folder:
+        kept = _keep(Path(folder), record, context, experiment=experiment, parent=None,
+                     id=record.id or uuid.uuid4().hex)  # fmt: skip
+        try:
+            Mirror(kept, client).update()
+        except BaseException:
+            with suppress(Exception):  # the store may be gone, which the first error says
+                client.set_terminated(kept.facts["run_id"], "FAILED")  # it must not stay RUNNING
+            raise
+        finally:
+            kept.close()
+        return str(kept.facts["run_id"])

@@ -1,98 +1,50 @@
-"""Whether the process that began a run is still there, as far as this machine can know."""
+"""Whether the process that writes a run is still there, as far as this machine can know.
+
+The system lets go of a lock when its process ends in any way, whatever container it was in; so on
+the machine of the process its lock says it. The lock of another machine may not be seen here, and
+after a restart another one may have its name: there the age of the last sign of life decides.
+"""
 
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-_PROC = Path("/proc")
-_STALE_SECONDS = 180.0
-"""Three heartbeats of a run: after a restart of the machine, one that is older is of no process."""
+from typing import Any
 
 HEARTBEAT_SECONDS = 60.0
+_STALE_SECONDS = 3 * HEARTBEAT_SECONDS
+"""After a restart of the machine, an older heartbeat is of no process."""
+_STALE_ELSEWHERE_SECONDS = 3600.0
+"""The same for another machine, which may have lost touch with its files for a while."""
 
 
-class Process(NamedTuple):
-    """A process as no other ever was one: a number is given again, its start time is not."""
-
-    host: str
-    pid: int
-    started: str
-    boot: str
-    namespace: str
-
-    def __str__(self) -> str:
-        """As a tag holds it; `parse` reads it."""
-        return f"{self.pid}/{self.started}/{self.boot}/{self.namespace}"
+def process_facts(directory: Path) -> dict[str, str]:
+    """Of this process, which writes the run: facts of `run.json`, and tags `run.…` of the run."""
+    return {
+        "host": socket.gethostname(),
+        "process": f"{os.getpid()}/{_boot()}",
+        "directory": str(directory.absolute()),
+    }
 
 
-def this_process() -> Process:
-    return Process(
-        socket.gethostname(),
-        os.getpid(),
-        _started(os.getpid()) or "",
-        _boot(),
-        _namespace(),
-    )
+def is_gone(facts: Mapping[str, Any], heartbeat: float, *, is_unlocked: bool) -> bool:
+    """Whether the process of a run has certainly ended.
 
-
-def parse(host: str, text: str) -> Process | None:
-    """The process of two tags; None where they don't say one."""
-    parts = text.split("/")
-    if not host or len(parts) != 4 or not parts[0].isdigit():
-        return None
-    return Process(host, int(parts[0]), *parts[1:])
-
-
-def is_gone(process: Process, heartbeat: float) -> bool:
-    """Whether the process has certainly ended; `heartbeat` is when it was last heard of.
-
-    One of another host, or of another container, may be alive for all that can be seen here.
+    `facts` are its own, `heartbeat` is when it was last heard of, and `is_unlocked` says that
+    nobody holds its lock as seen from here; False also where its directory is not here.
     """
-    if process.host != socket.gethostname() or not process.boot:
-        return False
-    if process.boot != _boot():
-        return time.time() - heartbeat > _STALE_SECONDS  # or another machine has the same name
-    if process.namespace != _namespace():
-        return False
-    started = _started(process.pid)
-    if started is None:
-        return not _is_hidden(process.pid)
-    return started != process.started
-
-
-def _started(pid: int) -> str | None:
-    """Clock ticks from the machine's start to the process's; None where none is seen."""
-    try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]  # a zombie has ended
-
-
-def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of another user that /proc does not show."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
+    boot = str(facts.get("process", "")).rpartition("/")[2]
+    if is_unlocked and boot and boot == _boot():
         return True
-    except ProcessLookupError:
-        return False
-    return False
+    is_here = facts.get("host") == socket.gethostname()
+    limit = _STALE_SECONDS if is_unlocked and is_here else _STALE_ELSEWHERE_SECONDS
+    return time.time() - heartbeat > limit
 
 
 def _boot() -> str:
-    """A name of this run of the machine; empty where the system has none."""
+    """A name of this run of the machine; its own name where the system has none for that."""
     try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return ""
-
-
-def _namespace() -> str:
-    """The process numbers' own, as each container has one."""
-    try:
-        return str((_PROC / "self/ns/pid").readlink())
-    except OSError:
-        return ""
+        return socket.gethostname()

@@ -3,12 +3,13 @@
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -34,6 +35,7 @@ def store_uri(uri: str | None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme = uri.partition("://")[0].partition("+")[0]
     if scheme in _DATABASES + _SERVERS:
+        _check_address(uri)
         return uri
     prefix, _, file = uri.partition("sqlite:///")
     if prefix or not file or file.startswith(":memory:"):
@@ -42,6 +44,24 @@ def store_uri(uri: str | None) -> str:
             "http://HOST:PORT, or a database postgresql://… or mysql://…"
         )
     return f"sqlite:///{Path(file).absolute()}"
+
+
+def _check_address(uri: str) -> None:
+    """Whether this can be the address of a server or of a database on one."""
+    try:
+        parts = urlsplit(uri)
+        wrong = ""
+        if is_server(uri) and not (parts.hostname and parts.port != 0):
+            wrong = "it has no host"
+        elif not (is_server(uri) or len(parts.path) > 1 or parts.query):
+            wrong = "it names no database"
+    except ValueError as error:  # of the port, or a bracket
+        wrong = str(error)
+    if wrong:
+        raise UserError(
+            f"tracking.uri={redacted(uri)}: no such address, {wrong}. Use http://HOST:PORT, or "
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+        )
 
 
 def is_server(uri: str) -> bool:
@@ -87,7 +107,18 @@ def check(uri: str | None) -> str:
         _check_writable(file)
         with suppress(UnreachableError):
             is_ready(file, 0.0)  # fails at once if it is no database; MLflow would try for 100 s
+    elif uri.startswith(_DATABASES):
+        with suppress(UnreachableError), store_errors(uri):
+            _connect(uri)
     return uri
+
+
+def _connect(uri: str) -> None:
+    """Fails at once where a database refuses; MLflow would try for 100 s."""
+    import sqlalchemy
+
+    seconds = {} if uri.startswith("mssql") else {"connect_timeout": 5}
+    sqlalchemy.create_engine(uri, connect_args=seconds).connect().close()
 
 
 def preload() -> None:
@@ -116,10 +147,8 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
         if file is not None:
             _create(file, uri)
             _check_unlocked(file)
-        elif uri.startswith(_DATABASES):  # this fails at once; MLflow would try for 100 s
-            import sqlalchemy
-
-            sqlalchemy.create_engine(uri).connect().close()
+        elif uri.startswith(_DATABASES):
+            _connect(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
@@ -151,6 +180,8 @@ def _check_writable(file: Path) -> None:
     try:
         if file.is_dir():
             raise IsADirectoryError(0, "is a directory", str(file))
+        if file.exists() and not file.is_file():
+            raise OSError(0, "is not a file", str(file))
         if artifacts.exists() and not artifacts.is_dir():
             raise NotADirectoryError(0, "is not a directory", str(artifacts))
         for path in (folder, file, artifacts):
@@ -210,34 +241,44 @@ def store_errors(uri: str) -> Iterator[None]:
 
     It is an `UnreachableError` where the same may work at another time.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
+    except _store_errors() as error:
         kind = UnreachableError if _may_pass(error, uri) else UserError
         raise kind(failure(error, uri)) from None
 
 
+def _store_errors() -> tuple[type[Exception], ...]:
+    """MLflow's error where that was imported, the databases', and that of a driver that is not."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    mlflows = getattr(sys.modules.get("mlflow.exceptions"), "MlflowException", SQLAlchemyError)
+    return mlflows, SQLAlchemyError, ImportError
+
+
+_REFUSED = re.compile(
+    "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|"
+    "Access denied|Unknown database|Login failed"
+)
+"""What databases say to a wrong user, password or name, which stays wrong."""
+
+
 def _may_pass(error: Exception, uri: str) -> bool:
-    from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
-    if isinstance(error, MlflowException):
+    if hasattr(error, "get_http_status_code"):
         status = error.get_http_status_code()
         # A database's own 500 is a schema of another version.
         return status in (408, 409, 429, 503) or (status >= 500 and uri.startswith(_SERVERS))
-    return isinstance(error, OperationalError)
+    return isinstance(error, OperationalError) and not _REFUSED.search(str(error))
 
 
 def failure(error: Exception, uri: str) -> str:
     """What went wrong with the store in two lines, without anything of `uri` that is secret."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     cause = redacted(str(error).partition("\n")[0])
-    if not isinstance(error, (MlflowException, SQLAlchemyError, ImportError)):
+    if "psycopg2" in cause:
+        cause += "; with pip install 'mlp_jax[postgresql]' write postgresql+psycopg://…"
+    if not isinstance(error, _store_errors()):
         cause = f"{type(error).__name__}: {cause}"
     if "HTTPConnection" in cause:  # the last of several errors, each around the next
         cause = cause.rpartition("): ")[2].rstrip("\"')")
@@ -251,12 +292,11 @@ def failure(error: Exception, uri: str) -> str:
 @contextmanager
 def recording_errors() -> Iterator[None]:
     """What goes wrong while a run is being recorded, as a `RunError`."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (*_store_errors(), OSError)):
+            raise
         reason = redacted(str(error).partition("\n")[0])[:300]
         raise RunError(f"the run could not be recorded: {reason}") from error
 

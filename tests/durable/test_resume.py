@@ -30,7 +30,7 @@ from mlp_jax.experiment import setup as problem
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.run import from_arrays, to_arrays
 from mlp_jax.tracking import store
-from mlp_jax.tracking.journal import BusyError, Journal
+from mlp_jax.tracking.record import BusyError, Record
 
 SMALL = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null", "batch_size=16"]
 FULL_BATCH = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null"]
@@ -335,7 +335,7 @@ def test_a_run_that_cannot_be_prolonged_stays_as_it_was():
     run(*CIRCLES, "num_epochs=11")
     (directory,) = directories()
     before = [(directory / name).read_bytes() for name in ("result.json", "config.json")]
-    with closing(Journal(directory)), pytest.raises(BusyError):
+    with closing(Record(directory)), pytest.raises(BusyError):
         train.resume(directory.name, ["num_epochs=20"])
     assert [(directory / name).read_bytes() for name in ("result.json", "config.json")] == before
 

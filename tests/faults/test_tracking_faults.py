@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mlp_jax.tracking import live
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import sender
 from tests.faults import tracking_faults as faults
 from tests.faults.__main__ import measure
 from tests.faults.server import FaultyServer
@@ -23,9 +23,9 @@ def test_a_measurement_that_crashes_is_no_success(monkeypatch):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """The waits are the same, but shorter."""
-    monkeypatch.setattr(sender, "_BEGIN_SECONDS", 0.3)
-    monkeypatch.setattr(tracking, "_SERVER_PATIENCE", sender.Patience(total=4.0, idle=0.5))
-    monkeypatch.setattr(tracking, "_FILE_PATIENCE", sender.Patience(total=60.0, idle=0.5))
+    monkeypatch.setattr(live, "_BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(tracking, "_SERVER_PATIENCE", live.Patience(total=4.0, idle=0.5))
+    monkeypatch.setattr(tracking, "_FILE_PATIENCE", live.Patience(total=60.0, idle=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ MODEL = Model(
     activation=(),
     output="identity",
     class_names=(),
+    class_values=(),
     target_names=("y",),
     preprocessing=Preprocessing(
         tuple(map(Column, "abc")), np.zeros(3), np.ones(3), np.zeros(1), np.ones(1)
@@ -115,8 +116,7 @@ def problems(run: tracking.Run, experiment: str) -> list[str]:
         ),
         f"files {files}": files != ["notes/found.txt"],
         f"models {ready}, outputs {outputs}": ready != outputs or len(outputs) != 1,
-        "left behind": (run.directory / "journal.jsonl").exists()
-        or (run.directory / "outbox").exists(),
+        "left behind": recovery.is_left(run.directory),
     }
     return [what for what, is_wrong in wrong.items() if is_wrong]
 

@@ -19,6 +19,7 @@ from mlp_jax.config.schema import CONF
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.sweep import Outcome
+from mlp_jax.tracking import store
 
 Multirun = Callable[..., list[JobReturn]]
 
@@ -146,8 +147,11 @@ def test_a_directory_may_be_named_by_the_overrides(multirun: Multirun, tmp_path:
     assert names == {"out/seed=3/0", "out/seed=4/1"}
 
 
-def test_a_password_reaches_no_file(multirun: Multirun, tmp_path: Path, recorder: Recorder) -> None:
+def test_a_password_reaches_no_file(
+    multirun: Multirun, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A command line with one is refused; one from elsewhere is left out."""
+    monkeypatch.setattr(store, "_connect", lambda uri: None)  # there is none
     multirun("seed=3,4", "tracking.uri=postgresql://me:s3cret@host/db")
     assert recorder.batches[0][0].config.tracking.uri == "postgresql://me:s3cret@host/db"
     texts = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]

@@ -450,16 +450,16 @@ def lose_store(patch: pytest.MonkeyPatch) -> None:
 
 def lose_store_midway(patch: pytest.MonkeyPatch) -> None:
     """It takes the first run, which is written through the client, and half of the second one."""
-    log_text, calls = MlflowClient.log_text, []
+    log_artifact, calls = MlflowClient.log_artifact, []
 
     def fail(*args: Any) -> None:
         calls.append(args)
         if len(calls) > 3:  # of two files for each run
             raise MlflowException("the server is gone")
-        log_text(*args)
+        log_artifact(*args)
 
     patch.setattr(bulk, "_KNOWN_SCHEMA", "another")
-    patch.setattr(MlflowClient, "log_text", fail)
+    patch.setattr(MlflowClient, "log_artifact", fail)
 
 
 def never_answers(patch: pytest.MonkeyPatch) -> None:

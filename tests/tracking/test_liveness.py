@@ -7,64 +7,66 @@ import time
 import pytest
 
 from mlp_jax.tracking import liveness
-
-NOW = time.time()
-AGES = 1e9  # seconds
-OWN = liveness.this_process()
+from mlp_jax.tracking.record import is_locked
 
 
-def test_a_tag_says_which_process():
-    assert liveness.parse(OWN.host, str(OWN)) == OWN
+def facts(tmp_path, **changes):
+    return {**liveness.process_facts(tmp_path), **changes}
 
 
 @pytest.mark.parametrize(
-    ("host", "text"),
-    [("", str(OWN)), ("a", ""), ("a", "x/1/b/n"), ("a", "1/2")],
-    ids=["no host", "nothing", "no number", "half of it"],  # the same in each process of pytest
-)
-def test_a_tag_that_says_no_process(host, text):
-    assert liveness.parse(host, text) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "age", "is_gone"),
+    ("changes", "age", "is_unlocked", "is_gone"),
     [
-        ({}, AGES, False),
-        ({"started": "1"}, 0, True),  # another process has its number now
-        ({"pid": 2**22 + 1}, 0, True),
-        ({"host": "elsewhere", "started": "1"}, AGES, False),
-        ({"namespace": "pid:[1]", "started": "1"}, AGES, False),
-        ({"boot": "another"}, 0, False),  # maybe a machine of the same name
-        ({"boot": "another"}, 3600, True),
-        ({"boot": "", "started": "1"}, AGES, False),
+        ({}, 1e9, False, True),
+        ({}, 1000, False, False),
+        ({}, 0, True, True),
+        ({"host": "a container"}, 0, True, True),
+        ({"process": "1/another"}, 60, True, False),
+        ({"process": "1/another"}, 200, True, True),
+        ({"process": "1/another", "host": "elsewhere"}, 200, True, False),
+        ({"process": "1/another", "host": "elsewhere"}, 4000, True, True),
+        ({"process": "1/another", "host": "elsewhere"}, 200, False, False),
+        ({"process": ""}, 60, True, False),
+        ({"process": "12/345/boot/pid:[1]"}, 60, True, False),
     ],
-    ids=["itself", "number reused", "number unused", "other host", "other namespace",
-         "other boot, just now", "other boot, long ago", "boot unknown"],
+    ids=["locked, not heard of for years", "locked", "unlocked", "unlocked, in a container",
+         "restarted just now", "restarted a while ago", "other host over NFS, where it is unlocked",
+         "other host, not heard of for an hour", "other host, locked", "not known", "old form"],
 )  # fmt: skip
-def test_gone_or_not(change, age, is_gone):
-    assert liveness.is_gone(OWN._replace(**change), time.time() - age) is is_gone
+def test_gone_or_not(tmp_path, changes, age, is_unlocked, is_gone):
+    heartbeat = time.time() - age
+    process = facts(tmp_path, **changes)
+    assert liveness.is_gone(process, heartbeat, is_unlocked=is_unlocked) is is_gone
 
 
-def test_a_process_that_ended_is_gone_before_its_parent_asks_for_it():
-    module = "mlp_jax.tracking.liveness"
-    program = f"import {module} as liveness; print(liveness.this_process(), flush=True); input()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    process = liveness.parse(OWN.host, child.stdout.readline().strip())
-    assert not liveness.is_gone(process, NOW)
-    child.kill()
-    child.stdout.read()  # ends with the process, which is a zombie then
-    deadline = time.monotonic() + 30
-    while not liveness.is_gone(process, NOW) and time.monotonic() < deadline:
-        pass
-    assert liveness.is_gone(process, NOW)
-    child.communicate()
+HOLDER = """
+import sys
+from pathlib import Path
+from mlp_jax.tracking.record import Record
+record = Record(Path(sys.argv[1]))
+print("held", flush=True)
+input()
+"""
 
 
-def test_processes_that_are_not_shown_may_be_alive(monkeypatch):
-    def hidden(pid, signal):
-        raise PermissionError
+@pytest.mark.parametrize("namespace", [[], ["unshare", "--user", "--pid", "--fork"]])
+def test_a_lock_is_held_until_the_process_ends_in_any_way(tmp_path, namespace):
+    """Also before its parent asks for it, and in a namespace of its own, as a container has."""
+    if namespace and subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("no namespaces here")
+    command = [*namespace, sys.executable, "-c", HOLDER, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes) as child:
+        assert child.stdout.readline() == b"held\n"
+        assert is_locked(tmp_path)
+        child.stdin.close()  # it ends with an exception
+        child.stdout.read()  # ends with the process, which is a zombie then
+        deadline = time.monotonic() + 30
+        while is_locked(tmp_path) and time.monotonic() < deadline:
+            pass
+        assert not is_locked(tmp_path)
 
-    monkeypatch.setattr(liveness.os, "kill", hidden)
-    assert not liveness.is_gone(OWN._replace(pid=2**22 + 1), 0.0)
+
+def test_where_nothing_was_locked_nothing_is_made(tmp_path):
+    assert not is_locked(tmp_path)
+    assert not list(tmp_path.iterdir())

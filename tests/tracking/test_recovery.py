@@ -4,25 +4,19 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import Mock
 
-import numpy as np
 import pytest
 
 from mlp_jax.commands import sync
 from mlp_jax.errors import UserError
-from mlp_jax.experiment.model import save_model
-from mlp_jax.tracking import delivery, journal, liveness, recovery, store
+from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
-from mlp_jax.tracking.journal import BusyError, Journal
-from tests.faults.tracking_faults import MODEL
-
-OWN = liveness.this_process()
-DEAD = {"host": OWN.host, "process": str(OWN._replace(started="1"))}
+from mlp_jax.tracking.record import FACTS, FORM, LOCK, BusyError, Record, digest, read_facts
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +46,22 @@ def start(client, directory, **kwargs):
 
 def left_by_a_kill(client, directory, monkeypatch, *, elsewhere=False):
     """A run that logged a point, and whose process is gone without a trace of its end."""
-    own = liveness.this_process()
-    dead = own._replace(started="1", host="elsewhere" if elsewhere else own.host)
-    monkeypatch.setattr(liveness, "this_process", lambda: dead)
-    run = start(client, directory)
-    monkeypatch.setattr(liveness, "this_process", lambda: own)
+    with monkeypatch.context() as patched:
+        if elsewhere:
+            other = {"host": "elsewhere", "process": "1/another", "directory": "/nowhere"}
+            patched.setattr(tracking, "process_facts", lambda directory: other)
+        run = start(client, directory)
     run.log({"m": 0.5}, 7)
-    with run._sender._changed:
-        run._sender._is_abandoned = True
-        run._sender._changed.notify_all()
-    run.wait()
+    die(run)
     return run
+
+
+def die(run):
+    """Its thread stops and lets go of the lock, as the system does after a process."""
+    with run._live._changed:
+        run._live._is_abandoned = True
+        run._live._changed.notify_all()
+    run.wait()
 
 
 def read(client, run):
@@ -95,7 +94,7 @@ def test_the_next_start_marks_what_was_left_running_and_says_how_to_go_on(client
     assert "left RUNNING" in read(client, left).data.tags["run.repaired"]
     [line] = said
     assert "'left'" in line and line.endswith("python -m mlp_jax.train resume=runs/left")
-    assert journal.read_record(left.directory)["status"] == "KILLED"
+    assert read_facts(left.directory)["status"] == "KILLED"
 
 
 def test_a_run_is_found_by_its_tags_where_its_directory_is_not_below_this_root(client, monkeypatch):
@@ -110,6 +109,10 @@ def test_a_run_is_found_by_its_tags_where_its_directory_is_gone(client, monkeypa
     left = left_by_a_kill(client, "left", monkeypatch)
     left.directory.rename(tmp_path / "moved away")
     with start(client, "next", warn=[].append):
+        pass
+    assert status(client, left) == "RUNNING"  # it may be alive, for all that can be seen
+    client.set_tag(left.run_id, "run.heartbeat", str(time.time() - 7200))
+    with start(client, "another", warn=[].append):
         pass
     assert status(client, left) == "KILLED"
 
@@ -126,7 +129,7 @@ def test_a_run_of_another_host_or_of_a_live_process_is_left_alone(client, monkey
 
 def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(client, monkeypatch):
     left = left_by_a_kill(client, "left", monkeypatch)
-    (left.directory / journal.RECORD).unlink()
+    (left.directory / FACTS).unlink()
     search = client.search_runs
 
     def search_then_end(*args, **kwargs):
@@ -135,34 +138,22 @@ def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(client, monkeypa
         return found
 
     monkeypatch.setattr(client, "search_runs", search_then_end)
-    assert list(recovery.repair_store(client, "another")) == []
-    assert status(client, left) == "FINISHED"
-
-
-def test_a_process_that_died_after_its_end_was_in_the_journal_has_finished(client, monkeypatch):
-    left = left_by_a_kill(client, "left", monkeypatch)
-    held = Journal(left.directory)
-    held.append("status", {"status": "FINISHED", "end_time": 5})
-    held.close()
-    assert recovery.was_left_running(left.directory)
-    assert not recovery.recover(left.directory, client).repaired
+    assert list(recovery.deliver(Path("elsewhere"), client)) == []
     assert status(client, left) == "FINISHED"
 
 
 def test_a_process_that_died_before_it_began_the_run_leaves_nothing(client):
-    held = Journal(Path("runs/a"))
-    held.note(id="x", name="a", uri=client.tracking_uri, status="RUNNING", **DEAD)
-    held.close()
-    assert sync.sync([Path("runs/a")])
-    assert not Path("runs").exists()
+    Record(Path("runs/a")).close()
+    assert recovery.run_directories(Path("runs")) == []
+    with start(client, "a") as run:
+        pass
+    assert status(client, run) == "FINISHED"
 
 
 def test_a_process_that_died_before_it_delivered_its_end_has_finished(client, monkeypatch):
     left = left_by_a_kill(client, "left", monkeypatch)
-    held = Journal(left.directory)
-    held.append("status", {"status": "FINISHED", "end_time": 5})
-    held.note(status="FINISHED")
-    held.close()
+    with closing(Record(left.directory)) as record:
+        record.end("FINISHED", 5)
     with start(client, "../other/a"):
         pass
     assert status(client, left) == "FINISHED"
@@ -171,9 +162,9 @@ def test_a_process_that_died_before_it_delivered_its_end_has_finished(client, mo
 
 def test_a_damaged_record_is_told_and_stops_nothing_else(client, monkeypatch):
     left = left_by_a_kill(client, "left", monkeypatch)
-    (left.directory / journal.RECORD).write_text("{}")
-    damage, killed = recovery.repair_store(client, "another")
-    assert f"{journal.RECORD}: cannot be read" in damage
+    (left.directory / FACTS).write_text("{}")
+    damage, killed = recovery.deliver(Path("elsewhere"), client)
+    assert f"{FACTS}: cannot be read" in damage
     assert "the run 'left' was left RUNNING" in killed
     assert status(client, left) == "KILLED"
 
@@ -204,7 +195,7 @@ def test_the_next_start_delivers_what_the_store_did_not_take(client, monkeypatch
         pass
     assert status(client, earlier) == "FINISHED"
     assert steps(client, earlier) == {7: 1}
-    assert [path.name for path in earlier.directory.iterdir()] == [journal.RECORD]
+    assert [path.name for path in earlier.directory.iterdir()] == [FACTS]
 
 
 def test_only_the_runs_of_the_same_store_are_delivered(client, monkeypatch, tmp_path, make_store):
@@ -238,13 +229,13 @@ def test_sync_says_what_it_does_and_its_status_whether_something_is_left(
     with start(dead_port, "b", warn=[].append) as failing:
         pass
     failing.wait()
-    monkeypatch.setattr(recovery, "recover_all", lambda *args: iter(()))  # `c` leaves `a` to sync
+    monkeypatch.setattr(recovery, "deliver", lambda *args: iter(()))  # `c` leaves `a` to sync
     with start(client, "c") as alive:
         alive.tag("a", "b")
         status, lines = run()
         assert status == 1
         assert lines[0] == "3 runs here, 3 with something to deliver"
-        assert lines[1] == "runs/a: 4 entries delivered, 'a'"
+        assert lines[1] == "runs/a: delivered, 'a'"
         assert lines[2].startswith(f"runs/b: left: tracking.uri={dead_port}: the store cannot be")
         assert lines[3].startswith("runs/c: left: runs/c: another process is writing")
     assert run("runs/a") == (0, ["1 runs here, 0 with something to deliver"])
@@ -252,10 +243,8 @@ def test_sync_says_what_it_does_and_its_status_whether_something_is_left(
 
 
 def test_sync_takes_the_password_from_the_environment(monkeypatch, capsys):
-    held = Journal(Path("runs/a"))
-    held.note(id="x", name="a", uri="http://***@127.0.0.1:1", status="FINISHED")
-    held.append("run", {})
-    held.close()
+    with closing(Record(Path("runs/a"))) as record:
+        record.note(form=FORM, id="x", name="a", uri="http://***@127.0.0.1:1", status="FINISHED")
     assert not sync.sync([Path("runs/a")])
     assert "set $MLFLOW_TRACKING_URI" in capsys.readouterr().out
     asked = []
@@ -271,32 +260,18 @@ def test_sync_takes_the_password_from_the_environment(monkeypatch, capsys):
     assert "pa55word" not in capsys.readouterr().out
 
 
-def test_damaged_entries_are_told_and_the_others_delivered(client, monkeypatch, capsys):
-    run = undelivered(monkeypatch, client, "a")
-    file = run.directory / journal.JOURNAL
-    lines = file.read_bytes().splitlines(keepends=True)
-    at = next(n for n, line in enumerate(lines) if b"metrics" in line)
-    damaged = bytes([lines[at][0] ^ 1]) + lines[at][1:]
-    file.write_bytes(b"".join([*lines[:at], damaged, *lines[at + 1 :]]))
-    assert not sync.sync([run.directory])
-    assert "LOST: 1 damaged entries" in capsys.readouterr().out
-    assert status(client, run) == "FINISHED"
-    assert "1 entries" in read(client, run).data.tags["run.lost"]
-
-
-def test_a_journal_cannot_send_files_from_elsewhere(client, monkeypatch, tmp_path):
+def test_a_run_cannot_send_files_from_elsewhere(client, monkeypatch, tmp_path, capsys):
     (tmp_path / "private").write_text("secret")
-    for body in ({"folder": "..", "file": "../../private"}, {"folder": "1", "file": "link"}):
-        run = start(client, f"a{len(list(Path('runs').glob('*')))}")
-        (run._journal.outbox / "1").mkdir(parents=True)
-        (run._journal.outbox / "1" / "link").symlink_to(tmp_path / "private")
-        run._record("artifact", body)
-        with run:
-            pass
-        run.wait()
-        assert not run.is_delivered
-        assert client.list_artifacts(run.run_id) == []
-        client.set_terminated(run.run_id, "FAILED")
+    for number, name in enumerate(["../../../../private", "link", str(tmp_path / "private")]):
+        run = undelivered(monkeypatch, client, f"a{number}")
+        with closing(Record(run.directory)) as record:
+            record.note(files={name: digest(tmp_path / "private")})
+            if name == "link":
+                record._file(name, digest(tmp_path / "private")).parent.mkdir(parents=True)
+                record._file(name, digest(tmp_path / "private")).symlink_to(tmp_path / "private")
+        assert not sync.sync([run.directory])
+        assert f"{name} leads elsewhere" in capsys.readouterr().out
+        assert client.list_artifacts(read(client, run).info.run_id) == []
 
 
 # --- resume ------------------------------------------------------------------------------------
@@ -322,9 +297,8 @@ def test_a_run_that_goes_on_is_running(client):
         raise KeyboardInterrupt
     resumed = tracking.resume(client, run.directory)
     resumed.tag("a", "b")
-    with resumed._sender._changed:
-        assert resumed._sender._changed.wait_for(lambda: not resumed._sender._pending, 30)
-    assert status(client, run) == "RUNNING"
+    with resumed._live._changed:
+        assert resumed._live._changed.wait_for(lambda: status(client, run) == "RUNNING", 30)
     with resumed:
         pass
 
@@ -408,26 +382,7 @@ def test_no_secret_is_kept_in_the_directory(dead_port):
         run.add("config.yaml", f"tracking:\n  uri: {uri}\n")
     run.wait()
     files = [path for path in Path("runs").rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert {path.name for path in files} == {FACTS, LOCK, "config.yaml"}
     assert not [path for path in files if b"pa55word" in path.read_bytes()]
     assert "pa55word" not in "".join(said) + str(run.where())
-    assert run._journal.record["uri"] == dead_port.replace("//", "//***@")
-
-
-def test_a_kill_as_a_model_is_sent_leaves_a_model_that_can_be_sent(tmp_path, monkeypatch):
-    from mlflow.models import Model
-
-    def cut_short(model, path):
-        Path(path).write_text("")
-        raise KeyboardInterrupt
-
-    save_model(tmp_path / "model", MODEL, np.zeros((2, 3)))
-    logged = SimpleNamespace(model_id="m-1", artifact_location="here")
-    client = Mock()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Model, "save", cut_short)
-        delivery.put_model_files(client, "a run", logged, tmp_path / "model")
-    client.log_model_artifacts.assert_not_called()
-    delivery.put_model_files(client, "a run", logged, tmp_path / "model")
-    client.log_model_artifacts.assert_called_once_with("m-1", str(tmp_path / "model"))
-    assert Model.load(tmp_path / "model").model_id == "m-1"
+    assert read_facts(run.directory)["uri"] == dead_port.replace("//", "//***@")

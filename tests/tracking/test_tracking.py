@@ -12,7 +12,7 @@ from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import UserError, redacted
 from mlp_jax.experiment.describe import data_facts
-from mlp_jax.tracking import facts, links, sender, store
+from mlp_jax.tracking import facts, links, live, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 from tests.faults.tracking_faults import eight_processes, many_processes_row
@@ -62,6 +62,54 @@ def test_servers_and_databases_keep_their_uri(uri):
 def test_what_is_no_store_is_refused(uri):
     with pytest.raises(UserError, match=r"tracking\.uri=.*Use sqlite:///"):
         store.store_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://", "http://me:secret@host:99999", "https://[::1", "http://host:port", "postgresql://",
+     "postgresql+psycopg://me:secret@host", "mysql://host/"],
+)  # fmt: skip
+def test_a_malformed_address_is_refused_before_anything_is_asked(uri):
+    with pytest.raises(UserError, match=r"^tracking\.uri=.*no such address") as raised:
+        store.check(uri)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_place_that_is_no_file_is_refused():
+    with pytest.raises(UserError, match=r"/dev/null: is not a file"):
+        store.check("sqlite:////dev/null")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_refused"),
+    [
+        ('FATAL:  password authentication failed for user "me"', True),
+        ('FATAL:  database "nope" does not exist', True),
+        ("(1045, \"Access denied for user 'me'@'host'\")", True),
+        ("connection refused", False),
+        ("FATAL:  the database system is starting up", False),
+    ],
+)
+def test_a_database_that_refuses_is_told_and_one_that_is_away_is_waited_for(
+    monkeypatch, words, is_refused
+):
+    import sqlalchemy
+    from sqlalchemy.exc import OperationalError
+
+    def connect(uri, connect_args):
+        raise OperationalError(None, None, Exception(words))
+
+    monkeypatch.setattr(sqlalchemy, "create_engine", connect)
+    uri = "postgresql+psycopg://me:secret@host/db"
+    with pytest.raises(UserError) as raised:
+        store.open_store(uri)
+    assert isinstance(raised.value, store.UnreachableError) is not is_refused
+    assert "secret" not in str(raised.value)
+    if is_refused:
+        with pytest.raises(UserError):
+            store.check(uri)
+    else:
+        assert store.check(uri) == uri
 
 
 @pytest.mark.parametrize("name", ["what?", "a%20b", "%41"])
@@ -223,7 +271,7 @@ def test_every_point_arrives_once(client):
 
 
 def test_points_leave_in_batches(client, monkeypatch):
-    monkeypatch.setattr(sender, "_FLUSH_SECONDS", math.inf)
+    monkeypatch.setattr(live, "_FLUSH_SECONDS", math.inf)
     sizes, full = [], threading.Event()
     log_batch = client.log_batch
 
@@ -233,20 +281,27 @@ def test_points_leave_in_batches(client, monkeypatch):
         if len(sizes) == 2:
             full.set()
 
+    begun, update = threading.Event(), live.Mirror.update
+
+    def noted(mirror):
+        update(mirror)
+        begun.set()
+
+    monkeypatch.setattr(live.Mirror, "update", noted)
     monkeypatch.setattr(client, "log_batch", counted)
     with start(client) as run:
-        with run._sender._changed:  # what begins the run is urgent
-            assert run._sender._changed.wait_for(lambda: not run._sender._pending, 60)
+        assert begun.wait(60)  # what begins the run is urgent
+        monkeypatch.setattr(live.Mirror, "update", update)
         for step in range(999):
             run.log({"m": 0.5}, step)
         run.log({f"m{k}": 0.5 for k in range(1500)}, 999)
         assert full.wait(60)
         run.log({"m": 0.5}, 1000)
-    assert sizes == [999, 1000, 501]
+    assert sizes[:2] == [1000, 1000] and max(sizes) == 1000 and sum(sizes) == 2500
 
 
 def test_points_leave_after_a_while(client, monkeypatch):
-    monkeypatch.setattr(sender, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_FLUSH_SECONDS", 0.0)
     sent = threading.Event()
     log_batch = client.log_batch
 

@@ -1,0 +1,374 @@
+"""From a run's directory to its store: what the store lacks is sent, each thing once.
+
+What the store has is looked up first, and again after any failure; so this can be stopped anywhere
+and done again, by this process or another one. The run is found by its own id, which is a tag, a
+log point by its key and step, a file and a model by what they hold.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlp_jax.errors import RunError, reached
+from mlp_jax.tracking.facts import Data
+from mlp_jax.tracking.record import Record, digest, digests, model_digest
+from mlp_jax.tracking.store import experiment_id
+
+if TYPE_CHECKING:  # takes seconds to import
+    import mlflow
+    import mlflow.entities
+
+T = TypeVar("T")
+
+MAX_METRICS = 1000  # in one batch
+MAX_PARAMS = 100  # in one batch, and as many tags
+RUN_ID_TAG = "run.id"
+"""The tag by which a run is found again: its own id, from before the store knew of it."""
+_MODEL_TAG = "run.model_sha256"
+_MOST_LOOKS = 3
+
+
+def mirror(record: Record, client: "mlflow.MlflowClient") -> None:
+    """Sends a run until a look at the store finds nothing missing; then only its names are left.
+
+    Raises whatever the client does; then the same can be done again.
+    """
+    Mirror(record, client).complete()
+
+
+class Mirror:
+    """The mirror of a run that may still go on."""
+
+    def __init__(
+        self,
+        record: Record,
+        client: "mlflow.MlflowClient",
+        on_call: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.record = record
+        self.client = _Watched(client, on_call)
+        self._stored: _Stored | None = None
+
+    def update(self) -> int:
+        """Sends what the store lacks; returns how many things that were."""
+        try:
+            if self._stored is None:
+                self._stored = _look(self.record, self.client)
+            return _send(self.record, self.client, self._stored)
+        except BaseException:
+            self._stored = None
+            raise
+
+    def complete(self) -> None:
+        """Sends what is left of a run that has ended, reads it all back, and strips the record."""
+        self.update()
+        for _ in range(_MOST_LOOKS):
+            self._stored = None
+            if not self.update():
+                self.record.strip()
+                return
+        raise RunError(f"{self.record.directory}: the store does not keep what it is sent.")
+
+
+class _Watched:
+    """A client whose calls are counted, with a place before each where tests let it fail."""
+
+    def __init__(self, client: "mlflow.MlflowClient", on_call: Callable[[], None]) -> None:
+        self._client, self._on_call = client, on_call
+        self.num_calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not callable(method):
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            reached("logging")
+            answer = method(*args, **kwargs)
+            self.num_calls += 1
+            self._on_call()
+            return answer
+
+        return call
+
+
+# --- what the store has ------------------------------------------------------------------------
+
+
+class _Stored:
+    """What the store has of a run, as far as that was looked up, and what was sent since."""
+
+    def __init__(self, run: "mlflow.entities.Run") -> None:
+        self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
+        self.status, self.end_time = run.info.status, run.info.end_time
+        self.params: dict[str, str] = dict(run.data.params)
+        self.tags: dict[str, str] = dict(run.data.tags)
+        inputs = run.inputs.dataset_inputs if run.inputs else []
+        self.data = {(each.dataset.name, each.dataset.digest) for each in inputs}
+        self.outputs = [o.model_id for o in run.outputs.model_outputs] if run.outputs else []
+        self.keys = set(run.data.metrics)
+        self.steps: dict[str, set[int]] = {}  # by key, of those that were read back
+        self.num_points = 0  # of the history, that are there for certain
+        self.files: dict[str, str] = {}  # their SHA-256
+        self.model: str | None = None  # the SHA-256 of the one that is complete
+
+
+def _look(record: Record, client: Any) -> _Stored:
+    """Creates the run where it is not there."""
+    facts = record.facts
+    found = _find(client, facts["experiment"], facts["id"])
+    for double in found[1:]:  # a request to create it that was given up may have arrived, too
+        client.delete_run(double.info.run_id)
+    stored = _Stored(found[0] if found else _create(record, client))
+    place = {"run_id": stored.run_id, "experiment_id": stored.experiment_id}
+    if not place.items() <= facts.items():
+        record.note(**place)
+    if found:
+        stored.files = _files_in_store(client, stored.run_id, facts["files"])
+        stored.model = _model_in_store(record, client, stored)
+    return stored
+
+
+def _find(client: Any, experiment: str, id_: str) -> "Sequence[mlflow.entities.Run]":
+    """The runs with this id of ours, first the one that was created first."""
+    found: Sequence[mlflow.entities.Run] = client.search_runs(
+        [experiment_id(client, experiment)],
+        f"tags.`{RUN_ID_TAG}` = '{id_}'",
+        order_by=["attributes.start_time", "attributes.run_id"],
+    )
+    return found
+
+
+def _create(record: Record, client: Any) -> "mlflow.entities.Run":
+    facts = record.facts
+    tags = {RUN_ID_TAG: facts["id"], **dict(islice(facts["tags"].items(), MAX_PARAMS - 2))}
+    if facts["parent"] is not None:
+        found = _find(client, facts["experiment"], facts["parent"])
+        if not found:
+            raise RunError(f"{record.directory}: its parent is not in the store yet.")
+        tags["mlflow.parentRunId"] = found[0].info.run_id
+    run: mlflow.entities.Run = client.create_run(
+        experiment_id(client, facts["experiment"]),
+        start_time=facts["start_time"],
+        tags=tags,
+        run_name=facts["name"],
+    )
+    return run
+
+
+def _files_in_store(client: Any, run_id: str, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of those of these files that the store has."""
+    wanted = list(names)
+    folders = {str(PurePosixPath(name).parent) for name in wanted}
+    listed = {
+        file.path
+        for folder in folders
+        for file in client.list_artifacts(run_id, None if folder == "." else folder)
+    }
+    with TemporaryDirectory() as place:
+        return {
+            name: digest(Path(client.download_artifacts(run_id, name, place)))
+            for name in wanted
+            if name in listed
+        }
+
+
+def _model_in_store(record: Record, client: Any, stored: _Stored) -> str | None:
+    """The SHA-256 of the run's model, if the store has it whole."""
+    wanted = model_digest(record.facts["model"])
+    model = record.model()
+    logged = _logged_model(record, client, stored) if model else None
+    if not model or not logged or logged.tags.get(_MODEL_TAG) != wanted:
+        return None
+    if logged.status != "READY" or logged.model_id not in stored.outputs:
+        return None
+    from mlflow.artifacts import download_artifacts
+
+    with _with_ids(model, stored.run_id, logged) as expected, TemporaryDirectory() as place:
+        uri = logged.artifact_location
+        found = download_artifacts(uri, dst_path=place, tracking_uri=client.tracking_uri)
+        is_whole = digests(expected).items() <= digests(Path(found)).items()
+        return wanted if is_whole else None
+
+
+def _logged_model(
+    record: Record, client: Any, stored: _Stored
+) -> "mlflow.entities.LoggedModel | None":
+    found: Sequence[mlflow.entities.LoggedModel] = client.search_logged_models(
+        [stored.experiment_id],
+        f"tags.`{RUN_ID_TAG}` = '{record.facts['id']}'",
+        order_by=[{"field_name": "creation_timestamp"}],
+    )
+    return found[0] if found else None
+
+
+# --- what it lacks -----------------------------------------------------------------------------
+
+
+def _send(record: Record, client: Any, stored: _Stored) -> int:
+    """In this order: a run that is said to have ended has all the rest."""
+    facts, points = record.facts, record.history.points  # of a run that goes on more may come
+    return (
+        _send_params(client, stored, facts["params"])
+        + _send_data(client, stored, facts["data"])
+        + _send_points(record, client, stored, len(points))
+        + _send_tags(client, stored, facts["tags"])
+        + _send_files(record, client, stored, facts["files"])
+        + _send_model(record, client, stored, facts["model"])
+        + _send_status(client, stored, facts)
+    )
+
+
+def _send_params(client: Any, stored: _Stored, params: Mapping[str, str]) -> int:
+    from mlflow.entities import Param
+
+    missing = {name: value for name, value in params.items() if name not in stored.params}
+    for part in _parts(missing.items(), MAX_PARAMS):
+        client.log_batch(stored.run_id, params=[Param(*param) for param in part])
+    stored.params |= missing
+    return len(missing)
+
+
+def _send_tags(client: Any, stored: _Stored, tags: Mapping[str, str]) -> int:
+    from mlflow.entities import RunTag
+
+    missing = {name: value for name, value in tags.items() if stored.tags.get(name) != value}
+    for part in _parts(missing.items(), MAX_PARAMS):
+        client.log_batch(stored.run_id, tags=[RunTag(*tag) for tag in part])
+    stored.tags |= missing
+    return len(missing)
+
+
+def _send_data(client: Any, stored: _Stored, facts: Sequence[str] | None) -> int:
+    data = Data(*facts) if facts else None
+    if data is None or (data.name, data.digest) in stored.data:
+        return 0
+    client.log_inputs(stored.run_id, [dataset_input(data)])
+    stored.data.add((data.name, data.digest))
+    return 1
+
+
+def dataset_input(data: Data) -> "mlflow.entities.DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    entity = Dataset(data.name, data.digest, "local", data.source, data.schema, data.profile)
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _send_points(record: Record, client: Any, stored: _Stored, num_points: int) -> int:
+    from mlflow.entities import Metric
+
+    missing = [
+        Metric(key, value, point.time, point.step)
+        for point in record.history.points[stored.num_points : num_points]
+        for key, value in point.metrics.items()
+        if point.step not in _steps_in_store(client, stored, key)
+    ]
+    for part in _parts(missing, MAX_METRICS):
+        client.log_batch(stored.run_id, metrics=part)
+    for metric in missing:
+        stored.steps[metric.key].add(metric.step)
+    stored.num_points = num_points
+    return len(missing)
+
+
+def _steps_in_store(client: Any, stored: _Stored, key: str) -> set[int]:
+    if key not in stored.steps:
+        known = client.get_metric_history(stored.run_id, key) if key in stored.keys else []
+        stored.steps[key] = {metric.step for metric in known}
+    return stored.steps[key]
+
+
+def _send_files(record: Record, client: Any, stored: _Stored, files: Mapping[str, str]) -> int:
+    missing = {name: sha for name, sha in files.items() if stored.files.get(name) != sha}
+    for name, sha256 in missing.items():
+        folder = PurePosixPath(name).parent.as_posix()
+        path = str(record.file(name))
+        client.log_artifact(stored.run_id, path, None if folder == "." else folder)
+        stored.files[name] = sha256
+    return len(missing)
+
+
+def _send_model(record: Record, client: Any, stored: _Stored, model: Mapping[str, str]) -> int:
+    """One for each run: where it has another than before, that takes the place of the first."""
+    sha256 = model_digest(model)
+    folder = None if stored.model == sha256 else record.model()
+    if folder is None:
+        return 0
+    id_ = record.facts["id"]
+    logged = _logged_model(record, client, stored) or _new_model(
+        client, stored.experiment_id, stored.run_id, {RUN_ID_TAG: id_}
+    )
+    put_model(client, stored.run_id, logged, folder)
+    client.set_logged_model_tags(logged.model_id, {_MODEL_TAG: sha256})
+    if logged.model_id not in stored.outputs:
+        _log_output(client, stored.run_id, logged)
+        stored.outputs.append(logged.model_id)
+    stored.model = sha256
+    record.note(model_uri=f"models:/{logged.model_id}")
+    return 1
+
+
+def add_model(client: "mlflow.MlflowClient", run_id: str, folder: Path) -> None:
+    """Gives a run that the store has a model."""
+    model = _new_model(client, client.get_run(run_id).info.experiment_id, run_id, {})
+    put_model(client, run_id, model, folder)
+    _log_output(client, run_id, model)
+
+
+def _new_model(
+    client: Any, experiment_id: str, run_id: str, tags: dict[str, str]
+) -> "mlflow.entities.LoggedModel":
+    model: mlflow.entities.LoggedModel = client.create_logged_model(
+        experiment_id, "model", source_run_id=run_id, tags=tags, model_type="mlp"
+    )
+    return model
+
+
+def put_model(client: Any, run_id: str, model: "mlflow.entities.LoggedModel", folder: Path) -> None:
+    """Gives a model that the store knows its files, which were saved before it had an id."""
+    with _with_ids(folder, run_id, model) as files:
+        client.log_model_artifacts(model.model_id, str(files))
+    client.finalize_logged_model(model.model_id, "READY")
+
+
+def _log_output(client: Any, run_id: str, model: "mlflow.entities.LoggedModel") -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+@contextmanager
+def _with_ids(folder: Path, run_id: str, model: "mlflow.entities.LoggedModel") -> Iterator[Path]:
+    """A copy of a model's files that says which model of the store it is."""
+    from mlflow.models import Model
+
+    with TemporaryDirectory() as place:
+        files = Path(shutil.copytree(folder, Path(place, "model")))
+        saved = Model.load(files)
+        saved.run_id, saved.artifact_path = run_id, model.artifact_location
+        saved.model_id = saved.model_uuid = model.model_id
+        saved.save(files / "MLmodel")
+        yield files
+
+
+def _send_status(client: Any, stored: _Stored, facts: Mapping[str, Any]) -> int:
+    status, end_time = facts["status"], facts.get("end_time")
+    if status == stored.status and (status == "RUNNING" or end_time == stored.end_time):
+        return 0
+    if status == "RUNNING":
+        client.update_run(stored.run_id, status)
+    else:
+        client.set_terminated(stored.run_id, status, end_time)
+    stored.status, stored.end_time = status, end_time
+    return 1
+
+
+def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
+    while part := list(islice(left, size)):
+        yield part
