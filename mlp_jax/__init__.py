@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from mlp_jax.core.optimizers import OPTIMIZERS as OPTIMIZERS
     from mlp_jax.core.optimizers import SCHEDULES as SCHEDULES
     from mlp_jax.core.towers import towers as towers
+    from mlp_jax.estimators import MLPClassifier as MLPClassifier
+    from mlp_jax.estimators import MLPRegressor as MLPRegressor
 
 _HOMES = {
     # a network, and what it can be made of
@@ -47,6 +49,9 @@ _HOMES = {
     "towers": "core.towers",
     # the command from Python
     "run": "commands.train",
+    # in scikit-learn's interface
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
 }
 
 __all__ = [*_HOMES]

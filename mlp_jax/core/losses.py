@@ -142,3 +142,16 @@ def class_weighted(loss: Loss, class_weights: Float[Array, " num_classes"]) -> L
         lambda z, y: weight(y) * loss.value(z, y),
         lambda z, y: weight(y) * loss.delta(z, y),
     )
+
+
+def example_weighted(loss: Loss) -> Loss:
+    """An example's loss times its own weight, which stands behind its target: (y_1, …, y_k, w).
+
+    The batch's loss stays the sum over its examples divided by their number: the weighted mean,
+    where the weights' mean is 1.
+    """
+    return Loss(
+        loss.output,
+        lambda z, y: y[-1] * loss.value(z, y[:-1]),
+        lambda z, y: y[-1] * loss.delta(z, y[:-1]),
+    )
