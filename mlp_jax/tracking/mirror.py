@@ -213,33 +213,31 @@ def _send(record: Record, client: Any, stored: _Stored) -> int:
     """In this order: a run that is said to have ended has all the rest."""
     facts, points = record.facts, record.history.points  # of a run that goes on more may come
     return (
-        _send_params(client, stored, facts["params"])
+        _send_pairs(client, stored, "params", facts["params"], stored.params)
         + _send_data(client, stored, facts["data"])
         + _send_points(record, client, stored, len(points))
-        + _send_tags(client, stored, facts["tags"])
+        + _send_pairs(client, stored, "tags", facts["tags"], stored.tags)
         + _send_files(record, client, stored, facts["files"])
         + _send_model(record, client, stored, facts["model"])
         + _send_status(client, stored, facts)
     )
 
 
-def _send_params(client: Any, stored: _Stored, params: Mapping[str, str]) -> int:
-    from mlflow.entities import Param
+def _send_pairs(
+    client: Any, stored: _Stored, kind: str, wanted: Mapping[str, str], there: dict[str, str]
+) -> int:
+    """`params` stay as they were first, `tags` may change."""
+    from mlflow import entities
 
-    missing = {name: value for name, value in params.items() if name not in stored.params}
+    entity = {"params": entities.Param, "tags": entities.RunTag}[kind]
+    missing = {
+        name: value
+        for name, value in wanted.items()
+        if name not in there or (kind == "tags" and there[name] != value)
+    }
     for part in _parts(missing.items(), MAX_PARAMS):
-        client.log_batch(stored.run_id, params=[Param(*param) for param in part])
-    stored.params |= missing
-    return len(missing)
-
-
-def _send_tags(client: Any, stored: _Stored, tags: Mapping[str, str]) -> int:
-    from mlflow.entities import RunTag
-
-    missing = {name: value for name, value in tags.items() if stored.tags.get(name) != value}
-    for part in _parts(missing.items(), MAX_PARAMS):
-        client.log_batch(stored.run_id, tags=[RunTag(*tag) for tag in part])
-    stored.tags |= missing
+        client.log_batch(stored.run_id, **{kind: [entity(*pair) for pair in part]})
+    there |= missing
     return len(missing)
 
 
@@ -299,47 +297,40 @@ def _send_model(record: Record, client: Any, stored: _Stored, model: Mapping[str
     folder = None if stored.model == sha256 else record.model()
     if folder is None:
         return 0
-    id_ = record.facts["id"]
-    logged = _logged_model(record, client, stored) or _new_model(
-        client, stored.experiment_id, stored.run_id, {RUN_ID_TAG: id_}
-    )
-    put_model(client, stored.run_id, logged, folder)
-    client.set_logged_model_tags(logged.model_id, {_MODEL_TAG: sha256})
-    if logged.model_id not in stored.outputs:
-        _log_output(client, stored.run_id, logged)
-        stored.outputs.append(logged.model_id)
+    logged = _logged_model(record, client, stored)
+    tags = {RUN_ID_TAG: record.facts["id"]}
+    id_ = _put_model(client, stored, folder, logged, tags)
+    client.set_logged_model_tags(id_, {_MODEL_TAG: sha256})
     stored.model = sha256
-    record.note(model_uri=f"models:/{logged.model_id}")
+    record.note(model_uri=f"models:/{id_}")
     return 1
 
 
 def add_model(client: "mlflow.MlflowClient", run_id: str, folder: Path) -> None:
     """Gives a run that the store has a model."""
-    model = _new_model(client, client.get_run(run_id).info.experiment_id, run_id, {})
-    put_model(client, run_id, model, folder)
-    _log_output(client, run_id, model)
+    _put_model(client, _Stored(client.get_run(run_id)), folder, None, {})
 
 
-def _new_model(
-    client: Any, experiment_id: str, run_id: str, tags: dict[str, str]
-) -> "mlflow.entities.LoggedModel":
-    model: mlflow.entities.LoggedModel = client.create_logged_model(
-        experiment_id, "model", source_run_id=run_id, tags=tags, model_type="mlp"
-    )
-    return model
-
-
-def put_model(client: Any, run_id: str, model: "mlflow.entities.LoggedModel", folder: Path) -> None:
-    """Gives a model that the store knows its files, which were saved before it had an id."""
-    with _with_ids(folder, run_id, model) as files:
-        client.log_model_artifacts(model.model_id, str(files))
-    client.finalize_logged_model(model.model_id, "READY")
-
-
-def _log_output(client: Any, run_id: str, model: "mlflow.entities.LoggedModel") -> None:
+def _put_model(
+    client: Any,
+    stored: _Stored,
+    folder: Path,
+    logged: "mlflow.entities.LoggedModel | None",
+    tags: dict[str, str],
+) -> str:
+    """Gives a model its files, which were saved before it had an id; returns that."""
     from mlflow.entities import LoggedModelOutput
 
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    logged = logged or client.create_logged_model(
+        stored.experiment_id, "model", source_run_id=stored.run_id, tags=tags, model_type="mlp"
+    )
+    with _with_ids(folder, stored.run_id, logged) as files:
+        client.log_model_artifacts(logged.model_id, str(files))
+    client.finalize_logged_model(logged.model_id, "READY")
+    if logged.model_id not in stored.outputs:
+        client.log_outputs(stored.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        stored.outputs.append(logged.model_id)
+    return logged.model_id
 
 
 @contextmanager

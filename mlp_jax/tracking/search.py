@@ -89,8 +89,10 @@ class Found:
         models = self._run.outputs.model_outputs if self._run.outputs else []
         if not models:
             return None
-        uri, store = f"models:/{models[-1].model_id}", self._client.tracking_uri
-        return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store))
+        # An address models:/… would be looked up in MLflow's default store.
+        place = self._client.get_logged_model(models[-1].model_id).artifact_location
+        store = self._client.tracking_uri
+        return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=store))
 
 
 def find(uri: str | None, run_id: str) -> Found | None:

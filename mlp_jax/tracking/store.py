@@ -117,7 +117,7 @@ def _connect(uri: str) -> None:
     """Fails at once where a database refuses; MLflow would try for 100 s."""
     import sqlalchemy
 
-    seconds = {} if uri.startswith("mssql") else {"connect_timeout": 5}
+    seconds = {} if uri.startswith("mssql") else {"connect_timeout": 2}
     sqlalchemy.create_engine(uri, connect_args=seconds).connect().close()
 
 
