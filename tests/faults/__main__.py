@@ -57,6 +57,12 @@ def _damage(folder: Path, trials: int, seed: int) -> list[Row]:
     return [disk.damaged_files(disk.Bench(folder), trials, seed)]
 
 
+def _records(folder: Path, trials: int, seed: int) -> list[Row]:
+    from tests.faults import records
+
+    return [records.damage_row(folder, damage, trials, seed) for damage in records.DAMAGES]
+
+
 def _store(folder: Path, trials: int, seed: int) -> list[Row]:
     from tests.faults import tracking_faults
 
@@ -82,11 +88,12 @@ FAULTS: dict[str, tuple[Measure, int]] = {
     "signals": (_signals, 2),
     "failing": (_failing, 1),
     "damage": (_damage, 240),
+    "records": (_records, 40),
     "full-disk": (_full_disk, 2),
     "store": (_store, 20),
     "cost": (_cost, 120),
 }
-"""By name, with the number of trials for the table: kills, rounds, files, epochs."""
+"""By name, with the number of trials for the table: kills, rounds, files, runs, epochs."""
 
 
 def measure(fault: str, trials: int | None = None, seed: int = 0) -> list[Row]:

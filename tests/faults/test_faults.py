@@ -10,7 +10,8 @@ from hydra_plugins.mlp_jax import launcher
 from tests.faults import lives
 from tests.faults.__main__ import can_mount, measure
 
-IN_CI = {"kills": 50, "sweeps": 20, "signals": 1, "failing": 1, "damage": 200, "full-disk": 1}
+IN_CI = {"kills": 50, "sweeps": 20, "signals": 1, "failing": 1, "damage": 200, "records": 40,
+         "full-disk": 1}  # fmt: skip
 
 
 @pytest.mark.faults
