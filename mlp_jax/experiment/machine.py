@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,7 @@ def environment(device: "jax.Device", data_digest: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its config: versions, the machine, the data."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **_versions(),
         "device": f"{device.device_kind} ({device.platform})",
         "cpu": "".join(re.findall(r"^model name\s*: (.*)$", _cpu(), re.M)) or platform.machine(),
         "num_cores": num_cores(),
@@ -59,6 +60,12 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+@cache
 def _cpu() -> str:
     """What Linux says of the first core; empty elsewhere."""
     try:
