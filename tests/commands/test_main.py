@@ -2,17 +2,18 @@
 
 import importlib.util
 import re
-import runpy
 import sys
 from importlib.metadata import version
 
 import pytest
 
+from mlp_jax import __main__
+
 
 def said(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
     monkeypatch.setattr(sys, "argv", ["mlp_jax", *arguments])
     try:
-        runpy.run_module("mlp_jax", run_name="__main__")
+        __main__.main()
     except SystemExit as ended:
         assert ended.code == 0
     return capsys.readouterr().out
