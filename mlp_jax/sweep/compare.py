@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlp_jax.config.schema import RECORD_KEYS
+
 if TYPE_CHECKING:  # takes half a second to import
     import pandas as pd
 
 _PARTS = ("train/", "validation/", "test/", "best/")
-_NOT_COMPARED = ("name", "tracking.", "checkpoint.")
 
 
 def compared(runs: "pd.DataFrame") -> "pd.DataFrame":
@@ -22,7 +23,7 @@ def compared(runs: "pd.DataFrame") -> "pd.DataFrame":
     A parameter that only some runs have, as that of another optimizer, and all the same, is no
     difference of its own. The status is HALVED where successive halving ended a run.
     """
-    keys = [k for k in keys_of(runs) if not k.startswith(_NOT_COMPARED)]
+    keys = [k for k in keys_of(runs) if k not in RECORD_KEYS]
     keys = [k for k in sorted(keys, key=is_seed) if runs[f"params.{k}"].nunique() > 1]
     others = [c for c in map(str, runs) if not c.startswith(("params.", "tags."))]
     table = runs[[*(f"params.{key}" for key in keys), *others]].copy()

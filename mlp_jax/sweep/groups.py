@@ -18,7 +18,9 @@ from mlp_jax.config.schema import (
     TRACED_KEYS,
     Data,
     Experiment,
+    Role,
     flat_values,
+    keys,
     with_values,
 )
 from mlp_jax.core import population
@@ -44,8 +46,10 @@ from mlp_jax.experiment.setup import (
 
 LoadData = Callable[[Data], Dataset]
 
-_TRACED_SECTIONS = ("model.", "optimizer.", "schedule.", "early_stopping.")
-"""Where the numbers stand that may be arguments of the program; the rest is data and record."""
+_NUMBERS = keys(Role.NUMBER)
+"""What may be arguments of the program."""
+_OUTSIDE = RECORD_KEYS | keys(Role.START)
+"""Records and what the program starts from."""
 
 
 def spread_over_cores() -> None:
@@ -150,7 +154,7 @@ def _groups(
     groups: dict[Any, list[int]] = defaultdict(list)
     for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
         shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
-        numbers = [v for k, v in flat_values(config).items() if k.startswith(_TRACED_SECTIONS)]
+        numbers = [v for k, v in flat_values(config).items() if k in _NUMBERS]
         groups[repr(shapes), repr(numbers) if exact else ""].append(index)
     return list(groups.values())
 
@@ -174,7 +178,8 @@ def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
     numbers = {}
     for key, first in flat[0].items():
         values = [values.get(key) for values in flat]
-        if not key.startswith(_TRACED_SECTIONS) or all(value == first for value in values):
+        is_outside = key in _OUTSIDE or key.startswith("data.")
+        if is_outside or all(value == first for value in values):
             continue
         if not all(isinstance(value, float) for value in values):
             raise ValueError(f"{key} differs within a population, and is not a number in each")
