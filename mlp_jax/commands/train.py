@@ -134,7 +134,7 @@ def _config_dir(arguments: Sequence[str]) -> list[str]:
 
 
 def resume(
-    name: str, overrides: list[str], arguments: Sequence[str], quiet: bool
+    name: str, overrides: list[str], arguments: Sequence[str] = (), quiet: bool = False
 ) -> "Result | None":
     """Goes on with a run; says so where there is nothing to go on with."""
     directory, overrides = _find(name, overrides)
