@@ -84,10 +84,22 @@ def keep(
     `parent_id` is the parent's own id, which is below `root` too or in the store.
     """
     context = facts.context_tags()
+    root.mkdir(parents=True, exist_ok=True)
     for record in records:
         id_ = record.id or uuid.uuid4().hex
-        _keep(root / id_, record, context, id=id_, uri=redacted(uri), experiment=experiment,
-              parent=parent_id, is_temporary=True).close()  # fmt: skip
+        with TemporaryDirectory(dir=root, prefix=".") as folder:  # which is no run's
+            place = Path(folder, id_)
+            _keep(
+                place,
+                record,
+                context,
+                id=id_,
+                uri=redacted(uri),
+                experiment=experiment,
+                parent=parent_id,
+                is_temporary=True,
+            ).close()
+            place.rename(root / id_)
 
 
 def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **places: Any) -> Record:

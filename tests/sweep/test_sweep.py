@@ -432,7 +432,7 @@ def test_a_disk_that_is_full_ends_the_sweep(
     def fail(*args: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(bulk, "_write_texts", fail)
+    monkeypatch.setattr(bulk, "_write_text", fail)
     with pytest.raises(RunError, match="could not be recorded: no space left"):
         run(make_jobs(["seed=0"], common=[*SHORT, "name=full"]))
     assert not children(client, "full")
