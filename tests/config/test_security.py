@@ -15,7 +15,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import mlp_jax
-from mlp_jax.commands import train
+from mlp_jax.commands import frame, train
 from mlp_jax.config.compose import compose
 from mlp_jax.data import files, load, mnist
 from mlp_jax.errors import UserError
@@ -148,6 +148,7 @@ def test_a_hostile_experiment(attack, tmp_path, text, multirun):
 @pytest.mark.parametrize("logging", ["default", "stdout", "none", "disabled"])
 def test_hydras_own_logging_is_allowed(monkeypatch, tmp_path, logging):
     ran = []
+    monkeypatch.setattr(frame, "outlast", lambda: None)  # the handlers keep pytest's own streams
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "train", lambda config, **given: ran.append(config))
     monkeypatch.setattr(sys, "argv", ["train.py", f"hydra/job_logging={logging}", "tracking=none"])
@@ -244,6 +245,7 @@ def test_no_text_is_appended_to_a_file(attack, tmp_path, name, multirun):
 
 def test_a_format_of_ones_own_goes_to_the_terminal(tmp_path, monkeypatch):
     ran = []
+    monkeypatch.setattr(frame, "outlast", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "train", lambda config, **given: ran.append(config))
     own = "++hydra.job_logging.formatters.simple.format='%(message)s'"
