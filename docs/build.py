@@ -59,15 +59,15 @@ def configuration() -> str:
         name = row.key.rpartition(".")[0] or "experiment"
         if name != group:
             group = name
-            page += [f"\n## {group}\n", "| key | | may be | for |", "|---|---|---|---|"]
+            page += [f"\n## {group}\n", "| key | may be | for |", "|---|---|---|"]
         page.append(_line(row))
     return "\n".join(page) + "\n"
 
 
 def _line(row: Row) -> str:
-    together = "×" if row.role.name in ("NUMBER", "START") else ""
+    together = " ×" if row.role.name in ("NUMBER", "START") else ""
     of = f" ({', '.join(row.choices)})" if row.choices else ""
-    cells = f"`{row.key}`{of}", together, row.allowed, row.help
+    cells = f"`{row.key}`{together}{of}", row.allowed, row.help
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
