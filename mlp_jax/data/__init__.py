@@ -62,15 +62,18 @@ def load(config: Data) -> Dataset:
     reached("start-up")
     raw = DATASETS[config.name](config)
     train, validation, test = _split(raw, config)
-    columns, notes = fit_columns(train[0], raw.feature_names, config)
+    columns, notes = fit_columns(train[0], raw, config)
     preprocessing = fit(columns, train, raw, config)
+
+    unknown: list[str] = []
 
     def preprocess(part: tuple[Inputs, np.ndarray] | None) -> Part | None:
         if part is None:
             return None
         x, y = part
         return Part(
-            preprocessing.encode(x), y if raw.class_names else preprocessing.encode_targets(y)
+            preprocessing.encode(x, unknown.append),
+            y if raw.class_names else preprocessing.encode_targets(y),
         )
 
     parts = [preprocess(part) for part in (train, validation, test)]
@@ -88,7 +91,7 @@ def load(config: Data) -> Dataset:
         preprocessing=preprocessing,
         source=raw.source,
         digest=_digest(parts),
-        notes=raw.notes + notes,
+        notes=(*raw.notes, *notes, *unknown),
     )
 
 

@@ -26,26 +26,26 @@ class Raw(NamedTuple):
     x_scale: float = 1.0  # divides x where it is not standardised
     x_dtype: type = np.float64
     test: tuple[np.ndarray, np.ndarray] | None = None
+    columns: tuple[Column, ...] = ()  # of a table, with how their entries are spelt
     notes: tuple[str, ...] = ()
 
 
-def fit_columns(
-    x: Inputs, names: tuple[str, ...], config: Data
-) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """The columns of the training part `x` that are not constant, and a note on the others.
 
     An array's columns are all kept: a pixel may well be constant.
     """
     if isinstance(x, np.ndarray):
-        return tuple(Column(name) for name in names), ()
+        return tuple(Column(name) for name in raw.feature_names), ()
     assert isinstance(config, Table)
+    spelt = {column.name: column for column in raw.columns}
     columns, constant, too_many = [], [], []
     for name, values in x.items():
         counts = values.value_counts()
         if len(counts) < 2:
             constant.append(str(name))
             continue
-        column = Column(str(name))
+        column = spelt[str(name)]
         if values.dtype != np.float64:
             column = column._replace(categories=tuple(sorted(counts.index)))
             most = min(MAX_CATEGORIES, max(20, len(values) / 2))

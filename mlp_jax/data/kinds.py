@@ -4,7 +4,6 @@ What a column is follows from its entries where that is certain. Where it looks 
 that do are refused at once, each with the keys that decide it.
 """
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from mlp_jax.config.schema import Table
 from mlp_jax.data.files import shortened
-from mlp_jax.data.preprocessing import category
+from mlp_jax.data.preprocessing import as_number, category
 from mlp_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -23,16 +22,21 @@ MISSING_WORDS = (
 )  # fmt: skip
 """Texts that stand for a missing entry. `None` does so among numbers; of texts it may be one."""
 
-_DECORATION = re.compile(r"[\s$€£¥%_,]")
 _LARGEST_EXACT = 2**53
 _MAX_NAMED = 5
 
 
 class Typed(NamedTuple):
-    """A column whose entries are all numbers (and then floats), or all texts or true and false."""
+    """A column whose entries are all numbers (and then floats), or all texts or true and false.
+
+    Of texts that were read, `decimal` is the mark of their numbers, and `missing` are those that
+    counted as missing.
+    """
 
     values: "pandas.Series[Any]"
     is_numeric: bool
+    decimal: str = ""
+    missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -40,7 +44,7 @@ class _DoubtError(Exception):
     """What looks wrong with a column, and what to do."""
 
 
-def typed(columns: Sequence[tuple[str, Any]], config: Table) -> dict[int, Typed]:
+def typed(columns: Sequence[tuple[str, Any]], config: Table, decimal: str) -> dict[int, Typed]:
     """Each column by its place, without those that are empty or count the rows.
 
     Raises `UserError` for all columns at once that look wrong.
@@ -56,7 +60,7 @@ def typed(columns: Sequence[tuple[str, Any]], config: Table) -> dict[int, Typed]
     problems = []
     for at, (name, values) in enumerate(columns):
         try:
-            found[at] = _type_of(name, values, config)
+            found[at] = _type_of(name, values, config, decimal)
         except _DoubtError as problem:
             problems.append(f"column {shortened([name])}: {problem}")
     if problems:
@@ -65,7 +69,7 @@ def typed(columns: Sequence[tuple[str, Any]], config: Table) -> dict[int, Typed]
     return found
 
 
-def _type_of(name: str, values: "pandas.Series[Any]", config: Table) -> Typed:
+def _type_of(name: str, values: "pandas.Series[Any]", config: Table, decimal: str) -> Typed:
     from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
     as_category = name in config.categorical
@@ -74,14 +78,15 @@ def _type_of(name: str, values: "pandas.Series[Any]", config: Table) -> Typed:
         return Typed(values, True)
     is_number = is_numeric_dtype(values.dtype) and not is_bool_dtype(values.dtype)
     if is_number and values.dtype.kind != "c" and not as_category:
+        _insist_on_exact(name, values)
         return Typed(values, True)  # pandas' own numbers, which may be missing
     kind = infer_dtype(values, skipna=True)
     if kind in ("boolean", "categorical"):
         return Typed(values, False)
     if as_category and kind in ("integer", "floating", "mixed-integer-float"):
-        return Typed(values.map(category), False)
+        return Typed(values if name == config.target else values.map(category), False)
     if kind == "string":
-        return _type_of_texts(name, values, config)
+        return _type_of_texts(name, values, config, decimal)
     if kind in ("integer", "floating", "mixed-integer-float", "decimal", "empty"):
         if kind == "integer":
             _insist_on_exact(name, values)
@@ -96,68 +101,62 @@ def _insist_on_exact(name: str, values: "pandas.Series[Any]") -> None:
     """Raises `_DoubtError` for whole numbers that a float would round."""
     if values.dtype.kind in "iuO" and len(values) and values.abs().max() > _LARGEST_EXACT:
         raise _DoubtError(
-            f"whole numbers such as {values.max():,} are beyond 2^53, where they are no longer "
-            f"exact. They are ids, as a rule: leave them out with 'data.ignore=[{name}]'."
+            f"whole numbers such as {int(values.max()):,} are beyond 2^53, where they are no "
+            f"longer exact. They are ids, as a rule: leave them out with 'data.ignore=[{name}]'."
         )
 
 
-def _type_of_texts(name: str, values: "pandas.Series[Any]", config: Table) -> Typed:
-    import pandas as pd
-
-    words = list(MISSING_WORDS if config.missing_values is None else config.missing_values)
-    if name in config.categorical:
-        return _texts(name, values, words)
-    given = config.missing_values is not None
+def _type_of_texts(name: str, values: "pandas.Series[Any]", config: Table, decimal: str) -> Typed:
+    words = set(MISSING_WORDS if config.missing_values is None else config.missing_values)
     counts = values.value_counts()
-    texts = counts.index.astype(object)
-    if name in config.numeric:
-        texts = pd.Index([_DECORATION.sub("", text) for text in texts], dtype=object)
-    numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(float)
-    missing = texts.isin(words if given else [*words, "None"])
+    if name in config.categorical or counts.index.str.fullmatch(r"0\d+").any():
+        return _texts(name, values, words)
+    also_none = words if config.missing_values is not None else words | {"None"}
+    is_named = name in config.numeric
+    numbers = np.array([as_number(text, decimal, signs=is_named) for text in counts.index])
+    missing = np.array([text in also_none for text in counts.index])
     odd = np.isnan(numbers) & ~missing
     num_numbers = int(counts[~np.isnan(numbers)].sum())
     if num_numbers and not odd.any():
-        table = pd.Series(numbers, index=counts.index)
-        found = [str(word) for word in counts.index[missing]]
-        return Typed(values.map(table).astype(float), True, _missing_note(name, found))
-    if name in config.numeric or (num_numbers and num_numbers >= counts.sum() / 2):
-        listed = ", ".join(f"{shortened([text])} ({n})" for text, n in counts[odd][:3].items())
-        more = ", …" * int(odd.sum() > 3)
-        these = ",".join(f'"{text}"' for text in counts.index[odd][:3])
-        raise _DoubtError(
-            f"{num_numbers:,} of its {counts.sum():,} entries are numbers, but not {listed}{more}. "
-            f"If these are missing: 'data.missing_values=[{these}]'; if all "
-            f"are categories: 'data.categorical=[{name}]'."
-        )
-    bare = [_DECORATION.sub("", text) for text in texts]
-    looks_numeric = [a != b and _is_number(b) for a, b in zip(texts, bare, strict=True)]
-    if counts[looks_numeric].sum() >= 0.9 * counts.sum():
-        raise _DoubtError(
-            f"its texts, such as {shortened([str(counts.index[0])])}, look like numbers with "
-            f"separators or a sign. Read them as numbers with 'data.numeric=[{name}]', or as "
-            f"categories with 'data.categorical=[{name}]'."
-        )
+        by_text = dict(zip(counts.index, numbers, strict=True))
+        found = tuple(counts.index[missing])
+        values = values.map(by_text).astype(float)
+        return Typed(values, True, decimal, found, _missing_note(name, found))
+    if is_named or (num_numbers and num_numbers >= counts.sum() / 2):
+        raise _DoubtError(_odd_entries(name, counts, odd, num_numbers))
+    for mark, key in (decimal, f"data.numeric=[{name}]"), (",", "data.decimal=comma"):
+        looks = np.array([not np.isnan(as_number(text, mark)) for text in counts.index])
+        if counts[looks].sum() >= 0.9 * counts[~missing].sum():
+            raise _DoubtError(
+                f"its texts, such as {shortened([str(counts.index[0])])}, look like numbers with "
+                f"separators or a sign. Read them as numbers with '{key}', or as categories with "
+                f"'data.categorical=[{name}]'."
+            )
     return _texts(name, values, words)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _odd_entries(name: str, counts: "pandas.Series[Any]", odd: np.ndarray, num_numbers: int) -> str:
+    """What is said of a column of numbers in which some entries are none."""
+    listed = ", ".join(f"{shortened([text])} ({n})" for text, n in counts[odd][:3].items())
+    more = ", …" * int(odd.sum() > 3)
+    these = ",".join(f'"{text}"' for text in counts.index[odd][:3])
+    return (
+        f"{num_numbers:,} of its {counts.sum():,} entries are numbers, but not {listed}{more}. If "
+        f"these are missing: 'data.missing_values=[{these}]'; if they are numbers with signs or "
+        f"separators: 'data.numeric=[{name}]'; if all are categories: 'data.categorical=[{name}]'."
+    )
 
 
-def _texts(name: str, values: "pandas.Series[Any]", words: list[str]) -> Typed:
-    is_word = values.isin(words)
-    found = [str(word) for word in values[is_word].unique()]
+def _texts(name: str, values: "pandas.Series[Any]", words: set[str]) -> Typed:
+    is_word = values.isin(list(words))
+    found = tuple(str(word) for word in values[is_word].unique())
     notes = _missing_note(name, found)
     if "None" not in words and (values == "None").any():
         notes += (f"column {name!r}: 'None' is one of its texts, not a missing entry",)
-    return Typed(values.where(~is_word) if found else values, False, notes)
+    return Typed(values.where(~is_word) if found else values, False, "", found, notes)
 
 
-def _missing_note(name: str, words: list[str]) -> tuple[str, ...]:
+def _missing_note(name: str, words: Sequence[str]) -> tuple[str, ...]:
     if not words:
         return ()
     listed = ", ".join(map(repr, words))

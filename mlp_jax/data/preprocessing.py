@@ -3,6 +3,8 @@
 This file travels with each model: it imports nothing of ours but `errors`, which does, too.
 """
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -19,12 +21,16 @@ Inputs = Union[np.ndarray, "pandas.DataFrame"]
 class Column(NamedTuple):
     """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot).
 
-    `fill` stands in for a missing entry; where it is None, a missing entry is refused.
+    `fill` stands in for a missing entry; where it is None, a missing entry is refused. The texts
+    `missing` are missing entries. Where there is a `decimal` mark, texts are read as `as_number`
+    does; else they are no numbers.
     """
 
     name: str
     categories: tuple[str, ...] = ()
     fill: float | str | None = None
+    decimal: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -61,8 +67,8 @@ class Preprocessing(NamedTuple):
         """The x of raw inputs: a data frame with these columns, or an array of them in this order.
 
         A category that the training part did not have becomes all zeros, and is told to
-        `on_unknown`. Raises `UserError` for
-        columns that are not there, entries that are missing, infinite or no numbers.
+        `on_unknown`. Raises `UserError` for columns that are not there, entries that are missing,
+        infinite or no numbers.
         """
         names = [column.name for column in self.columns]
         if not isinstance(raw, np.ndarray):
@@ -107,7 +113,13 @@ class Preprocessing(NamedTuple):
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
         columns = tuple(
-            Column(column["name"], tuple(column["categories"]), column["fill"])
+            Column(
+                column["name"],
+                tuple(column["categories"]),
+                column["fill"],
+                column["decimal"],
+                tuple(column["missing"]),
+            )
             for column in stored["columns"]
         )
         x_shift, x_scale = (np.array(stored[k], stored["x_dtype"]) for k in ("x_shift", "x_scale"))
@@ -147,15 +159,22 @@ def _missing(column: Column, missing: Any) -> UserError:
 def _encode_column(
     values: "pandas.Series[Any]", column: Column, dtype: Any, on_unknown: Callable[[str], object]
 ) -> np.ndarray:
+    if column.missing and values.dtype.kind not in "iufb":
+        values = values.where(~values.isin(column.missing))
     if not column.categories:
+        if column.decimal and values.dtype.kind not in "iufbmM":
+            values = values.map(lambda entry: _however_written(entry, column.decimal), "ignore")
         return finite_numbers(as_floats(values)[:, None], [column], dtype)
     import pandas as pd
 
     missing = values.isna()
-    if missing.any() and column.fill is None:
+    # pandas itself reads some texts as missing; a column may have one of them for a category.
+    taken = [text for text in column.categories if text in _MISSING_TO_PANDAS]
+    fill = taken[0] if len(taken) == 1 else column.fill
+    if missing.any() and fill is None:
         raise _missing(column, missing)
     texts = pd.Series(as_texts(values))
-    texts[missing.to_numpy()] = column.fill
+    texts[missing.to_numpy()] = fill
     known = {category: code for code, category in enumerate(column.categories)}
     also_known = {_however_spelt(category): code for category, code in known.items()}
     if also_known.keys() == {"true", "false"}:
@@ -181,6 +200,38 @@ def _however_spelt(text: str) -> str:
         return str(category(float(text)))
     except (ValueError, OverflowError):
         return text
+
+
+_MISSING_TO_PANDAS = {
+    "None", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "NaN", "nan",
+    "-NaN", "-nan", "",
+}  # fmt: skip
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_SIGNS = re.compile(r"[\s$€£¥%_]")
+_GROUPED = {
+    ".": re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?"),
+    ",": re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?"),
+}
+
+
+def as_number(text: str, decimal: str = ".", signs: bool = True) -> float:
+    """The number that a text is, NaN where it is none; of `12 %`, 12.
+
+    `decimal` is its decimal mark, the other one of point and comma separates thousands. With
+    `signs` a sign of a currency or of percent, blanks and separators of thousands are left out.
+    """
+    bare = _SIGNS.sub("", text) if signs else text.strip()
+    if signs and _GROUPED[decimal].fullmatch(bare):
+        bare = bare.replace("." if decimal == "," else ",", "")
+    if decimal == ",":
+        bare = bare.replace(".", "?").replace(",", ".")  # a point is none of its marks
+    return float(bare) if _NUMBER.fullmatch(bare) else math.nan
+
+
+def _however_written(entry: Any, decimal: str) -> Any:
+    """The number that an entry is; itself where it is none, to be refused."""
+    number = as_number(entry, decimal) if isinstance(entry, str) else math.nan
+    return entry if math.isnan(number) else number
 
 
 def as_floats(values: "pandas.Series[Any]") -> np.ndarray:

@@ -35,14 +35,14 @@ Entries = list[tuple[str, Any]]
 Notes = tuple[str, ...]
 
 
-def _read_text(file: IO[bytes], config: Table) -> tuple[Entries, Notes]:
+def _read_text(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
     content = unpacked(file)
     insist_on_text(content.read(64))
     content.seek(0)
     return read_text(content, config)
 
 
-def _read_parquet(file: IO[bytes], config: Table) -> tuple[Entries, Notes]:
+def _read_parquet(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
     import pandas as pd
     import pyarrow.parquet
 
@@ -56,23 +56,31 @@ def _read_parquet(file: IO[bytes], config: Table) -> tuple[Entries, Notes]:
     # Parquet keeps categories of texts only; that others were some stands in pandas' own facts.
     stored = (facts.schema_arrow.pandas_metadata or {}).get("columns", [])
     are_categories = {column["name"] for column in stored if column["pandas_type"] == "categorical"}
-    return [
-        (str(name), values.astype("category") if name in are_categories else values)
-        for name, values in frame.items()
-    ], ()
+    return (
+        [
+            (str(name), values.astype("category") if name in are_categories else values)
+            for name, values in frame.items()
+        ],
+        (),
+        ".",
+    )
 
 
-def _read_npz(file: IO[bytes], config: Table) -> tuple[Entries, Notes]:
+def _read_npz(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
     if zipfile.is_zipfile(file):
         check_npz(file)
     file.seek(0)
     arrays = np.load(file, allow_pickle=False)
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError("it holds one array, not several with names as numpy.savez writes them")
-    return [
-        (name, np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values)
-        for name, values in arrays.items()
-    ], ()
+    return (
+        [
+            (name, np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values)
+            for name, values in arrays.items()
+        ],
+        (),
+        ".",
+    )
 
 
 TABLE_READERS = {
@@ -92,12 +100,12 @@ def table(config: Table) -> Raw:
     """The table as raw inputs and a target; its notes say what the file and its columns are."""
     import pandas as pd
 
-    entries, notes = _read_table(config)
+    entries, notes, decimal = _read_table(config)
     columns, target_names = _as_columns(entries, config)
     columns, more = _without_empty(columns, config)
     notes += more
     _check_shape(columns, target_names, config, notes)
-    found = {columns[at][0]: column for at, column in typed(columns, config).items()}
+    found = {columns[at][0]: column for at, column in typed(columns, config, decimal).items()}
     notes += tuple(note for column in found.values() for note in column.notes)
     notes += _row_numbers(found, set(target_names))
     frame = pd.DataFrame({name: column.values for name, column in found.items()})
@@ -121,12 +129,16 @@ def table(config: Table) -> Raw:
         target_names=tuple(target_names),
         class_names=tuple(map(str, classes)),
         class_values=classes,
+        columns=tuple(
+            Column(name, decimal=column.decimal, missing=column.missing)
+            for name, column in found.items()
+        ),
         notes=notes,
     )
 
 
-def _read_table(config: Table) -> tuple[Entries, Notes]:
-    """The table's columns or arrays with their names, without the ignored ones."""
+def _read_table(config: Table) -> tuple[Entries, Notes, str]:
+    """The columns or arrays with their names, without the ignored ones; notes; the decimal mark."""
     path = Path(config.path)
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if suffix not in TABLE_READERS:
@@ -137,7 +149,7 @@ def _read_table(config: Table) -> tuple[Entries, Notes]:
     with reading("data.path", path):
         check_regular("data.path", path)
         with path.expanduser().open("rb") as file:
-            entries, notes = TABLE_READERS[suffix](file, config)
+            entries, notes, decimal = TABLE_READERS[suffix](file, config)
     names = [name for name, _ in entries]
     for key, wanted in (("target", [config.target]), ("ignore", config.ignore)):
         absent = [name for name in wanted if name not in names]
@@ -149,7 +161,8 @@ def _read_table(config: Table) -> tuple[Entries, Notes]:
             )
     if config.target in config.ignore:
         raise UserError(f"data.ignore={config.target}: this column is data.target.")
-    return [(name, values) for name, values in entries if name not in config.ignore], notes
+    entries = [(name, values) for name, values in entries if name not in config.ignore]
+    return entries, notes, decimal
 
 
 def _nearest_name(name: str, names: list[str]) -> str:
@@ -276,12 +289,17 @@ def _categorical_target(
             f"{str(targets.iloc[0, 0])!r}; one column of them goes with data.task=classification."
         )
     reason = f"data.task=classification: {config.target!r} holds categories"
-    values = targets.iloc[:, 0]
-    if values.dtype.kind != "b":
-        values = values.astype(object).map(
-            lambda label: label if type(label) is int else str(label)
-        )
+    values = targets.iloc[:, 0].astype(object).map(_label)
     return *_labels(values, config), reason
+
+
+def _label(value: Any) -> int | bool | str:
+    """A class as Python has it: true and false and whole numbers stay, all else is a text."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer | float | np.floating) and value == int(value):
+        return int(value)
+    return str(value)
 
 
 def _numeric_target(

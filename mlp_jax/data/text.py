@@ -27,27 +27,42 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
-_DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+\s*")
-_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*")
+_CODE = re.compile(r"0\d+")
+_SIGNS = r"[\s$€£¥%]*"
+_DECIMAL_COMMA = re.compile(_SIGNS + r"[+-]?\d*,\d+" + _SIGNS)
+_DECIMAL_POINT = re.compile(_SIGNS + r"[+-]?\d*\.\d+" + _SIGNS)
+_THOUSANDS = re.compile(_SIGNS + r"[+-]?[1-9]\d{0,2}(,\d{3})+" + _SIGNS)
 
-Rows = list[tuple[int, list[str]]]
-"""The entries of some rows, each beside the number of the line that it ends on."""
+
+class Row(NamedTuple):
+    """A row's number, from 0 and with those that are blank; the line it begins on; its entries.
+
+    It is longer than a line where an entry in quotes has a line break.
+    """
+
+    number: int
+    line: int
+    entries: list[str]
+
+
+Rows = list[Row]
 
 
 class Layout(NamedTuple):
-    """How the rows of a text are written; `skip` lines stand before the first row of data."""
+    """How the rows of a text are written; `skip` rows stand before the first one of data."""
 
     separator: str
     decimal: str
     names: list[str]
     skip: int
+    texts: list[int]
+    """The columns in which a number begins with a 0, as in 01234: a code, not a number."""
 
 
 def read_text(
     file: IO[bytes] | io.BytesIO, config: Table
-) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
-    """The columns with their names, and what was found out about the file for the user to see.
+) -> tuple[list[tuple[str, Any]], tuple[str, ...], str]:
+    """The columns with their names, what was found out for the user to see, and the decimal mark.
 
     Entries stay texts in a column where one of them is no number; only the empty one is missing.
     """
@@ -78,6 +93,7 @@ def read_text(
                 low_memory=False,
                 keep_default_na=False,
                 na_values=[""],
+                dtype=dict.fromkeys(layout.texts, str),
             )
         except UnicodeDecodeError:
             file.seek(0)
@@ -91,7 +107,8 @@ def read_text(
             raise _too_long_a_row(error, len(layout.names)) from None
     if config.encoding == "auto" and encoding == "utf-16":
         notes += ("data.encoding=utf-16",)
-    return [(name, frame[at]) for at, name in enumerate(layout.names)], notes
+    columns = [(name, frame[at]) for at, name in enumerate(layout.names)]
+    return columns, notes, layout.decimal
 
 
 def _encoding(head: bytes, config: Table) -> str:
@@ -135,49 +152,56 @@ def find_layout(text: str, config: Table) -> tuple[Layout, tuple[str, ...]]:
         separator = told[1] if told else _likely_separator(text)
     rows = _rows(text, separator)
     if told:
-        rows = [(line, row) for line, row in rows if line > 1]
+        rows = [row for row in rows if row.line > 1]
     if not rows:
         raise ValueError("it is empty")
     at = _header_row(rows, config)
     if at is None:
         skip, names = 0, [str(number) for number in range(_width(rows))]
     else:
-        skip, names = rows[at][0], _names(rows[at][1])
+        skip, names = rows[at].number + 1, _names(rows[at].entries)
         if config.header == "auto":
-            _insist_on_names(names, [row for _, row in rows[at + 1 :]], config)
-    body = [row for line, row in rows if line > skip]
+            _insist_on_names(names, [row.entries for row in rows[at + 1 :]], config)
+    body = [row.entries for row in rows if row.number >= skip]
     notes = [f"data.separator={name}" for name, sep in SEPARATORS.items() if sep == separator][:1]
     if separator == "," or config.separator != "auto":
         notes = []
     if at:
-        notes.append(f"lines before the header, left out: {rows[at][0] - 1}")
+        notes.append(f"lines before the header, left out: {rows[at].line - 1}")
     decimal = DECIMALS.get(config.decimal) or _likely_decimal(body)
     if config.decimal == "auto" and decimal == ",":
         notes.append("data.decimal=comma")
-    return Layout(separator, decimal, names, skip), tuple(notes)
+    texts = [
+        at
+        for at in range(len(names))
+        if any(at < len(row) and _CODE.fullmatch(row[at]) for row in body)
+    ]
+    return Layout(separator, decimal, names, skip, texts), tuple(notes)
 
 
 def _rows(text: str, separator: str) -> Rows:
     """The first rows, without those that are blank."""
     if separator == SEPARATORS["space"]:
         lines = text.splitlines()[:_SAMPLE_ROWS]
-        return [(at, line.split()) for at, line in enumerate(lines, start=1) if line.strip()]
+        return [Row(at, at + 1, line.split()) for at, line in enumerate(lines) if line.strip()]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows: Rows = []
+    line = 1
     try:
-        for row in reader:
-            if any(row):
-                rows.append((reader.line_num, row))
+        for number, entries in enumerate(reader):
+            if any(entries):
+                rows.append(Row(number, line, entries))
+            line = reader.line_num + 1
             if len(rows) == _SAMPLE_ROWS:
                 break
     except csv.Error:  # an entry larger than the reader takes, or a NUL
-        return rows or [(1, text.partition("\n")[0].split(separator))]
+        return rows or [Row(0, 1, text.partition("\n")[0].split(separator))]
     return rows
 
 
 def _width(rows: Rows) -> int:
     """The commonest number of entries."""
-    return Counter(len(row) for _, row in rows).most_common(1)[0][0]
+    return Counter(len(row.entries) for row in rows).most_common(1)[0][0]
 
 
 def _likely_separator(text: str) -> str:
@@ -186,7 +210,7 @@ def _likely_separator(text: str) -> str:
     def score(separator: str) -> tuple[float, int]:
         rows = _rows(text, separator)
         width = _width(rows) if rows else 1
-        share = sum(len(row) == width for _, row in rows) / max(len(rows), 1)
+        share = sum(len(row.entries) == width for row in rows) / max(len(rows), 1)
         return (share, width) if width > 1 and share > 0.5 else (0.0, 1)
 
     best = max(SEPARATORS.values(), key=score)  # the first, a comma, where none cuts
@@ -199,16 +223,16 @@ def _header_row(rows: Rows, config: Table) -> int | None:
     if config.header == "none":
         return None
     if config.header != "auto":
-        found = [at for at, (line, _) in enumerate(rows) if line == config.header]
+        found = [at for at, row in enumerate(rows) if row.line == config.header]
         if not found:
             raise UserError(f"data.header={config.header}: no names stand in that line.")
         return found[0]
     width = _width(rows)
     at = 0
-    while at < len(rows) - 1 and rows[at][1][0].startswith("#") and len(rows[at][1]) != width:
+    while at < len(rows) - 1 and _is_comment(rows[at].entries, width):
         at += 1
-    line, row = rows[at]
-    later = [number for number, other in rows[at + 1 :] if len(other) == width]
+    _, line, row = rows[at]
+    later = [other.line for other in rows[at + 1 :] if len(other.entries) == width]
     if len(row) < width and later:
         raise UserError(
             f"data.path={config.path}: line {line} ({shortened(row)}) has {len(row)} "
@@ -216,6 +240,10 @@ def _header_row(rows: Rows, config: Table) -> int | None:
             f"stands before the header, say in which line that is: data.header={later[0]}."
         )
     return at
+
+
+def _is_comment(entries: list[str], width: int) -> bool:
+    return entries[0].startswith("#") and len(entries) != width
 
 
 def _names(row: Sequence[str]) -> list[str]:

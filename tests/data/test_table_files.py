@@ -240,3 +240,70 @@ def test_inputs_that_memory_does_not_hold(tmp_path, monkeypatch):
     monkeypatch.setattr("mlp_jax.data.columns.half_of_memory", lambda: 1000)
     with pytest.raises(UserError, match="'c': makes 3 of 4 inputs"):
         load(table(path))
+
+
+# --- what the reader and the model make of the same texts ----------------------------------------
+
+SPELT = {
+    "decimal comma and NA": ("a;b;y", ["0,25", "NA", "2,5", "3"], {"missing": "mean"}, 0.25),
+    "decimal comma and euros": ("a;b;y", ["10,50 €", "7,25 €"], {"numeric": ["a"]}, 10.5),
+    "european thousands": ("a;b;y", ["1.234,56", "7,5"], {"numeric": ["a"]}, 1234.56),
+    "dollars": ("a,b,y", ["$1.50", "$2.25"], {"numeric": ["a"]}, 1.5),
+    "question marks": ("a,b,y", ["4", "?", "5"], {"missing_values": ["?"], "missing": "mean"}, 4),
+}
+
+
+@pytest.mark.parametrize("name", SPELT)
+def test_a_number_is_the_same_in_training_and_prediction(name, tmp_path):
+    header, texts, other, first = SPELT[name]
+    sep = ";" if ";" in header else ","
+    rows = [sep.join([texts[i % len(texts)], str(i % 7), str(i % 2)]) for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    dataset = load(table(path, **other))
+    assert dataset.feature_names == ("a", "b") and dataset.train.x[0, 0] == first
+    as_others_read_it = pd.read_csv(path, sep=sep, dtype={"a": str})
+    stored = type(dataset.preprocessing).from_dict(dataset.preprocessing.to_dict())
+    np.testing.assert_array_equal(stored.encode(as_others_read_it), dataset.train.x)
+
+
+def test_twelve_fifty_is_not_a_thousand(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several('"12,50"', '"7,25"', "x.5")))
+    with pytest.raises(UserError, match=r"data\.decimal=comma|are numbers, but not"):
+        load(table(path, numeric=["c"]))
+
+
+def test_a_line_break_in_the_header_loses_no_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text('a,"b\nin m",y'))
+    dataset = load(table(path))
+    assert dataset.feature_names == ("a", "b\nin m")
+    np.testing.assert_array_equal(dataset.train.x, [row[:2] for row in ROWS])
+
+
+def test_a_category_called_none_is_known_to_the_model(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("Full", "None", "Half", "Full")))
+    dataset = load(table(path, missing="mean"))
+    np.testing.assert_array_equal(dataset.preprocessing.encode(pd.read_csv(path)), dataset.train.x)
+
+
+def test_codes_keep_their_zeros(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("01234", "1234", "00500")))
+    assert load(table(path)).feature_names == ("c=00500", "c=01234", "c=1234", "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "other"),
+    [([True, False, None], {"missing": "drop"}), ([3, 5], {"categorical": ["y"]})],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_class_values_are_the_labels(labels, other, suffix, tmp_path):
+    frame = pd.DataFrame({"a": [row[0] for row in ROWS], "y": several(*labels)})
+    path = tmp_path / f"t{suffix}"
+    (frame.to_csv if suffix == ".csv" else frame.to_parquet)(path, index=False)
+    values = load(table(path, **other)).class_values
+    assert sorted(values) == sorted(label for label in labels if label is not None)
+    assert {type(value) for value in values} == {type(labels[0])}
