@@ -103,13 +103,15 @@ def _prepare(
     if _is_tracked(config):
         store.check(config.tracking.uri)
     dataset = dataset or data.load(config.data)
-    # In the background, as is the compiler: an error in what follows need not wait for either.
+    # In the background, as is the compiler: neither waits for what follows.
     preloading = _in_background(store.preload) if _is_tracked(config) else None
     problem = prepare(config, dataset)
     compiling = _in_background(lambda: _compile(problem))
-    gradient = check(problem, console, device)
+    try:
+        gradient = check(problem, console, device)
+    finally:  # a process that ends while XLA compiles may be ended by a signal of its own
+        programs = compiling.result()
     insist_on(gradient)
-    programs = compiling.result()
     if preloading is not None:
         preloading.result()
     return Prepared(problem, gradient, programs, device)

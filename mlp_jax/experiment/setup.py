@@ -107,13 +107,31 @@ def encode_parts(config: Experiment, dataset: Dataset) -> Parts:
 
     def encode(part: data.Part) -> Part:
         y = encode_targets(part.y, dataset, output)
-        return Part(jnp.asarray(part.x, config.dtype), jnp.asarray(y, config.dtype))
+        target = dataset.target_names if y.shape[1] == len(dataset.target_names) else ()
+        return Part(
+            _as_dtype(part.x, dataset.feature_names, config.dtype),
+            _as_dtype(y, target or dataset.class_names, config.dtype),
+        )
 
     return Parts(
         encode(dataset.train),
         None if dataset.validation is None else encode(dataset.validation),
         None if dataset.test is None else encode(dataset.test),
     )
+
+
+def _as_dtype(values: np.ndarray, names: tuple[str, ...], dtype: str) -> Array:
+    """On the device; raises `UserError` where a number is too large for the dtype."""
+    with np.errstate(over="ignore"):
+        array = values.astype(dtype)
+    if not np.isfinite(array).all():
+        column = int(np.argmax(~np.isfinite(array).all(axis=0)))
+        largest = np.abs(values[:, column]).max()
+        raise UserError(
+            f"column {names[column]!r}: {largest:.4g} is too large for dtype={dtype}; use "
+            "data.standardize=true, another unit, or dtype=float64."
+        )
+    return jnp.asarray(array)
 
 
 def _class_weights(config: Experiment, dataset: Dataset) -> Array | None:

@@ -143,3 +143,13 @@ def test_balanced_weights_weigh_every_class_alike():
 )
 def test_what_does_not_fit_is_refused(match, overrides):
     refused(match, *overrides)
+
+
+@pytest.mark.parametrize("large", ["a", "y"])
+def test_numbers_that_the_dtype_does_not_hold(large, tmp_path):
+    power = {"a": "", "y": ""} | {large: "e39"}
+    rows = [f"{i / 7}{power['a']},{i / 3}{power['y']}" for i in range(1, 31)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,y", *rows]) + "\n")
+    table = ["+exp=table", f"data.path={tmp_path}/t.csv", "data.target=y", "data.standardize=false"]
+    refused(rf"'{large}': .*e\+.* is too large for dtype=float32", *table)
+    assert prepare(*table, "dtype=float64")
