@@ -51,7 +51,8 @@ def _negative_part(z: Array) -> Array:
 
 ACTIVATIONS: dict[str, Activation] = {
     # Perceptron: H(z) = 1 if z ≥ 0, else 0; its derivative is 0 wherever it exists.
-    "step": Activation(lambda z: jnp.heaviside(z, 1.0), jnp.zeros_like),
+    # JAX's own heaviside loses NaN before 0.10.2.
+    "step": Activation(lambda z: jnp.where(jnp.isnan(z), z, jnp.heaviside(z, 1.0)), jnp.zeros_like),
     "sigmoid": Activation(jax.nn.sigmoid, _dsigmoid),
     "tanh": Activation(jnp.tanh, lambda z: 1 - jnp.tanh(z) ** 2),
     "identity": Activation(lambda z: z, jnp.ones_like),

@@ -482,7 +482,9 @@ def _params(net: Network, params: Any) -> Params:
     return layers
 
 
-def _examples(what: str, values: Any, width: int, dtype: Any, *shapes: tuple[str, ...]) -> Array:
+def _examples(
+    what: str, values: Any, width: int | np.integer[Any], dtype: Any, *shapes: tuple[str, ...]
+) -> Array:
     """As a JAX array of one of these shapes, `width` behind them."""
     array = jnp.asarray(values, dtype)
     if array.ndim - 1 not in map(len, shapes) or array.shape[-1] != width or not array.size:

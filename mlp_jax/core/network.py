@@ -21,10 +21,11 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, PRNGKeyArray
@@ -147,7 +148,7 @@ class Network:
     ((1,), (5, 1))
     """
 
-    sizes: Sequence[int]
+    sizes: Sequence[int | np.integer[Any]]
     activation: str | Activation | Sequence[str | Activation] = "tanh"
     output: str | None = None
     loss: str | Loss | None = None
