@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake in what the user asked for or gave: one or two lines say what, and how to fix it.
 
-    The commands print it without a traceback and exit with status 2.
+    The commands print it without a traceback and exit with status 2. In the library it is a
+    `ValueError` like the others.
     """
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jaxtyping
 import matplotlib
 import pytest
 
@@ -86,3 +87,9 @@ def find_port():
             return probe.getsockname()[1]
 
     return find
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in use, where nothing checks the annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -30,7 +30,7 @@ def check_weights(what: str, num_weights: int) -> None:
 def boolean(truth_table: Sequence[bool | int] | np.ndarray) -> Params:
     """A `step` network whose logit is ≥ 0 exactly where `truth_table` is true.
 
-    The table has 2^n values, in the order of `vertices(n)`; `UserError` for anything else. There
+    The table has 2^n values, in the order of `vertices(n)`; `ValueError` for anything else. There
     is one hidden unit for each vertex v of the smaller class, which fires at v alone:
 
         h_v = H((2v − 1)·x + ½ − |v|)        ŷ = H(Σ_v h_v − ½), or with a minus sign

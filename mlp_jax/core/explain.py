@@ -8,6 +8,7 @@ A path leads from the loss back to the parameter through one neuron of every lay
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 from mlp_jax.core import network
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.losses import LOSSES
-from mlp_jax.core.network import Network, Params
+from mlp_jax.core.network import Layers, Network, Params, as_layers
 from mlp_jax.errors import UserError
 
 MAX_PATHS = 10_000
@@ -74,17 +75,15 @@ class Explanation(NamedTuple):
         return "\n\n".join([values, *map(str, derivatives)])
 
 
-def explain(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> Explanation:
+def explain(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> Explanation:
     """Every factor of every path of one example: its input `x` (n_0,) and its target `y` (n_L,).
 
     Everything is computed in float64 on the CPU. ∂L/∂ŷ ∂ŷ/∂z^L is one factor ∂L/∂z^L for a loss
     that is not in `LOSSES`, and where ŷ has rounded to 0 or 1 so that ∂L/∂ŷ is not finite. Raises
-    `UserError` for other shapes, such as a batch's, and for more than `MAX_PATHS` paths.
+    `ValueError` for other shapes, such as a batch's, and for more than `MAX_PATHS` paths.
 
-    >>> from mlp_jax.core.network import Layer
     >>> net = mlp.Network((1, 1), output="sigmoid")
-    >>> params = (Layer(W=jnp.array([[2.0]]), b=jnp.array([-1.0])),)
-    >>> print(explain(net, params, x=[0.5], y=[1.0]))
+    >>> print(mlp.explain(net, [(np.array([[2]]), np.array([-1]))], x=[0.5], y=[1.0]))
     x₁ = 0.5
     z¹₁ = 0
     ŷ₁ = 0.5
@@ -98,15 +97,17 @@ def explain(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> Explana
             =   -2   ×   0.25   ×     1
             = -0.5    backprop: -0.5
     """
-    _check(net, params, np.shape(x), np.shape(y))
-    n = _numbers(net, params, x, y)
-    num_layers = len(params)
+    _check(net, np.shape(x), np.shape(y))
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        layers = jax.tree.map(partial(np.asarray, dtype=np.float64), as_layers(net, params))
+        n = _numbers(net, layers, x, y)
+    num_layers = len(layers)
     paths_to_z = _output_paths(n, num_layers)
     weights, biases = {}, {}
     for layer in range(num_layers, 0, -1):
         if layer < num_layers:
-            W, slopes = np.asarray(params[layer].W), n["hidden_slopes"][layer - 1]
-            paths_to_z = _hidden_paths(paths_to_z, W, slopes, layer)
+            slopes = n["hidden_slopes"][layer - 1]
+            paths_to_z = _hidden_paths(paths_to_z, layers[layer].W, slopes, layer)
         grad = n["grads"][layer - 1]
         for j, paths in enumerate(paths_to_z, start=1):
             z, b = _symbol("z", layer, j), _symbol("b", layer, j)
@@ -123,13 +124,9 @@ def explain(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> Explana
     return Explanation(forward | {"L": float(n["value"])}, weights, biases)
 
 
-def _check(
-    net: Network, params: Params, x_shape: tuple[int, ...], y_shape: tuple[int, ...]
-) -> None:
-    sizes = (params[0].W.shape[1], *(b.shape[0] for _, b in params))
+def _check(net: Network, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    sizes = tuple(net.sizes)
     name = f"this {'-'.join(map(str, sizes))} network"
-    if sizes != net.sizes:
-        raise UserError(f"explain: params are those of {name}, and net has the sizes {net.sizes}.")
     if x_shape != sizes[:1] or y_shape != sizes[-1:]:
         raise UserError(
             f"explain: x and y have the shapes {x_shape} and {y_shape}; one example of {name} has "
@@ -178,10 +175,8 @@ def _numbers(net: Network, params: Params, x: ArrayLike, y: ArrayLike) -> dict[s
             "grads": grads,
         }
 
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        arguments = (params, np.asarray(x), np.asarray(y))
-        at = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments))
-        return jax.device_get(numbers(*at))
+    at = jax.device_put((params, np.asarray(x, np.float64), np.asarray(y, np.float64)))
+    return jax.device_get(numbers(*at))
 
 
 def _output_paths(n: dict[str, Any], layer: int) -> list[list[Path]]:

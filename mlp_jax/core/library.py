@@ -5,7 +5,8 @@ Arrays are NumPy's or JAX's, in float32 or float64 (which JAX must be told of:
 Nothing here reads or writes a file, or prints. A wrong shape, name or number is a `ValueError`.
 """
 
-import itertools
+import operator
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,16 +26,14 @@ from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.fit import Fitted, Programs, Task
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.initializers import Initializer
-from mlp_jax.core.network import Layer, Network, Params
+from mlp_jax.core.losses import LOSSES
+from mlp_jax.core.network import Layers, Network, Params, as_layers
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.population import FittedMany, Population
 from mlp_jax.core.training import Order, Part, Parts, Training, keys_of
 
 Choice = str | Mapping[str, Any]
 """An optimizer or a schedule by its name, or `{"name": "adam", "b1": 0.8}` with its numbers."""
-
-Layers = Sequence[tuple[ArrayLike, ArrayLike]]
-"""Parameters as the caller has them: W and b of each layer."""
 
 Numbers = float | np.ndarray | Array
 """One number, or one for each network."""
@@ -58,7 +57,7 @@ def forward(net: Network, params: Layers, x: ArrayLike) -> tuple[list[Array], li
     >>> zs[0].tolist(), activations[0].tolist()
     ([11.5], [3.0, 4.0])
     """
-    layers = _params(net, params)
+    layers = as_layers(net, params)
     of_one = partial(network.forward, layers, activation=net.activation_functions)
     x = _examples("x", x, net.sizes[0], layers[0].W.dtype, (), ("batch",))
 
@@ -80,9 +79,9 @@ def backprop(
     >>> float(value), grads[0].W.tolist(), grads[0].b.tolist()
     (0.5, [[3.0]], [1.0])
     """
-    params = _params(net, params)
+    params = as_layers(net, params)
     x, y = _batch(net, params[0].W.dtype, x, y)
-    return backpropagation.backprop(params, x, y, *_objective(net, l2, l1))
+    return backpropagation.backprop(params, x, y, *_penalized(net, l2, l1))
 
 
 def check_gradient(
@@ -98,9 +97,9 @@ def check_gradient(
     >>> mlp.check_gradient(net, params, [[0.0, 1.0], [1.0, 1.0]], [[1.0], [0.0]]).passed
     True
     """
-    params = _params(net, params)
+    params = as_layers(net, params)
     x, y = _batch(net, params[0].W.dtype, x, y)
-    return gradcheck.check_gradient(_objective(net, l2, l1), params, x, y)
+    return gradcheck.check_gradient(_penalized(net, l2, l1), params, x, y)
 
 
 def evaluate(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> dict[str, float]:
@@ -114,7 +113,7 @@ def evaluate(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> dict[s
     >>> mlp.evaluate(net, params, [[-1.0], [2.0]], [[0.0], [1.0]])["accuracy"]
     1.0
     """
-    params = _params(net, params)
+    params = as_layers(net, params)
     measured = _evaluate(net, params, _batch(net, params[0].W.dtype, x, y))
     return {name: float(value) for name, value in measured.items()}
 
@@ -151,6 +150,7 @@ def fit(
     `optimizer` is one of `OPTIMIZERS` and `schedule` one of `SCHEDULES`, the factor of each step's
     η. A batch has `batch_size` examples, all if it is `None`; each epoch is shuffled by `seed`, and
     its remainder dropped. Or `order` has the examples of each step, (num_steps, batch_size).
+    A cross-entropy takes 0 ≤ y ≤ 1, and behind a softmax rows that sum to 1, such as one-hot ones.
     There is a log point every `log_every` steps, by default about 100 in all. It has `train/loss`
     and the accuracy or R² after the last update; with `validation=(x, y)` those of `validation/`,
     and as `train/loss` the mean over the batches since the last one, each before its update.
@@ -169,7 +169,8 @@ def fit(
     >>> net.predict(result.params, x).round()[:, 0].tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    params = _params(net, params)
+    params = as_layers(net, params)
+    shuffle_key = keys_of(int(_seeds("seed", seed, ndim=0)))[1]
     parts = _parts(net, params[0].W.dtype, x, y, validation)
     num_examples = len(parts.train.x)
     if order is not None:
@@ -196,11 +197,11 @@ def fit(
     task = Task(
         training=recipe.training(),
         params=params,
-        order=keys_of(seed)[1] if order is None else order,
+        order=shuffle_key if order is None else order,
         train=parts.train,
         validation=parts.validation,
         num_steps=recipe.num_steps,
-        log_every=log_every or -(-recipe.num_steps // 100),
+        log_every=_log_every(log_every, recipe.num_steps),
     )
     return one.fit(task, _compiled(recipe, task))
 
@@ -255,11 +256,16 @@ def fit_many(
         raise ValueError("seeds=None: give seeds=range(n) for n networks, or their params")
     given: Params | None = None
     if params is not None:
-        given = tuple(Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in params)
-        _params(net, [(W[0], b[0]) for W, b in given])
-        num_networks, dtype = len(given[0].b), given[0].W.dtype
-    seeds = np.arange(num_networks) if seeds is None else np.asarray([*seeds])
+        given = as_layers(net, params, of_many=True)
+        dtype = given[0].W.dtype
+        seeds = np.arange(len(given[0].b)) if seeds is None else seeds
+    seeds = _seeds("seeds", seeds, ndim=1)
     num_networks = len(seeds)
+    if given is not None and len(given[0].b) != num_networks:
+        raise ValueError(
+            f"seeds={reprlib.repr(seeds.tolist())}: {num_networks} seeds, and params of "
+            f"{len(given[0].b)} networks; give as many, or leave one of them out"
+        )
     parts = _parts(net, dtype, x, y, validation, num_networks)
     recipe = _recipe(
         net,
@@ -301,11 +307,11 @@ def fit_many(
         Population(
             make_training=recipe.training,
             start=start,
-            origins={"seed": seeds.astype(np.uint32), "params": given},
+            origins={"seed": seeds, "params": given},
             numbers=own,
             parts=parts if is_shared else lambda some: jax.tree.map(lambda a: a[some], parts),
-            num_steps=num_steps,
-            log_every=log_every or -(-num_steps // 100),
+            num_steps=recipe.num_steps,
+            log_every=_log_every(log_every, recipe.num_steps),
         ),
         mesh or population.make_mesh(num_networks, _default_platform()),
         check=False,
@@ -388,36 +394,43 @@ def _recipe(
 ) -> _Recipe:
     """The same checked. What the tables of optimizers and schedules check is left to them."""
     numbers |= {"l2": l2, "l1": l1, "min_delta": min_delta}
-    if num_steps is None or not 1 <= num_steps < 2**31:
-        raise ValueError(f"num_steps={num_steps}: must be a number of updates, 1 or more")
-    if batch_size is not None and not 1 <= batch_size <= num_examples:
+    num_steps = _whole("num_steps", num_steps, least=1)
+    batch_size = num_examples if batch_size is None else _whole("batch_size", batch_size, least=1)
+    if batch_size > num_examples:
         raise ValueError(
             f"batch_size={batch_size}: there are {num_examples} training examples; give a number "
             f"from 1 to {num_examples}, or None for all of them"
         )
+    patience = None if patience is None else _whole("patience", patience, least=1)
     measured = ("loss", "r2" if _threshold(net) is None else "accuracy")
     if patience is not None and not has_validation:
         raise ValueError(f"patience={patience}: stopping early needs validation=(x, y)")
     if patience is not None and monitor not in measured:
         raise ValueError(f"monitor={monitor!r}: {net.output} measures {' and '.join(measured)}")
     names: dict[str, str] = {}
-    for section, choice in ("optimizer", optimizer), ("schedule", schedule):
-        chosen = {"name": choice} if isinstance(choice, str) else dict(choice)
+    for section, choice, example in (
+        ("optimizer", optimizer, {"name": "adam", "b1": 0.8}),
+        ("schedule", schedule, {"name": "cosine", "final_factor": 0.1}),
+    ):
+        chosen = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
+        if not isinstance(chosen.get("name"), str):
+            raise ValueError(
+                f"{section}={choice!r}: must be a name, or its numbers beside the key 'name' as in "
+                f"{example}"
+            )
         names[section] = chosen.pop("name")
         numbers |= {
             f"{section}.{key}": tuple(value) if isinstance(value, list) else value
             for key, value in chosen.items()
         }
     for name in ("learning_rate", "l2", "l1", "min_delta"):
-        numbers[name] = np.asarray(numbers[name], float)
-        if not np.all(np.isfinite(numbers[name])) or np.any(np.asarray(numbers[name]) < 0):
-            raise ValueError(f"{name}={numbers[name]}: must be finite and not negative")
+        numbers[name] = _not_negative(name, numbers[name])
     return _Recipe(
         net,
         names["optimizer"],
         names["schedule"],
         tuple((name, _one_or_each(value)) for name, value in numbers.items()),
-        batch_size or num_examples,
+        batch_size,
         num_steps,
         patience,
         monitor,
@@ -466,20 +479,54 @@ def _objective(net: Network, l2: Any, l1: Any) -> Objective:
     )
 
 
+def _penalized(net: Network, l2: Any, l1: Any) -> Objective:
+    """The objective with the numbers of a caller, which JAX may trace."""
+    for name, value in ("l2", l2), ("l1", l1):
+        if not isinstance(value, jax.core.Tracer):
+            _not_negative(name, value)
+    return _objective(net, l2, l1)
+
+
 @partial(jax.jit, static_argnums=0)
 def _evaluate(net: Network, params: Params, part: Part) -> training.Metrics:
     settings = _recipe(net, num_examples=1, learning_rate=0.0, num_steps=1)
     return training.evaluate(settings.training(), params, part)
 
 
-def _params(net: Network, params: Any) -> Params:
-    """As layers of JAX's arrays, held against the sizes."""
-    layers = tuple(Layer(*map(jnp.asarray, layer)) for layer in params)
-    shapes = [(layer.W.shape, layer.b.shape) for layer in layers]
-    wanted = [((n, m), (n,)) for m, n in itertools.pairwise(net.sizes)]
-    if shapes != wanted:
-        raise ValueError(f"params: the shapes of W and b are {shapes}; {net} needs {wanted}")
-    return layers
+def _whole(name: str, value: Any, least: int) -> int:
+    """A count as Python's `int`; a bool is none."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = least - 1
+    if isinstance(value, bool) or not least <= whole < 2**31:
+        raise ValueError(f"{name}={value!r}: must be a whole number, {least} or more")
+    return whole
+
+
+def _log_every(log_every: int | None, num_steps: int) -> int:
+    """About 100 log points in all where nothing else is said."""
+    return -(-num_steps // 100) if log_every is None else _whole("log_every", log_every, least=1)
+
+
+def _not_negative(name: str, value: Any) -> np.ndarray:
+    """A number, or one for each network."""
+    try:
+        numbers = np.asarray(value, float)
+    except (TypeError, ValueError):
+        numbers = np.asarray(np.nan)
+    if not np.all(np.isfinite(numbers) & (numbers >= 0)):
+        raise ValueError(f"{name}={value!r}: must be finite and not negative")
+    return numbers
+
+
+def _seeds(name: str, given: Any, ndim: int) -> np.ndarray:
+    seeds = np.asarray(given)
+    is_whole = seeds.ndim == ndim and seeds.size and seeds.dtype.kind in "iu"
+    if not is_whole or not 0 <= seeds.min() <= seeds.max() < 2**32:
+        what = "a whole number" if ndim == 0 else "whole numbers in one dimension, at least one,"
+        raise ValueError(f"{name}={reprlib.repr(given)}: must be {what} from 0 to {2**32 - 1:,}")
+    return seeds.astype(np.uint32)
 
 
 def _examples(
@@ -510,7 +557,14 @@ def _parts(
     """The data of `fit`; of `fit_many`, where each network may have its own."""
     shapes = [("num_examples",), ("networks", "num_examples")][: 1 + (num_networks is not None)]
     train = _batch(net, dtype, x, y, *shapes)
-    held_out = None if validation is None else _batch(net, dtype, *validation, *shapes)
+    held_out = None
+    if validation is not None:
+        try:
+            held_out_x, held_out_y = validation
+        except (TypeError, ValueError):
+            given = reprlib.repr(validation)
+            raise ValueError(f"validation={given}: must be two arrays, (x, y)") from None
+        held_out = _batch(net, dtype, held_out_x, held_out_y, *shapes)
     for part in filter(None, (train, held_out)):
         if part.x.ndim != train.x.ndim or (part.x.ndim == 3 and len(part.x) != num_networks):
             raise ValueError(
@@ -520,7 +574,29 @@ def _parts(
         for name, values in part._asdict().items():
             if not bool(jnp.all(jnp.isfinite(values))):
                 raise ValueError(f"{name} has a number that is not finite")
+        _check_targets(net, part.y)
     return Parts(train, held_out)
+
+
+def _check_targets(net: Network, y: Array) -> None:
+    """A cross-entropy takes probabilities; those of a softmax are a distribution."""
+    binary, of_classes = (
+        LOSSES["sigmoid", "binary_cross_entropy"],
+        LOSSES["softmax", "cross_entropy"],
+    )
+    loss, sums = net.loss_function, jnp.sum(y, axis=-1)
+    if loss in (binary, of_classes) and not bool(jnp.all((y >= 0) & (y <= 1))):
+        raise ValueError(
+            f"y reaches from {jnp.min(y):g} to {jnp.max(y):g}: a cross-entropy takes 0 ≤ y ≤ 1. "
+            "Give classes −1 and 1 as 0 and 1, and numbers of classes one-hot, "
+            "np.eye(num_classes)[y]"
+        )
+    if loss == of_classes and not bool(jnp.all(jnp.abs(sums - 1) < 0.01)):  # it may be rounded
+        raise ValueError(
+            f"y has rows whose sums reach from {jnp.min(sums):g} to {jnp.max(sums):g}: behind a "
+            "softmax each sums to 1. Give numbers of classes one-hot, np.eye(num_classes)[y], and "
+            'where several classes may hold at once output="sigmoid"'
+        )
 
 
 def _order(order: Any, num_examples: int, num_steps: int | None, batch_size: int | None) -> Array:

@@ -17,6 +17,7 @@ The functions are about one example; `jax.vmap` over x adds the batch. Shapes ar
 | `n_L`      | outputs of the network                          |
 """
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
+from numpy.typing import ArrayLike
 
 from mlp_jax.core.activations import ACTIVATIONS, Activation
 from mlp_jax.core.initializers import INITIALIZERS, Initializer
@@ -44,6 +46,9 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 """A network's parameters θ, from the first hidden layer to the output layer."""
+
+Layers = Sequence[tuple[ArrayLike, ArrayLike]]
+"""Parameters as the caller has them: W and b of each layer."""
 
 Activations = Activation | tuple[Activation, ...]
 """One activation for all hidden layers, or one for each."""
@@ -222,24 +227,53 @@ class Network:
             biases = named("bias_initializer", biases)
         return _init_params(key, self.sizes, weights, biases, scale, jnp.dtype(dtype))
 
-    def logits(self, params: Params, x: ArrayLike) -> Float[Array, "*batch n_L"]:
+    def logits(self, params: Layers, x: ArrayLike) -> Float[Array, "*batch n_L"]:
         """z^L of one example (n_0,) or of a batch (batch, n_0)."""
         return self._of_examples(apply, params, x)
 
-    def predict(self, params: Params, x: ArrayLike) -> Float[Array, "*batch n_L"]:
+    def predict(self, params: Layers, x: ArrayLike) -> Float[Array, "*batch n_L"]:
         """The output ŷ = O(z^L) of one example (n_0,) or of a batch (batch, n_0)."""
         return self._of_examples(partial(predict, loss=self.loss_function), params, x)
 
-    def _of_examples(self, function: Callable[..., Array], params: Params, x: ArrayLike) -> Array:
-        x = jnp.asarray(x, params[0].W.dtype)
+    def _of_examples(self, function: Callable[..., Array], params: Layers, x: ArrayLike) -> Array:
+        layers = as_layers(self, params)
+        x = jnp.asarray(x, layers[0].W.dtype)
         if x.ndim not in (1, 2) or x.shape[-1] != self.sizes[0]:
             raise ValueError(
                 f"x has shape {x.shape}: the network takes one example, ({self.sizes[0]},), "
                 f"or a batch, (batch, {self.sizes[0]})"
             )
         activation = self.activation_functions
-        of_one = partial(function, params, activation=activation)
+        of_one = partial(function, layers, activation=activation)
         return of_one(x) if x.ndim == 1 else jax.vmap(of_one)(x)
+
+
+def as_layers(net: Network, params: Any, *, of_many: bool = False) -> Params:
+    """`params` as layers of JAX's arrays in one floating dtype, held against the sizes of `net`.
+
+    Whole numbers become floats. `of_many` networks have a leading axis, the same in all arrays.
+
+    >>> as_layers(Network((1, 1)), [(np.array([[2]]), np.array([1]))])[0].W.tolist()
+    [[2.0]]
+    """
+    try:
+        layers = tuple(Layer(*map(jnp.asarray, layer)) for layer in params)
+    except TypeError as error:
+        raise ValueError(
+            f"params: must be a pair of arrays (W, b) for each layer of {net} ({error})"
+        ) from None
+    shapes = [(layer.W.shape, layer.b.shape) for layer in layers]
+    lead = shapes[0][0][:1] if of_many and shapes else ()
+    wanted = [((*lead, n, m), (*lead, n)) for m, n in itertools.pairwise(net.sizes)]
+    if shapes != wanted:
+        behind = ", all behind a leading axis of the networks" if of_many else ""
+        raise ValueError(
+            f"params: the shapes of W and b are {shapes}; {net} needs {wanted}{behind}"
+        )
+    dtype = jnp.result_type(*jax.tree.leaves(layers))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), layers)
 
 
 T = TypeVar("T")

@@ -25,6 +25,8 @@ def reading(key: str, path: Path) -> Iterator[None]:
     """Whatever goes wrong while reading `path` becomes a `UserError` that names it."""
     try:
         yield
+    except UserError:  # which is a ValueError
+        raise
     except _READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or f"cannot be read: {error}"
         raise UserError(f"{key}={path}: {' '.join(reason.split()).rstrip('.')}.") from error

@@ -199,8 +199,18 @@ def test_a_named_network_is_explained_like_its_functions(unequal):
 
 def test_params_of_another_network_are_refused_with_both_sizes(unequal):
     params, x, y, _ = unequal
-    with pytest.raises(UserError, match=r"those of this 2-3-2-3 network.*sizes \(2, 3, 3\)"):
+    shapes = r"W and b are \[\(\(3, 2\), \(3,\)\), .*Network\(sizes=\(2, 3, 3\).* needs \["
+    with pytest.raises(ValueError, match=shapes):
         explain(Network((2, 3, 3)), params, x, y)
+
+
+@pytest.mark.parametrize("of_layer", [tuple, list, lambda layer: tuple(map(np.asarray, layer))])
+@pytest.mark.usefixtures("unchecked")
+def test_pairs_are_params_like_layers(unequal, of_layer):
+    params, x, y, explanation = unequal
+    pairs = [of_layer(layer) for layer in params]
+    net = Network((2, 3, 2, 3), activation="tanh", output="softmax")
+    assert str(explain(net, pairs, x, y)) == str(explanation)
 
 
 def test_too_many_paths_are_refused_with_their_number():

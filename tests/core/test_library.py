@@ -1,5 +1,6 @@
 """`import mlp_jax as mlp` on arrays: the same training as a run's, and clear mistakes."""
 
+from contextlib import nullcontext
 from functools import cache
 
 import jax
@@ -11,6 +12,7 @@ import mlp_jax as mlp
 from mlp_jax import data
 from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
+from mlp_jax.core.losses import LOSSES
 from mlp_jax.experiment.setup import prepare
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
@@ -196,7 +198,30 @@ OPTIONS = {"learning_rate": 0.1, "num_steps": 2}
             {"optimizer": {"name": "momentum", "momentum": np.ones(3)}},
             r"optimizer\.momentum has shape \(3,\): fit takes one number",
         ),
-        ({"num_steps": None}, "num_steps=None: must be a number of updates"),
+        ({"num_steps": None}, "num_steps=None: must be a whole number, 1 or more"),
+        ({"num_steps": 2.5}, "num_steps=2.5: must be a whole number, 1 or more"),
+        ({"num_steps": "5"}, "num_steps='5': must be a whole number, 1 or more"),
+        ({"num_steps": 2**31}, "num_steps=2147483648: must be a whole number"),
+        ({"batch_size": 2.5}, "batch_size=2.5: must be a whole number, 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number, 1 or more"),
+        ({"log_every": 0}, "log_every=0: must be a whole number, 1 or more"),
+        ({"log_every": -1}, "log_every=-1: must be a whole number, 1 or more"),
+        ({"log_every": 1.5}, "log_every=1.5: must be a whole number, 1 or more"),
+        ({"patience": 0, "validation": (X, Y)}, "patience=0: must be a whole number, 1 or more"),
+        ({"patience": -1, "validation": (X, Y)}, "patience=-1: must be a whole number"),
+        ({"patience": True, "validation": (X, Y)}, "patience=True: must be a whole number"),
+        ({"validation": (X, Y, Y)}, r"validation=\(array(?s:.*)\): must be two arrays, \(x, y\)"),
+        ({"validation": 0.2}, r"validation=0.2: must be two arrays, \(x, y\)"),
+        ({"optimizer": {"b1": 0.9}}, r"optimizer={'b1': 0.9}: must be a name, .* {'name': 'adam'"),
+        ({"schedule": None}, "schedule=None: must be a name, .* {'name': 'cosine'"),
+        ({"l2": None}, "l2=None: must be finite and not negative"),
+        ({"l1": "x"}, "l1='x': must be finite and not negative"),
+        ({"seed": 0.5}, r"seed=0.5: must be a whole number from 0 to 4,294,967,295"),
+        ({"seed": -1}, "seed=-1: must be a whole number from 0"),
+        ({"seed": 2**32}, "seed=4294967296: must be a whole number from 0"),
+        ({"seed": [1, 2]}, r"seed=\[1, 2\]: must be a whole number from 0"),
+        ({"y": 2 * Y - 1}, "y reaches from -1 to 1: .*Give classes −1 and 1 as 0 and 1"),
+        ({"validation": (X, 3 * Y)}, "y reaches from 0 to 3: .* one-hot, np.eye"),
         ({"batch_size": 5}, "batch_size=5: there are 4 training examples"),
         ({"patience": 3}, r"patience=3: stopping early needs validation=\(x, y\)"),
         ({"patience": 3, "validation": (X, Y), "monitor": "r2"}, "measures loss and accuracy"),
@@ -206,21 +231,127 @@ OPTIONS = {"learning_rate": 0.1, "num_steps": 2}
         ({"order": np.zeros((3, 2), int)}, r"num_steps=2: order has shape \(3, 2\); leave num_st"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(changes, message):
     given = {"params": start(), "x": X, "y": Y, **OPTIONS} | changes
     with pytest.raises(ValueError, match=message):
         mlp.fit(NET, **given)
 
 
+def stacked(num_networks: int) -> tuple:
+    return jax.tree.map(lambda a: jnp.tile(a, (num_networks,) + a.ndim * (1,)), start())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seeds": 5}, "seeds=5: must be whole numbers in one dimension, at least one, from 0"),
+        ({"seeds": []}, r"seeds=\[\]: must be whole numbers"),
+        ({"seeds": [0.5, 0.7]}, r"seeds=\[0.5, 0.7\]: must be whole numbers"),
+        ({"seeds": [-1]}, r"seeds=\[-1\]: must be whole numbers .* from 0 to 4,294,967,295"),
+        ({"seeds": [2**32]}, r"seeds=\[4294967296\]: must be whole numbers"),
+        ({"seeds": [2**64]}, r"seeds=\[18446744073709551616\]: must be whole numbers"),
+        ({"seeds": range(8), "params": stacked(4)}, "8 seeds, and params of 4 networks"),
+        ({"params": start()}, "needs .*all behind a leading axis of the networks"),
+        ({"params": [*stacked(2)[:1], *stacked(3)[1:]]}, "the shapes of W and b are"),
+        ({"params": [stacked(2)[0], (stacked(2)[1].W, stacked(3)[1].b)]}, "shapes of W and b"),
+        ({"params": stacked(0), "seeds": None}, r"seeds=.*: must be whole numbers"),
+        ({"log_every": 0}, "log_every=0: must be a whole number, 1 or more"),
+        ({"y": 2 * Y - 1}, "y reaches from -1 to 1"),
         ({"seeds": None}, r"give seeds=range\(n\) for n networks, or their params"),
         ({"learning_rate": np.ones(3)}, r"learning_rate has shape \(3,\): .* the 2 networks"),
         ({"x": np.stack([X] * 3), "y": np.stack([Y] * 3)}, "leading axis of the 2 networks"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_of_many_are_named(changes, message):
     given = {"x": X, "y": Y, "seeds": range(2), **OPTIONS} | changes
     with pytest.raises(ValueError, match=message):
         mlp.fit_many(NET, **given)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, np.int64(7), np.array(7), jnp.uint32(7)])
+@pytest.mark.usefixtures("unchecked")
+def test_seeds_of_any_whole_type(seed):
+    options = OPTIONS | {"batch_size": 2}
+    one = mlp.fit(NET, start(), X, Y, seed=seed, **options)
+    many = mlp.fit_many(NET, X, Y, seeds=[seed], params=stacked(1), **options)
+    for ours, theirs in zip(*map(jax.tree.leaves, (one.params, many[0].params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.eye(3)[[0, 1, 2, 0]], None),
+        (np.full((4, 3), 0.333), None),
+        (np.array([[1, 2, 3]] * 4), "y reaches from 1 to 3: .* one-hot"),
+        (np.array([[1, 1, 0]] * 4), "rows whose sums reach from 2 to 2: behind a softmax"),
+        (np.zeros((4, 3)), "rows whose sums reach from 0 to 0"),
+        (np.full((4, 3), np.nan), "y has a number that is not finite"),
+    ],
+)
+@pytest.mark.parametrize("loss", [None, LOSSES["softmax", "cross_entropy"]])
+def test_targets_of_a_softmax_are_distributions(y, message, loss):
+    net = mlp.Network((2, 3), output=None if loss else "softmax", loss=loss)
+    refused = pytest.raises(ValueError, match=message) if message else nullcontext()
+    with refused:
+        mlp.fit(net, net.init(jax.random.key(0)), X, y, **OPTIONS)
+
+
+def test_a_squared_error_takes_any_target():
+    net = mlp.Network((2, 1), output="tanh")
+    mlp.fit(net, net.init(jax.random.key(0)), X, 2 * Y - 1, **OPTIONS)
+
+
+WHOLE = [(np.array([[1, 2]]), np.array([0]))]
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda net, params, x, y: mlp.forward(net, params, x)[0],
+        lambda net, params, x, y: mlp.backprop(net, params, x, y),
+        lambda net, params, x, y: mlp.evaluate(net, params, x, y),
+        lambda net, params, x, y: mlp.fit(net, params, x, y, **OPTIONS).params,
+        lambda net, params, x, y: (
+            mlp.fit_many(
+                net, x, y, params=jax.tree.map(lambda a: np.stack([a, a]), params), **OPTIONS
+            ).params
+        ),
+    ],
+    ids=["forward", "backprop", "evaluate", "fit", "fit_many"],
+)
+def test_whole_numbers_are_weights_like_others(computed):
+    floats = jax.tree.map(np.float64, WHOLE)
+    net, x, y = mlp.Network((2, 1)), np.array([[3.7, 4.6]]), np.array([[12.3]])
+    assert same_bits(computed(net, WHOLE, x, y), computed(net, floats, x, y))
+    assert mlp.check_gradient(net, WHOLE, x, y).passed
+
+
+@pytest.mark.parametrize("function", [mlp.backprop, mlp.check_gradient])
+@pytest.mark.parametrize("name", ["l2", "l1"])
+@pytest.mark.parametrize("value", [-1, np.nan, "x"])
+@pytest.mark.usefixtures("unchecked")
+def test_penalties_are_not_negative(function, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}: must be finite and not negative"):
+        function(NET, start(), X, Y, **{name: value})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_penalty_may_be_traced():
+    value, _ = jax.jit(lambda l2: mlp.backprop(NET, start(), X, Y, l2=l2))(0.1)
+    assert float(value) == pytest.approx(float(mlp.backprop(NET, start(), X, Y, l2=0.1)[0]))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: mlp.explain(NET, start(), X, Y),
+        lambda: mlp.boolean([0, 2]),
+        lambda: mlp.towers(np.sin, (1.0, 0.0), 0.1, 1.0),
+    ],
+)
+def test_every_mistake_is_a_value_error(mistake):
+    with pytest.raises(ValueError, match=r"give a flat list|one example of|its left end below"):
+        mistake()

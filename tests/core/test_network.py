@@ -183,3 +183,36 @@ def test_a_wrong_initializer_and_a_wrong_shape_are_refused() -> None:
     params = net.init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"x has shape \(2, 4\): the network takes one example"):
         net.predict(params, np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("method", ["predict", "logits"])
+@pytest.mark.parametrize(
+    ("W", "b", "dtype"),
+    [
+        ([[1, 2]], [0], jnp.float64),
+        (np.array([[1, 2]]), np.array([False]), jnp.float64),
+        (np.array([[1, 2]]), np.float32([0]), jnp.float32),
+        (np.float32([[1, 2]]), np.array([0]), jnp.float32),
+        (np.float32([[1, 2]]), np.float64([0]), jnp.float64),
+    ],
+)
+def test_pairs_are_params_and_whole_numbers_are_floats(method, W, b, dtype) -> None:
+    z = getattr(Network((2, 1)), method)([(W, b)], [3.7, 4.6])
+    assert z.dtype == dtype
+    np.testing.assert_allclose(z, [3.7 + 2 * 4.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (None, r"params: must be a pair of arrays \(W, b\) for each layer of Network"),
+        ([np.ones((1, 2))], "params: must be a pair of arrays"),
+        ([(np.ones((1, 3)), np.ones(1))], r"\(\(1, 3\), \(1,\)\)\]; Network.* needs \[\(\(1, 2\)"),
+        ([(np.ones((1, 2)), np.ones((1, 1)))], r"W and b are \[\(\(1, 2\), \(1, 1\)\)\]"),
+        ([], r"W and b are \[\]"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_are_no_params_is_refused(params, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Network((2, 1)).predict(params, np.zeros(2))

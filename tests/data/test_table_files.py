@@ -9,6 +9,7 @@ import pytest
 from test_data import table
 
 from mlp_jax.data import load
+from mlp_jax.data.files import reading
 from mlp_jax.errors import UserError
 
 ROWS = [(round(float(a), 3), round(float(b), 3), i % 2) for i, (a, b) in
@@ -307,3 +308,8 @@ def test_class_values_are_the_labels(labels, other, suffix, tmp_path):
     values = load(table(path, **other)).class_values
     assert sorted(values) == sorted(label for label in labels if label is not None)
     assert {type(value) for value in values} == {type(labels[0])}
+
+
+def test_a_mistake_that_is_told_is_told_once(tmp_path):
+    with pytest.raises(UserError, match=r"^as it is$"), reading("data.path", tmp_path):
+        raise UserError("as it is")
