@@ -84,7 +84,11 @@ def load(
         raise
     except Exception as error:  # of a file, anything may be raised
         raise guard.explain(error, overrides) from error
-    guard.check_hydra(composed)
+    guard.check_hydra(composed, overrides)
+    fix_time(composed)
+    with _hydra_config(composed):
+        guard.check_directories(composed, overrides)
+    OmegaConf.set_readonly(composed.hydra, False)  # as Hydra composes it
     return composed
 
 
@@ -147,17 +151,22 @@ class Template:
     task: DictConfig
     """Without it."""
     has_interpolations: bool
+    names_directories: bool
+    """Whether the values of a job say where its files go."""
     checked: dict[str, Experiment]
     """By the values of keys that are not traced; the traced ones have those of some job."""
 
 
 class Composer:
-    """Makes jobs of overrides; `load` is Hydra's full composition of one job."""
+    """Makes jobs of overrides; `load` is Hydra's full composition of one job.
 
-    def __init__(self, load: Callable[[list[str]], DictConfig]) -> None:
+    `given` are the overrides of Hydra's own keys, which all jobs have in common.
+    """
+
+    def __init__(self, load: Callable[[list[str]], DictConfig], given: Sequence[str] = ()) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        self._load = load
+        self._load, self._given = load, list(given)
         self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
@@ -166,7 +175,8 @@ class Composer:
     @classmethod
     def of(cls, loader: "ConfigLoader", master: DictConfig) -> "Composer":
         """Of the jobs of a sweep whose own config is `master`."""
-        return cls(lambda overrides: loader.load_sweep_config(master, overrides))
+        given: Any = OmegaConf.to_container(master.hydra.overrides.hydra)  # as it was written
+        return cls(lambda overrides: loader.load_sweep_config(master, overrides), given)
 
     def job(self, index: int, overrides: Sequence[str]) -> Job:
         """The checked job. Raises `UserError`, which names its overrides."""
@@ -190,10 +200,13 @@ class Composer:
         template, values = self._template(index, overrides)
         numbers = {path: v for path, v in values.items() if _is_number_of_traced_key(path, v)}
         rest = json.dumps({path: v for path, v in values.items() if path not in numbers})
-        if template.has_interpolations or rest not in template.checked:
+        is_new = template.has_interpolations or rest not in template.checked
+        if is_new or template.names_directories:
             self._put(template, index, overrides, values)
             with _hydra_config(template.composed):
-                template.checked[rest] = to_experiment(template.task)
+                guard.check_directories(template.composed, self._given)
+                if is_new:
+                    template.checked[rest] = to_experiment(template.task)
         return with_numbers(template.checked[rest], numbers)
 
     def _template(self, index: int, overrides: Sequence[str]) -> tuple[Template, Values]:
@@ -227,10 +240,12 @@ class Composer:
             composed = self._load(list(overrides))
         except Exception as error:  # of a file, anything may be raised
             raise guard.explain(error, list(overrides)) from error
-        guard.check_hydra(composed)
+        guard.check_hydra(composed, [*self._given, *overrides])
         task = _task(composed)
         values = json.dumps(OmegaConf.to_container(task), default=str)
-        return Template(composed, task, "${" in values, {})
+        sweep = str(OmegaConf.to_container(composed.hydra.sweep))
+        names_directories = "${" in re.sub(r"\$\{(now:[^${}]*|hydra[.:]job\.num)\}", "", sweep)
+        return Template(composed, task, "${" in values, names_directories, {})
 
     def _put(
         self, template: Template, index: int, overrides: Sequence[str], values: Values

@@ -8,11 +8,15 @@ configs in whatever package `hydra.searchpath` names. Any of them may take its v
 key, from an environment variable, or from a text that is read as a config. So nothing is called
 `_target_` anywhere, as written or resolved, and what Hydra makes objects of takes values from
 elsewhere only where these are texts.
+
+Nor may a file say that Hydra writes its own files outside the current directory, or in place of
+another program's.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -55,13 +59,18 @@ def check_search_path(overrides: list[str], primary: Any) -> None:
         key, _, value = override.partition("=")
         if "searchpath" in key and not re.fullmatch(r"[^:]*(file:[^:]*)*", value):
             raise _refusal(override, "configs are found in directories, file://DIRECTORY")
-    paths = OmegaConf.select(primary, "hydra.searchpath") if OmegaConf.is_dict(primary) else None
-    for path in paths if isinstance(paths, ListConfig) else []:
+    raw: Any = OmegaConf.to_container(primary) if OmegaConf.is_dict(primary) else {}
+    hydra = raw.get("hydra")
+    paths = hydra.get("searchpath") if isinstance(hydra, dict) else hydra
+    for path in paths if isinstance(paths, list) else [] if paths is None else [paths]:
         _check_directory(path)
 
 
-def check_hydra(composed: DictConfig) -> None:
-    """Raises `UserError` where a composed config would have something imported, run or written."""
+def check_hydra(composed: DictConfig, given: Collection[str]) -> None:
+    """Raises `UserError` where a composed config would have something imported, run or written.
+
+    `given` are the overrides of the command line, whose user may name any directory.
+    """
     try:
         for path, _ in [*_leaves(OmegaConf.to_container(composed)), *_leaves(composed)]:
             is_plugin = path[:1] + path[2:] == ("hydra", "_target_") and path[1] in _PLUGINS
@@ -71,8 +80,9 @@ def check_hydra(composed: DictConfig) -> None:
         raise UserError("${…}: a key has itself as its value.") from None
     config: Any = OmegaConf.to_container(composed.hydra)
     _check_job(config)
+    _check_given(config["overrides"], given)
     for name in _PLUGINS:
-        _check_plugin(name, config[name])
+        _check_plugin(name, config[name], given)
     for name in ("job_logging", "hydra_logging"):
         _check_logging(name, config[name])
 
@@ -94,12 +104,49 @@ def _check_job(hydra: Mapping[str, Any]) -> None:
         raise _refusal(f"hydra.callbacks={hydra['callbacks']}", "there are none")
     for path in hydra["searchpath"]:
         _check_directory(path)
-    for key, name in (
-        ("job.name", hydra["job"]["name"]),
-        ("output_subdir", hydra["output_subdir"]),
-    ):
-        if name is not None and (not re.fullmatch(r"[\w .+-]+", name) or not name.strip(" .")):
-            raise UserError(f"hydra.{key}={name}: must be a plain name, without a directory.")
+    name = hydra["job"]["name"]
+    if name is not None and (not re.fullmatch(r"[\w .+-]+", name) or not name.strip(" .")):
+        raise UserError(f"hydra.job.name={name}: must be a plain name, without a directory.")
+    _check_subdir("hydra.output_subdir", hydra["output_subdir"])
+
+
+def _check_subdir(key: str, value: Any) -> None:
+    """Of the configs of a job, which would take the place of another program's."""
+    if value not in (None, ".hydra"):
+        raise UserError(f"{key}={value}: must be .hydra or null.")
+
+
+def _check_given(overrides: Mapping[str, Any], given: Collection[str]) -> None:
+    """Hydra composes the jobs of a sweep with the overrides that it finds in the config."""
+    for name in ("hydra", "task"):
+        for text in overrides[name] if isinstance(overrides[name], list) else [overrides[name]]:
+            if text not in given:
+                raise UserError(
+                    f"hydra.overrides.{name}={text}: a config has no overrides; give them on the "
+                    "command line."
+                )
+
+
+def _is_given(key: str, given: Collection[str]) -> bool:
+    return any(text.partition("=")[0].lstrip("+") == key for text in given)
+
+
+def check_directories(composed: DictConfig, given: Collection[str]) -> None:
+    """Where Hydra writes: below the current directory, if it is a file that says where.
+
+    What the values of `composed` leave open cannot be told yet.
+    """
+    for section, name in (("run", "dir"), ("sweep", "dir"), ("sweep", "subdir")):
+        key, value = f"hydra.{section}.{name}", _value(composed.hydra[section], name)
+        path = Path(str(value or ""))
+        if name == "subdir" and (path.is_absolute() or ".." in path.parts):
+            raise UserError(f"{key}={value}: must be a directory below that of the sweep.")
+        is_below = ".." not in path.parts and (Path.cwd() / path).is_relative_to(Path.cwd())
+        if not is_below and not _is_given(key, given):
+            raise UserError(
+                f"{key}={value}: must be below the current directory where a file says it; give "
+                "another directory on the command line."
+            )
 
 
 def _check_directory(path: Any) -> None:
@@ -109,8 +156,11 @@ def _check_directory(path: Any) -> None:
         )
 
 
-def _check_plugin(name: str, config: Any) -> None:
-    """A launcher or a sweeper: one that is installed, and plain values."""
+def _check_plugin(name: str, config: Any, given: Collection[str]) -> None:
+    """A launcher or a sweeper: one that is installed, and plain values.
+
+    A launcher writes to directories of its own, which no file may put elsewhere.
+    """
     from hydra.core.plugins import Plugins
     from hydra.plugins.launcher import Launcher
     from hydra.plugins.sweeper import Sweeper
@@ -129,6 +179,11 @@ def _check_plugin(name: str, config: Any) -> None:
             raise _refusal(shown, "a sweep is over the keys of an experiment")
         elif (value and not _SHELL.isdisjoint(path[2:3])) or not str(value).isprintable():
             raise UserError(f"{shown}: would be run in a shell; set it there.")
+        if path[1:] == ("launcher", "output_subdir"):
+            _check_subdir(".".join(path), value)
+        leads_elsewhere = name == "launcher" and re.match(r"[/~]|.*\.\.", str(value))
+        if leads_elsewhere and not _is_given(".".join(path), given):
+            raise UserError(f"{shown}: a path elsewhere; give it on the command line.")
 
 
 def _check_logging(name: str, config: Any) -> None:
@@ -230,6 +285,8 @@ def explain(error: Exception, overrides: list[str]) -> UserError:
         message = (
             "a group takes one of its choices: GROUP=CHOICE, with + only where it has none yet."
         )
+    if re.search("^Unexpected type for root: NoneType|^'NoneType' object has no", message):
+        message = "a key stands below one that is null; give that one whole, +KEY={NAME: VALUE}."
     return UserError(f"{' '.join(overrides)}: {message}")
 
 

@@ -195,6 +195,15 @@ SENT_ELSEWHERE = [
     ["hydra.output_subdir=../x"],
     ["hydra.output_subdir=/tmp"],
     ["hydra.output_subdir=."],
+    ["hydra.output_subdir=dask"],
+    ["hydra.launcher.output_subdir=../x"],
+    ["hydra.launcher.output_subdir=dask"],
+    ["hydra.sweep.subdir=/tmp"],
+    ["hydra.sweep.subdir=a/../../x"],
+    ["hydra.run={dir: /tmp}"],
+    ["name=../x", "hydra.sweep={dir: '${name}'}"],
+    ["++hydra.overrides.task=['seed=1']"],
+    [f"++hydra.overrides.hydra=['hydra.searchpath=[pkg://{CANARY}]']"],
     ["hydra.job.name=../../x"],
     ["hydra.sweeper._target_=hydra_plugins.mlp_jax._sweeping.sweep"],
     ["hydra.launcher._target_=hydra_plugins.mlp_jax._population.Path"],
@@ -272,6 +281,32 @@ def test_a_format_of_ones_own_goes_to_the_terminal(tmp_path, monkeypatch):
          ["--config-name=own"]),
         ("own.yaml", "defaults: [config]\nx: pkg://CANARY\nhydra: {searchpath: ['${x}']}",
          ["--config-name=own"]),
+        ("own.yaml", "defaults: [config, _self_]\n"
+         "hydra: {searchpath: '${oc.decode:\"[pkg://CANARY]\"}'}", ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nx: ['pkg://CANARY']\nhydra: {searchpath: '${x}'}",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nx: {searchpath: ['pkg://CANARY']}\nhydra: ${x}",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nhydra: '${oc.create:{searchpath:[pkg://CANARY]}}'",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nhydra: {searchpath: 'pkg://CANARY'}",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config]\nhydra: {searchpath: {x: 'pkg://CANARY'}}",
+         ["--config-name=own"]),
+        ("own.yaml", "# @package hydra\ndefaults: [/config]\nsearchpath: ['pkg://CANARY']",
+         ["--config-name=own"]),
+        ("own.yaml", "defaults: [config, 'pkg://CANARY/x']", ["--config-name=own"]),
+        ("own.yaml", "defaults: ['pkg://CANARY/x', config]", ["--config-name=own"]),
+        ("exp/own.yaml", "defaults: [/more/own@_global_]", ["+exp=own"]),
+        ("exp/own.yaml", "hydra: {searchpath: '${oc.decode:\"[pkg://CANARY]\"}'}", ["+exp=own"]),
+        ("hydra/env/own.yaml", "# @package hydra\nsearchpath: ['pkg://CANARY']",
+         ["hydra/env=own"]),
+        ("exp/own.yaml", "hydra: {overrides: {hydra: ['hydra.searchpath=[pkg://CANARY]']}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "hydra: {overrides: {task: ['hydra.searchpath=[pkg://CANARY]']}}",
+         ["+exp=own"]),
+        ("exp/own.yaml", "x: ['hydra.searchpath=[pkg://CANARY]']\n"
+         "hydra: {overrides: {task: '${x}', hydra: '${x}'}}", ["+exp=own"]),
         ("hydra/launcher/own.yaml", "# @package hydra.launcher\n_target_: CANARY.run",
          ["hydra/launcher=own"]),
         ("hydra/launcher/own.yaml", "_target_: CANARY.run", ["hydra/launcher=own"]),
@@ -291,7 +326,58 @@ def test_a_hostile_file(attack, tmp_path, file, text, arguments, multirun):
     path.parent.mkdir(parents=True)
     text = text.replace("HERE", TARGET).replace("CANARY", CANARY)
     path.write_text(f"# @package _global_\n{text}\n" if file.startswith("exp") else text)
+    more = tmp_path / "mine" / "more" / "own.yaml"
+    more.parent.mkdir()
+    more.write_text(f"hydra: {{searchpath: ['pkg://{CANARY}']}}")
     assert not attack(*multirun, "--config-dir", str(tmp_path / "mine"), *arguments)
+
+
+ELSEWHERE = [
+    "hydra: {run: {dir: HERE}, sweep: {dir: HERE}}",
+    "hydra: {run: {dir: .., subdir: x}, sweep: {dir: ..}}",
+    "hydra: {run: {dir: x/../..}, sweep: {dir: x/../..}}",
+    "name: HERE\nhydra: {run: {dir: '${name}'}, sweep: {dir: '${name}'}}",
+    "hydra: {sweep: {subdir: HERE}}",
+    "hydra: {output_subdir: dask}",
+    "hydra: {run: {dir: HERE}, sweep: {dir: HERE}, overrides: {hydra: [hydra.run.dir=HERE]}}",
+    "hydra: {run: {dir: '${hydra:runtime.cwd}/..'}, sweep: {dir: '${hydra:runtime.cwd}/..'}}",
+    "hydra: {launcher: {output_subdir: ../dask}}",
+    "hydra: {launcher: {folder: HERE}}",
+]
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_file_does_not_say_that_hydra_writes_elsewhere(attack, tmp_path, text, multirun):
+    victim = tmp_path / "home" / "dask" / "config.yaml"
+    victim.parent.mkdir(parents=True)
+    victim.write_text("as it was")
+    file = tmp_path / "mine" / "exp" / "own.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\n{text.replace('HERE', str(victim.parent))}\n")
+    assert not attack(*multirun, "--config-dir", str(tmp_path / "mine"), "+exp=own")
+    assert victim.read_text() == "as it was"
+
+
+def test_the_values_of_a_job_do_not_say_that_it_writes_elsewhere(attack):
+    for name in ("../x", "/tmp/x"):
+        assert not attack("-m", f"name=a,{name}", "hydra.sweep.subdir=${name}", "seed=1")
+        assert not attack("-m", f"name=a,{name}", "hydra.sweep.subdir='${hydra:job.num}${name}/..'")
+
+
+def test_the_command_line_says_where_hydra_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame, "outlast", lambda: None)
+    monkeypatch.setattr(train, "train", lambda config, **given: None)
+    monkeypatch.chdir(tmp_path)
+    for out in (tmp_path / "out", "../out"):
+        mlp_jax.run("tracking=none", f"hydra.run.dir={out}", "hydra.output_subdir=.hydra")
+    file = tmp_path / "exp" / "own.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\nhydra: {run: {dir: 'own/${optimizer.name}/${seed}'}}")
+    mlp_jax.run("--config-dir=.", "+exp=own", "tracking=none", "hydra.output_subdir=.hydra")
+    assert (tmp_path / "own/gradient_descent/0/.hydra/config.yaml").exists()
+    assert (tmp_path / "out/.hydra/config.yaml").exists()
+    assert (tmp_path.parent / "out/.hydra/config.yaml").exists()
 
 
 # --- pickle ------------------------------------------------------------------------------------

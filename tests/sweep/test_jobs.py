@@ -37,7 +37,7 @@ class Sweep:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
         self.num_loaded = 0
-        self.composer = Composer(self.load)
+        self.composer = Composer(self.load, master.hydra.overrides.hydra)
 
     def load(self, overrides: list[str]) -> DictConfig:
         self.num_loaded += 1
@@ -83,6 +83,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Swe
         ("+exp=linked seed={seed} optimizer.learning_rate={rate}", 1),
         ("data.seed={seed} seed=5 data.seed=2 model.l2={rate}", 1),
         ("model.hidden_sizes=[{seed}1,4] model.l2={rate} name=x{seed} batch_size={seed}1", 1),
+        ("batch_size='{seed}1' model.l1={rate}", 1),
         ("seed='{seed}' model.l1={rate} model.class_weights=[1,{rate}]", 1),
         ("model.activation=relu num_epochs=null num_steps={seed}1", 1),
         ("optimizer.name=gradient_descent name=${{seed}}{seed} seed={seed}", 2),
