@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 @dataclass
 class GridConf:
     _target_: str = "hydra_plugins.mlp_jax.sweepers.GridSweeper"
-    params: Optional[dict[str, str]] = None
+    params: Optional[dict[str, str]] = field(default_factory=dict)
     """Overrides of every sweep, KEY: VALUES; the command line comes after them."""
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -36,12 +37,22 @@ def run(*arguments: str, quiet: bool = True) -> Any:
     to be `quiet`. Raises `UserError` for a mistake in the arguments, before anything is written,
     `RunError` for a run that fails, `KeyboardInterrupt` for one that was stopped.
 
+    What MLflow, JAX and XLA read from the environment (MLFLOW_…, JAX_…, NPROC, XLA_FLAGS) is set in
+    `os.environ` where you have not set it, and stays: threads that deliver runs go on reading it.
+    Set there yourself what another use of MLflow or JAX in this process needs to be otherwise.
+
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as root:
     ...     result = run("+exp=xor", "num_epochs=9", "tracking=none", f"checkpoint.root={root}")
     >>> result.problem.num_steps
     9
     """
+    for given in arguments:
+        if not isinstance(given, str):
+            raise UserError(
+                f"{textwrap.shorten(str(given), 80)}: overrides are texts KEY=VALUE, each an "
+                'argument of its own: run("+exp=xor", "seed=1"), or run(*OVERRIDES) of a list.'
+            )
     return frame.call(_command(arguments, quiet), arguments)
 
 

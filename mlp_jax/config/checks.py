@@ -33,6 +33,8 @@ def to_experiment(composed: DictConfig) -> Experiment:
         raise _not_set(missing[0])
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Experiment)
+    if isinstance(config.batch_size, str) and config.batch_size.isdecimal():
+        config.batch_size = int(config.batch_size)  # as OmegaConf reads the keys that are numbers
     validate(config)
     _validate_together(config)
     return config

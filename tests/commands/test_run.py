@@ -1,9 +1,11 @@
 """The command from Python, and the list of commands."""
 
+import inspect
 import logging
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,13 +51,27 @@ def test_a_run_from_python_is_continued_and_is_that_of_the_command() -> None:
         (["batch_size=5", *SHORT], "there are 4 training examples"),
         (["-m", "seed=0,-1"], "seed=-1: must be a whole number"),
         (["seed=0,1"], "seed=0,1: "),
+        (["-m", "seed=0,1", "sweep.halvings=9"], "needs 512 log points, there are 100"),
+        (["-m", "seed=0,1", "num_epochs=150", "sweep.halvings=7"], "there are 75"),
+        (["-m", "seed=0,1", "num_epochs=null", "num_steps=90", "log_every=50", "sweep.halvings=2"],
+         "sweep.halvings=2: needs 4 log points, there are 2"),
+        (["-m", "seed=0,1", "population.exact=true", "sweep.halvings=2"], "cannot be halved"),
+        (["hydra/sweeper=basic", "+hydra.sweeper.params.seed=1"], "stands below one that is null"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_raised(tmp_path: Path, arguments: list[str], error: str) -> None:
     with pytest.raises(UserError) as raised:
         mlp.run(*arguments)
     assert error in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [5, ["+exp=xor"], None])
+def test_an_argument_is_a_text(wrong: Any) -> None:
+    unchecked = inspect.unwrap(mlp.run)  # the types, which these tests have checked
+    with pytest.raises(UserError) as raised:
+        unchecked("+exp=xor", wrong)
+    assert str(raised.value).startswith(f"{wrong}: overrides are texts KEY=VALUE")
 
 
 def test_a_run_that_fails_raises() -> None:
@@ -70,6 +86,12 @@ def test_a_sweep_from_python(multirun: str, capfd: pytest.CaptureFixture[str]) -
     assert all(0 < job.return_value < 1 for job in jobs)
     assert len(list(Path("multirun").glob("*/*/?/.hydra/config.yaml"))) == 2
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_sweeper_is_given_is_swept_over() -> None:
+    jobs = mlp.run("-m", *SHORT, "hydra/sweeper=random", "hydra.sweeper.num_trials=2",
+                   "+hydra.sweeper.params.seed=5")  # fmt: skip
+    assert [job.overrides[0] for job in jobs] == ["seed=5", "seed=5"]
 
 
 def test_the_time_of_a_sweep_is_taken_once() -> None:
