@@ -19,7 +19,6 @@ from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.durable import rundir
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import machine
-from mlp_jax.tracking import store
 
 if TYPE_CHECKING:
     from mlp_jax.data import Dataset
@@ -92,7 +91,9 @@ def train(config: Experiment, arguments: Sequence[str], quiet: bool) -> "Result"
     _pin_if_deterministic([config])
     rundir.check_root(config.checkpoint.root)
     if config.tracking.name != "none":  # a mistake in it is told before the data is read
-        store.check(config.tracking.uri)
+        from mlp_jax.tracking import check
+
+        check(config.tracking.uri)
     from mlp_jax import data
 
     dataset = data.load(config.data)

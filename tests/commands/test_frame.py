@@ -441,11 +441,11 @@ def test_nothing_is_recorded_of_a_config_that_does_not_fit(command: Command) -> 
         ("table.csv", b"a,b,c\n", "no rows"),
         ("table.csv", CSV.encode()[:40] + b"1,2,3,4,5\n", "cannot be read"),
         ("table.csv", b"\xff\xfe\x00" * 50, "table.csv"),
-        ("table.csv", CSV.replace("c", "d", 1).encode(), "data.target=c: no such column"),
+        ("table.csv", CSV.replace("c", "d", 1).encode(), "data.target=c: 'c' is no column of"),
         ("table.npz", b"PK\x03\x04 cut off", "table.npz"),
         ("table.parquet", b"PAR1 cut off", "table.parquet"),
-        ("table.xlsx", b"", "must end in .csv, .parquet, .npz"),
-        ("table.csv/", None, "Is a directory"),
+        ("table.xlsx", b"", "must end in .csv, "),
+        ("table.csv/", None, "is a directory, not a file"),
     ],
 )
 def test_a_bad_table(
