@@ -164,7 +164,9 @@ def resume(
     return experiment.run(config, _console(quiet), _line(arguments), directory)
 
 
-def rerun(name: str, overrides: list[str], arguments: Sequence[str], quiet: bool) -> None:
+def rerun(
+    name: str, overrides: list[str], arguments: Sequence[str] = (), quiet: bool = False
+) -> None:
     """Repeats a run; its directory is looked for first, then the tracking store."""
     given = dict(text.partition("=")[::2] for text in overrides)
     if odd := given.keys() - {"checkpoint.root", "tracking.uri"}:

@@ -149,7 +149,7 @@ def test_the_recorded_model_predicts_what_the_run_did(xor):
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
     prediction = model.predict(x)
-    assert prediction["prediction"].tolist() == ["0", "1", "1", "0"]
+    assert prediction["prediction"].tolist() == [0, 1, 1, 0]
     y_hat = summary.outputs(result, x)[:, 0]
     np.testing.assert_allclose(prediction["probability_1"], y_hat, rtol=1e-6)
 
@@ -205,7 +205,7 @@ def test_a_run_that_diverges_fails_at_its_step_and_keeps_what_was_finite():
     assert recorded.info.status == "FAILED"
     assert "diverged" in recorded.data.tags["error"]
     assert recorded.data.tags["diverged_at"] == "4"
-    assert [path.name for path in Path("runs").glob("*/checkpoints/*")] == ["0000000003"]
+    assert [path.name for path in Path("runs").glob("*/checkpoints/*")] == ["0000000003.npz"]
 
 
 def test_a_wrong_gradient_stops_the_run_before_it_begins(monkeypatch):
