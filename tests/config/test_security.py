@@ -360,7 +360,7 @@ def test_a_file_does_not_say_that_hydra_writes_elsewhere(attack, tmp_path, text,
 
 
 def test_the_values_of_a_job_do_not_say_that_it_writes_elsewhere(attack):
-    for name in ("../x", "/tmp/x"):
+    for name in ("../x", "/x"):
         assert not attack("-m", f"name=a,{name}", "hydra.sweep.subdir=${name}", "seed=1")
         assert not attack("-m", f"name=a,{name}", "hydra.sweep.subdir='${hydra:job.num}${name}/..'")
 
