@@ -65,17 +65,18 @@ def our_loop(work: Work) -> Callable[[], object]:
 
 
 def torch_loop(work: Work, num_steps: int, num_threads: int) -> Callable[[], object]:
-    """The same training in PyTorch, eager, as its tutorials write it."""
+    """The same training in PyTorch, eager, as its tutorials write it, on the device of JAX."""
     import torch
     from torch import nn
 
+    device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
     torch.manual_seed(0)
     layers: list[Any] = []
     for n_in, n_out in zip(work.sizes[:-1], work.sizes[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), nn.Sigmoid()]
-    model = nn.Sequential(*layers[:-1])
+    model = nn.Sequential(*layers[:-1]).to(device)
     part = examples(work)
-    x, y = (torch.from_numpy(np.array(array)) for array in part)
+    x, y = (torch.from_numpy(np.array(array)).to(device) for array in part)
     loss: Any = nn.BCEWithLogitsLoss()
     if work.sizes[-1] > 1:
         y, loss = y.argmax(dim=1), nn.CrossEntropyLoss()
@@ -89,12 +90,14 @@ def torch_loop(work: Work, num_steps: int, num_threads: int) -> Callable[[], obj
                 batch_x, batch_y = x, y
             else:
                 if step % steps_per_epoch == 0:
-                    order = torch.randperm(work.num_examples)
+                    order = torch.randperm(work.num_examples, device=device)
                 at = step % steps_per_epoch * work.batch_size
                 rows = order[at : at + work.batch_size]
                 batch_x, batch_y = x[rows], y[rows]
             optimizer.zero_grad()
             loss(model(batch_x), batch_y).backward()
             optimizer.step()
+        if device.type == "cuda":  # its kernels run on after the call
+            torch.cuda.synchronize()
 
     return run
