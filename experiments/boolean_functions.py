@@ -19,16 +19,9 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.boolean import (
-    boolean,
-    boolean_padded,
-    fewest_hidden_units,
-    linearly_separable,
-    parity,
-    truth_tables,
-    vertices,
-)
+from mlp_jax.core.boolean import boolean, boolean_padded, num_inputs_of, parity, vertices
 from mlp_jax.core.network import Params, apply
+from mlp_jax.errors import UserError
 
 STEP = ACTIVATIONS["step"]
 SEPARABLE = {1: 4, 2: 14, 3: 104, 4: 1882}
@@ -46,6 +39,78 @@ def values(params: Params, x: Array) -> Array:
 def exact(tables: Array, x: Array) -> Array:
     """Which of the constructed networks equal their truth table at all vertices."""
     return jax.vmap(lambda table: jnp.all(values(boolean_padded(table), x) == table))(tables)
+
+
+def truth_tables(num_inputs: int) -> Bool[np.ndarray, "functions vertices"]:
+    """Every Boolean function of 1 to 4 inputs; bit i of row k's number k is its value at vertex i.
+
+    >>> truth_tables(1).astype(int).tolist()
+    [[0, 0], [1, 0], [0, 1], [1, 1]]
+    """
+    if not 1 <= num_inputs <= 4:
+        raise UserError(f"all functions of {num_inputs} inputs: allowed are 1 to 4 inputs.")
+    numbers = np.arange(2**2**num_inputs)[:, None]
+    return (numbers >> np.arange(2**num_inputs) & 1).astype(bool)
+
+
+def linearly_separable(
+    tables: Bool[np.ndarray, "functions vertices"],
+) -> Bool[np.ndarray, " functions"]:
+    """Which Boolean functions one perceptron can represent, of at most 7 inputs.
+
+    A function is not linearly separable if x + x' = y + y' for some x, x' where it is true and
+    y, y' where it is false. For up to 7 inputs the converse holds as well: linear programs find
+    weights for every other function. Muroga 1971, "Threshold logic and its applications".
+
+    >>> np.flatnonzero(~linearly_separable(truth_tables(2))).tolist()  # XOR and its complement
+    [6, 9]
+    """
+    num_inputs = num_inputs_of(tables.shape[1])
+    if num_inputs > 7:
+        raise UserError(f"linear separability of functions of {num_inputs} inputs: at most 7.")
+    first, second = np.triu_indices(2**num_inputs)
+    v = vertices(num_inputs)
+    sums = (v[first] + v[second]) @ 3 ** np.arange(num_inputs)  # x + x' as a number in base 3
+
+    def sums_of(tables: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(tables), 3**num_inputs), bool)
+        function, pair = np.nonzero(tables[:, first] & tables[:, second])
+        found[function, sums[pair].astype(int)] = True
+        return found
+
+    return ~(sums_of(tables) & sums_of(~tables)).any(axis=1)
+
+
+def fewest_hidden_units(num_inputs: int) -> np.ndarray:
+    """The fewest `step` units in one hidden layer that represent each function of 1 to 3 inputs.
+
+    By exhaustion over the linearly separable functions of the inputs for the hidden units and of
+    the hidden units for the output. The order is that of `truth_tables`.
+
+    >>> fewest_hidden_units(2).tolist()
+    [1, 1, 1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    """
+    if not 1 <= num_inputs <= 3:
+        raise UserError(f"fewest hidden units for {num_inputs} inputs: allowed are 1 to 3 inputs.")
+
+    def separable(num_inputs: int) -> np.ndarray:
+        tables = truth_tables(num_inputs)
+        return tables[linearly_separable(tables)]
+
+    # A unit and its complement serve alike, because the output may complement its inputs.
+    units = separable(num_inputs)
+    units = units[~units[:, 0]]
+    place_values = 2 ** np.arange(2**num_inputs)
+    fewest = np.zeros(2**2**num_inputs, int)
+    num_units = 0
+    while not fewest.all():
+        num_units += 1
+        chosen = np.array(list(itertools.combinations(range(len(units)), num_units)))
+        hidden = np.moveaxis(units[chosen], 1, -1) @ 2 ** np.arange(num_units)
+        for output in separable(num_units):
+            functions = np.unique(output[hidden] @ place_values)
+            fewest[functions[fewest[functions] == 0]] = num_units
+    return fewest
 
 
 def regular_functions(num_inputs: int) -> Bool[np.ndarray, "functions vertices"]:

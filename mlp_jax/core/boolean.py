@@ -4,7 +4,6 @@ Their `params` are ordinary ones for a network with the activation `step`; the o
 the logit is ≥ 0. Minsky & Papert 1969, "Perceptrons".
 """
 
-import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -57,10 +56,10 @@ def boolean_padded(truth_table: Bool[Array, " vertices"]) -> Params:
 
     The units that a function does not need come last and never fire.
 
-    >>> jax.vmap(boolean_padded)(jnp.asarray(truth_tables(3)))[0].W.shape
-    (256, 4, 3)
+    >>> jax.vmap(boolean_padded)(jnp.array([[False, True], [True, True]]))[0].W.shape
+    (2, 1, 1)
     """
-    num_inputs = _num_inputs(truth_table.shape[0])
+    num_inputs = num_inputs_of(truth_table.shape[0])
     max_units = truth_table.shape[0] // 2
     complemented = jnp.sum(truth_table) > max_units
     in_class = truth_table ^ complemented
@@ -104,19 +103,7 @@ def vertices(num_inputs: int) -> Float[np.ndarray, "vertices n_0"]:
     return (numbers >> np.arange(num_inputs)[::-1] & 1).astype(float)
 
 
-def truth_tables(num_inputs: int) -> Bool[np.ndarray, "functions vertices"]:
-    """Every Boolean function of 1 to 4 inputs; bit i of row k's number k is its value at vertex i.
-
-    >>> truth_tables(1).astype(int).tolist()
-    [[0, 0], [1, 0], [0, 1], [1, 1]]
-    """
-    if not 1 <= num_inputs <= 4:
-        raise UserError(f"all functions of {num_inputs} inputs: allowed are 1 to 4 inputs.")
-    numbers = np.arange(2**2**num_inputs)[:, None]
-    return (numbers >> np.arange(2**num_inputs) & 1).astype(bool)
-
-
-def _num_inputs(num_vertices: int) -> int:
+def num_inputs_of(num_vertices: int) -> int:
     num_inputs = num_vertices.bit_length() - 1
     if num_inputs < 1 or num_vertices != 2**num_inputs:
         raise UserError(
@@ -125,63 +112,3 @@ def _num_inputs(num_vertices: int) -> int:
         )
     check_weights(f"a truth table of n={num_inputs} inputs", num_inputs * 2 ** (num_inputs - 1))
     return num_inputs
-
-
-def linearly_separable(
-    tables: Bool[np.ndarray, "functions vertices"],
-) -> Bool[np.ndarray, " functions"]:
-    """Which Boolean functions one perceptron can represent, of at most 7 inputs.
-
-    A function is not linearly separable if x + x' = y + y' for some x, x' where it is true and
-    y, y' where it is false. For up to 7 inputs the converse holds as well: linear programs find
-    weights for every other function. Muroga 1971, "Threshold logic and its applications".
-
-    >>> np.flatnonzero(~linearly_separable(truth_tables(2))).tolist()  # XOR and its complement
-    [6, 9]
-    """
-    num_inputs = _num_inputs(tables.shape[1])
-    if num_inputs > 7:
-        raise UserError(f"linear separability of functions of {num_inputs} inputs: at most 7.")
-    first, second = np.triu_indices(2**num_inputs)
-    v = vertices(num_inputs)
-    sums = (v[first] + v[second]) @ 3 ** np.arange(num_inputs)  # x + x' as a number in base 3
-
-    def sums_of(tables: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(tables), 3**num_inputs), bool)
-        function, pair = np.nonzero(tables[:, first] & tables[:, second])
-        found[function, sums[pair].astype(int)] = True
-        return found
-
-    return ~(sums_of(tables) & sums_of(~tables)).any(axis=1)
-
-
-def fewest_hidden_units(num_inputs: int) -> np.ndarray:
-    """The fewest `step` units in one hidden layer that represent each function of 1 to 3 inputs.
-
-    By exhaustion over the linearly separable functions of the inputs for the hidden units and of
-    the hidden units for the output. The order is that of `truth_tables`.
-
-    >>> fewest_hidden_units(2).tolist()
-    [1, 1, 1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1]
-    """
-    if not 1 <= num_inputs <= 3:
-        raise UserError(f"fewest hidden units for {num_inputs} inputs: allowed are 1 to 3 inputs.")
-
-    def separable(num_inputs: int) -> np.ndarray:
-        tables = truth_tables(num_inputs)
-        return tables[linearly_separable(tables)]
-
-    # A unit and its complement serve alike, because the output may complement its inputs.
-    units = separable(num_inputs)
-    units = units[~units[:, 0]]
-    place_values = 2 ** np.arange(2**num_inputs)
-    fewest = np.zeros(2**2**num_inputs, int)
-    num_units = 0
-    while not fewest.all():
-        num_units += 1
-        chosen = np.array(list(itertools.combinations(range(len(units)), num_units)))
-        hidden = np.moveaxis(units[chosen], 1, -1) @ 2 ** np.arange(num_units)
-        for output in separable(num_units):
-            functions = np.unique(output[hidden] @ place_values)
-            fewest[functions[fewest[functions] == 0]] = num_units
-    return fewest

@@ -12,6 +12,8 @@ from scipy.optimize import linprog
 from scipy.special import expit
 
 from experiments import boolean_functions
+from experiments.boolean_functions import fewest_hidden_units, linearly_separable, truth_tables
+from experiments.several_inputs import Ridge, approximate_by_grids, approximate_ridges
 from mlp_jax.core import boolean as logic
 from mlp_jax.core import towers
 from mlp_jax.core.activations import ACTIVATIONS
@@ -33,7 +35,7 @@ def fires(params, x):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_every_boolean_function_is_exact_in_one_compiled_call(n):
-    tables = logic.truth_tables(n)
+    tables = truth_tables(n)
     assert len(np.unique(tables, axis=0)) == 2**2**n
 
     def computed(table):
@@ -44,7 +46,7 @@ def test_every_boolean_function_is_exact_in_one_compiled_call(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_hidden_units_are_the_smaller_class(n):
-    for table in logic.truth_tables(n):
+    for table in truth_tables(n):
         params = logic.boolean(table)
         units = params[0].b.size
         assert units == max(1, min(table.sum(), (~table).sum())) <= 2 ** (n - 1)
@@ -60,7 +62,7 @@ def test_larger_boolean_functions_are_exact(n, true_fraction):
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_every_pre_activation_is_half_away_from_the_threshold(n):
-    for params in (logic.parity(n), *map(logic.boolean, logic.truth_tables(n)[:: 2**n])):
+    for params in (logic.parity(n), *map(logic.boolean, truth_tables(n)[:: 2**n])):
         for x in jnp.asarray(logic.vertices(n)):
             zs, _ = forward(params, x, STEP)
             assert min(jnp.abs(z).min() for z in zs) == 0.5
@@ -68,7 +70,7 @@ def test_every_pre_activation_is_half_away_from_the_threshold(n):
 
 def test_vertices_count_in_binary_and_bit_i_of_a_function_is_its_value_at_vertex_i():
     np.testing.assert_array_equal(logic.vertices(2), [[0, 0], [0, 1], [1, 0], [1, 1]])
-    np.testing.assert_array_equal(logic.truth_tables(2)[0b1000], [0, 0, 0, 1])  # AND
+    np.testing.assert_array_equal(truth_tables(2)[0b1000], [0, 0, 0, 1])  # AND
 
 
 @pytest.mark.parametrize("n", range(1, 13))
@@ -80,7 +82,7 @@ def test_parity_with_n_units(n):
 
 @pytest.mark.parametrize(("n", "count"), [(1, 4), (2, 14), (3, 104), (4, 1882)])
 def test_number_of_linearly_separable_functions(n, count):
-    assert logic.linearly_separable(logic.truth_tables(n)).sum() == count
+    assert linearly_separable(truth_tables(n)).sum() == count
 
 
 def one_perceptron_fits(table):
@@ -103,7 +105,7 @@ def test_linear_separability_against_linear_programs(n, count):
     """
     tables = boolean_functions.regular_functions(n)
     expected = [one_perceptron_fits(table) for table in tables]
-    np.testing.assert_array_equal(logic.linearly_separable(tables), expected)
+    np.testing.assert_array_equal(linearly_separable(tables), expected)
     assert boolean_functions.count_separable(n) == count
 
 
@@ -111,7 +113,7 @@ def test_linear_separability_against_linear_programs(n, count):
     ("n", "counts"), [(1, {1: 4}), (2, {1: 14, 2: 2}), (3, {1: 104, 2: 150, 3: 2})]
 )
 def test_fewest_hidden_units(n, counts):
-    fewest = logic.fewest_hidden_units(n)
+    fewest = fewest_hidden_units(n)
     assert dict(zip(*np.unique(fewest, return_counts=True), strict=True)) == counts
     parity = logic.vertices(n).sum(axis=1) % 2
     assert fewest[int(parity @ 2 ** np.arange(2**n))] == n
@@ -217,9 +219,7 @@ def mean_error_of_cells(num_cells):
 
 @pytest.mark.parametrize(("num_cells", "mean_error"), [(10, 0.05232), (20, 0.02617)])
 def test_one_grid_of_towers_never_converges_in_the_sup_norm(num_cells, mean_error):
-    g = towers.approximate_by_grids(
-        product_of_waves, **SQUARE, lipschitz=np.pi, num_cells=num_cells
-    )
+    g = approximate_by_grids(product_of_waves, **SQUARE, lipschitz=np.pi, num_cells=num_cells)
     assert g.num_towers == num_cells**2
     assert g.sup_error == pytest.approx(1, abs=1e-6)
     centres = (np.arange(200) + 0.5) / 200
@@ -231,7 +231,7 @@ def test_one_grid_of_towers_never_converges_in_the_sup_norm(num_cells, mean_erro
 
 @pytest.mark.parametrize(("num_cells", "num_grids"), [(6, 3), (10, 8), (20, 16)])
 def test_the_average_of_shifted_grids_converges(num_cells, num_grids):
-    g = towers.approximate_by_grids(
+    g = approximate_by_grids(
         product_of_waves, **SQUARE, lipschitz=np.pi, num_cells=num_cells, num_grids=num_grids
     )
     bound = np.pi * math.sqrt(2) / (2 * num_cells) + 2 / num_grids
@@ -244,7 +244,7 @@ def test_grids_of_unequal_sides():
     def plane(x):
         return x[:, 0] + 0.1 * x[:, 1]
 
-    g = towers.approximate_by_grids(
+    g = approximate_by_grids(
         plane, lower=(-1, 0), upper=(1, 20), lipschitz=1.01, num_cells=8, num_grids=4
     )
     one_wrong = np.abs(plane(np.array([[1, 20]]))) * 2 / 4
@@ -255,14 +255,14 @@ def sine(s):
     return np.sin(np.pi * s)
 
 
-WAVES = (towers.Ridge((1, 1), sine, np.pi, (0.5,)), towers.Ridge((1, -1), sine, np.pi, (0.5,)))
+WAVES = (Ridge((1, 1), sine, np.pi, (0.5,)), Ridge((1, -1), sine, np.pi, (0.5,)))
 
 
 @pytest.mark.parametrize(
     ("eps", "num_hidden", "achieved"), [(0.1, 68, 0.0589), (0.05, 138, 0.0324), (0.01, 698, 0.0060)]
 )
 def test_ridges_with_one_hidden_layer(eps, num_hidden, achieved):
-    g = towers.approximate_ridges(WAVES, **SQUARE, eps=eps)
+    g = approximate_ridges(WAVES, **SQUARE, eps=eps)
     assert len(g.params) == 2
     assert g.params[0].W.shape == (num_hidden, 2)
     u = np.linspace(0, 1, 401)
@@ -274,10 +274,10 @@ def test_ridges_with_one_hidden_layer(eps, num_hidden, achieved):
 
 def test_ridges_from_three_inputs_to_two_outputs():
     ridges = (
-        towers.Ridge((1, 2, -1), np.tanh, 1, (1, -3)),
-        towers.Ridge((0, 1, 1), np.abs, 1, (0.5, 0)),
+        Ridge((1, 2, -1), np.tanh, 1, (1, -3)),
+        Ridge((0, 1, 1), np.abs, 1, (0.5, 0)),
     )
-    g = towers.approximate_ridges(ridges, (-1, 0, 2), (1, 1, 3), eps=0.1)
+    g = approximate_ridges(ridges, (-1, 0, 2), (1, 1, 3), eps=0.1)
     x = np.random.default_rng(0).uniform((-1, 0, 2), (1, 1, 3), size=(2000, 3))
     t, r = np.tanh(x @ [1, 2, -1]), np.abs(x @ [0, 1, 1])
     y = np.stack([t + r / 2, -3 * t], axis=1)
@@ -295,7 +295,7 @@ def approximate(**changes):
 
 def by_grids(**changes):
     arguments = {"f": product_of_waves, "lipschitz": 4, "num_cells": 5} | SQUARE | changes
-    return towers.approximate_by_grids(**arguments)
+    return approximate_by_grids(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -321,17 +321,17 @@ def by_grids(**changes):
         (lambda: logic.boolean(np.zeros(2**21)), "n=21 inputs .* 22,020,096 .* at most 16,777,216"),
         (lambda: logic.parity(0), "parity of 0 inputs: at least 1"),
         (lambda: logic.parity(5000), "n=5000 inputs takes .* 25,000,000 weights; at most"),
-        (lambda: logic.truth_tables(5), "all functions of 5 inputs: allowed are 1 to 4"),
-        (lambda: logic.fewest_hidden_units(4), "for 4 inputs: allowed are 1 to 3"),
-        (lambda: logic.linearly_separable(np.zeros((1, 256), bool)), "of 8 inputs: at most 7"),
+        (lambda: truth_tables(5), "all functions of 5 inputs: allowed are 1 to 4"),
+        (lambda: fewest_hidden_units(4), "for 4 inputs: allowed are 1 to 3"),
+        (lambda: linearly_separable(np.zeros((1, 256), bool)), "of 8 inputs: at most 7"),
         (lambda: by_grids(num_cells=0), "num_cells=0 num_grids=1: at least 1"),
         (lambda: by_grids(num_cells=99, num_grids=9), "num_grids=9 takes .* at most 16,777,216"),
         (lambda: by_grids(lipschitz=2), "lipschitz=2: f has slope"),
         (lambda: by_grids(upper=(1, -1)), r"interval \(0, -1\)"),
         (lambda: by_grids(f=lambda x: np.full(len(x), np.inf)), r"= inf: f must be finite"),
-        (lambda: towers.approximate_ridges((), **SQUARE, eps=0.1), "at least one"),
-        (lambda: towers.approximate_ridges(WAVES, (0,), (1,), eps=0.1), "on a box of 1 inputs"),
-        (lambda: towers.approximate_ridges(WAVES, **SQUARE, eps=-1), "eps=-1: must"),
+        (lambda: approximate_ridges((), **SQUARE, eps=0.1), "at least one"),
+        (lambda: approximate_ridges(WAVES, (0,), (1,), eps=0.1), "on a box of 1 inputs"),
+        (lambda: approximate_ridges(WAVES, **SQUARE, eps=-1), "eps=-1: must"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_the_value_and_the_limit(call, message):
