@@ -33,11 +33,16 @@ def replace(file: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    directory = os.open(file.parent, os.O_RDONLY)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Makes what was written to a file, or renamed in a directory, survive a power cut."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(opened)
     finally:
-        os.close(directory)
+        os.close(opened)
 
 
 def write_bytes(file: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Many finished runs written at once: in one transaction, or one by one through the client.
+"""Many finished runs written at once: a few hundred in a transaction, or through the client.
 
 Where the store fails, they are kept in directories as other runs, and delivered later.
 
@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -24,16 +24,15 @@ import numpy as np
 from mlp_jax.errors import RunError, reached, redacted
 from mlp_jax.tracking import facts, store
 from mlp_jax.tracking.facts import RunRecord
-from mlp_jax.tracking.history import Point
-from mlp_jax.tracking.mirror import Mirror, dataset_input
-from mlp_jax.tracking.record import FORM, Record
+from mlp_jax.tracking.mirror import Mirror
+from mlp_jax.tracking.record import FORM, Point, Record
 
-if TYPE_CHECKING:  # these take seconds to import
+if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
-    import sqlalchemy
 
-_KNOWN_SCHEMA = "dc11669786a5"  # MLflow 3.17
-_CHUNK = 200  # runs whose rows are in memory at once
+_CHUNK = 200  # runs whose rows are in memory at once, and in one transaction
+_LOCKED_SECONDS = 20.0
+_STATISTICS = 400  # rows of each table that SQLite looks at to plan its queries
 
 
 class NotWrittenError(RunError):
@@ -53,8 +52,8 @@ def write(
 ) -> list[str]:
     """Writes runs as `tracking.begin` and `Run` do, as children of a parent, and returns their ids.
 
-    A kill at any time leaves all of them or none in an SQLite store; elsewhere those that are
-    complete and at most one that is still RUNNING. Raises `NotWrittenError`.
+    A kill at any time leaves the first ones, each of them complete; where the store is no SQLite
+    file, one more may still be RUNNING. Raises `NotWrittenError`.
     """
     from mlflow.utils.uri import is_local_uri
 
@@ -66,10 +65,13 @@ def write(
             context = facts.context_tags()
             if parent_run_id is not None:
                 context["mlflow.parentRunId"] = parent_run_id
-            if _has_known_schema(client.tracking_uri) and is_local_uri(home.artifact_location):
-                return _insert(client, home, records, context, on_progress)
-            for record in records:
-                run_ids.append(_send(client, experiment, record, context))
+            file = store.known_database(client.tracking_uri)
+            if file is not None and is_local_uri(home.artifact_location):
+                written = _insert(file, home, records, context)
+            else:
+                written = ([_send(client, experiment, each, context)] for each in records)
+            for ids in written:
+                run_ids += ids
                 on_progress(len(run_ids))
     except RunError as error:
         raise NotWrittenError(str(error), run_ids) from error
@@ -84,22 +86,13 @@ def keep(
     `parent_id` is the parent's own id, which is below `root` too or in the store.
     """
     context = facts.context_tags()
+    places = {"uri": redacted(uri), "experiment": experiment, "parent": parent_id}
     root.mkdir(parents=True, exist_ok=True)
     for record in records:
-        id_ = record.id or uuid.uuid4().hex
         with TemporaryDirectory(dir=root, prefix=".") as folder:  # which is no run's
-            place = Path(folder, id_)
-            _keep(
-                place,
-                record,
-                context,
-                id=id_,
-                uri=redacted(uri),
-                experiment=experiment,
-                parent=parent_id,
-                is_temporary=True,
-            ).close()
-            place.rename(root / id_)
+            kept = _keep(Path(folder, "run"), record, context, is_temporary=True, **places)
+            kept.close()
+            kept.directory.rename(root / kept.facts["id"])
 
 
 def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **places: Any) -> Record:
@@ -116,6 +109,7 @@ def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **plac
     kept.history.secure()
     kept.note(  # last: what has no `run.json` is no run
         form=FORM,
+        id=record.id or uuid.uuid4().hex,
         name=record.name,
         status=record.status,
         started=int(time.time() * 1000),  # after the parent
@@ -130,13 +124,9 @@ def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **plac
     return kept
 
 
-def _has_known_schema(uri: str) -> bool:
-    """Of the database; MLflow refuses one that differs from its own, so its tables agree, too."""
-    if not uri.startswith("sqlite:"):
-        return False
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
-        versions = database.execute("SELECT version_num FROM alembic_version").fetchall()
-    return versions == [(_KNOWN_SCHEMA,)]
+def _write_text(text: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 class _Flat(NamedTuple):
@@ -168,185 +158,130 @@ def _flat(record: RunRecord, context: Mapping[str, str]) -> _Flat:
     return _Flat(tags, facts.flat_params(record.params), points)
 
 
-# --- in one transaction ------------------------------------------------------------------------
-
-
-def _insert(
-    client: "mlflow.MlflowClient",
-    experiment: "mlflow.entities.Experiment",
-    records: Sequence[RunRecord],
-    context: Mapping[str, str],
-    on_progress: Callable[[int], None],
-) -> list[str]:
-    """Writes the artifacts, which nothing refers to yet, and then all rows in one transaction."""
-    import sqlalchemy
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
-    # Sorted, so that the tables' indices grow at their ends, which is faster.
-    run_ids = sorted(uuid.uuid4().hex for _ in records)
-    root = Path(local_file_uri_to_path(experiment.artifact_location))
-    engine = sqlalchemy.create_engine(client.tracking_uri, connect_args={"timeout": 20})
-    try:
-        for run_id, record in zip(run_ids, records, strict=True):
-            _write_texts(root / run_id / "artifacts", record.texts)
-        with engine.begin() as connection:
-            # Room for 64 MiB that are not yet written.
-            connection.exec_driver_sql("PRAGMA cache_size=-65536")
-            # Nobody else may add a dataset between the search for it and its insertion.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            dataset_ids = _insert_datasets(connection, experiment.experiment_id, records)
-            for i in range(0, len(records), _CHUNK):
-                chunk = list(zip(run_ids, records, strict=True))[i : i + _CHUNK]
-                for table, rows in _rows(experiment, chunk, context, dataset_ids).items():
-                    _insert_rows(connection, table, rows)
-                on_progress(i + len(chunk))
-    except Exception:
-        for run_id in run_ids:
-            shutil.rmtree(root / run_id, ignore_errors=True)
-        raise
-    finally:
-        engine.dispose()
-    return run_ids
-
-
-def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    for file, text in texts.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        _write_text(text, folder / file)
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _insert_datasets(
-    connection: "sqlalchemy.Connection", experiment_id: str, records: Sequence[RunRecord]
-) -> dict[tuple[str, str], str]:
-    """Each dataset's id in this experiment by its name and digest; new ones are inserted."""
-    import sqlalchemy
-    from mlflow.store.tracking.dbmodels.models import SqlDataset
-
-    used = {(r.data.name, r.data.digest): r.data for r in records if r.data is not None}
-    table = SqlDataset.__table__
-    query = sqlalchemy.select(table).where(table.c.experiment_id == experiment_id)
-    ids = {(row.name, row.digest): row.dataset_uuid for row in connection.execute(query)}
-    for key in used.keys() - ids.keys():
-        ids[key] = uuid.uuid4().hex
-        entity = dataset_input(used[key]).dataset
-        row = {
-            "dataset_uuid": ids[key],
-            "experiment_id": experiment_id,
-            "name": entity.name,
-            "digest": entity.digest,
-            "dataset_source_type": entity.source_type,
-            "dataset_source": entity.source,
-            "dataset_schema": entity.schema,
-            "dataset_profile": entity.profile,
-        }
-        _insert_rows(connection, SqlDataset, [row])
-    return ids
-
-
-def _insert_rows(
-    connection: "sqlalchemy.Connection", table: Any, rows: list[dict[str, Any]]
-) -> None:
-    """As `sqlalchemy.insert` would, without its copy of each row."""
-    if rows:
-        connection.exec_driver_sql(
-            f"INSERT INTO {table.__tablename__} ({', '.join(rows[0])}) "
-            f"VALUES (:{', :'.join(rows[0])})",
-            rows,
-        )
-
-
-def _rows(
-    experiment: "mlflow.entities.Experiment",
-    runs: Sequence[tuple[str, RunRecord]],
-    context: Mapping[str, str],
-    dataset_ids: Mapping[tuple[str, str], str],
-) -> dict[Any, list[dict[str, Any]]]:
-    """The rows of runs, of which each has its id, by their table."""
-    from mlflow.store.tracking.dbmodels import models
-
-    tables: dict[Any, list[dict[str, Any]]] = {
-        table: []
-        for table in (models.SqlRun, models.SqlTag, models.SqlParam, models.SqlMetric,
-                      models.SqlLatestMetric, models.SqlInput, models.SqlInputTag)
-    }  # fmt: skip
-    for run_id, record in runs:
-        flat = _flat(record, context)
-        tags = flat.tags | {"mlflow.runName": record.name}
-        tables[models.SqlRun].append(_run_row(experiment, run_id, record, tags["mlflow.user"]))
-        for table, pairs in ((models.SqlTag, tags), (models.SqlParam, flat.params)):
-            tables[table] += [
-                {"key": key, "value": value, "run_uuid": run_id} for key, value in pairs.items()
-            ]
-        for key, points in flat.points.items():
-            rows = [
-                {"key": key, "timestamp": time, "step": step, "value": value,
-                 "is_nan": False, "run_uuid": run_id}
-                for time, step, value in points
-            ]  # fmt: skip
-            tables[models.SqlMetric] += rows
-            tables[models.SqlLatestMetric].append(rows[-1])
-        if record.data is not None:
-            dataset_id = dataset_ids[record.data.name, record.data.digest]
-            input_id = uuid.uuid4().hex
-            tables[models.SqlInput].append(_input_row(input_id, dataset_id, run_id))
-            tables[models.SqlInputTag] += [
-                {"input_uuid": input_id, "name": tag.key, "value": tag.value}
-                for tag in dataset_input(record.data).tags
-            ]
-    return tables
-
-
-def _run_row(
-    experiment: "mlflow.entities.Experiment", run_id: str, record: RunRecord, user: str
-) -> dict[str, Any]:
-    """As `SqlAlchemyStore.create_run` fills it; what it knows of a source stands in the tags."""
-    return {
-        "run_uuid": run_id,
-        "name": record.name,
-        "experiment_id": experiment.experiment_id,
-        "artifact_uri": f"{experiment.artifact_location}/{run_id}/artifacts",
-        "source_type": "UNKNOWN",
-        "source_name": "",
-        "source_version": "",
-        "entry_point_name": "",
-        "user_id": user,
-        "status": record.status,
-        "start_time": record.start_time,
-        "end_time": record.end_time,
-        "deleted_time": None,
-        "lifecycle_stage": "active",
-    }
-
-
-def _input_row(input_id: str, dataset_id: str, run_id: str) -> dict[str, str]:
-    return {
-        "input_uuid": input_id,
-        "source_type": "DATASET",
-        "source_id": dataset_id,
-        "destination_type": "RUN",
-        "destination_id": run_id,
-    }
-
-
-# --- through the client ------------------------------------------------------------------------
-
-
 def _send(
     client: "mlflow.MlflowClient", experiment: str, record: RunRecord, context: Mapping[str, str]
 ) -> str:
-    with TemporaryDirectory() as folder:
-        kept = _keep(Path(folder), record, context, experiment=experiment, parent=None,
-                     id=record.id or uuid.uuid4().hex)  # fmt: skip
+    """Writes a run through the client."""
+    with (
+        TemporaryDirectory() as folder,
+        closing(_keep(Path(folder), record, context, experiment=experiment, parent=None)) as kept,
+    ):
         try:
             Mirror(kept, client).update()
         except BaseException:
             with suppress(Exception):  # the store may be gone, which the first error says
                 client.set_terminated(kept.facts["run_id"], "FAILED")  # it must not stay RUNNING
             raise
-        finally:
-            kept.close()
         return str(kept.facts["run_id"])
+
+
+# --- into a database ---------------------------------------------------------------------------
+
+_COLUMNS = {
+    "runs": "run_uuid name experiment_id artifact_uri source_type source_name source_version "
+    "entry_point_name user_id status start_time end_time lifecycle_stage",
+    "tags": "run_uuid key value",
+    "params": "run_uuid key value",
+    "metrics": "run_uuid key timestamp step value is_nan",
+    "latest_metrics": "run_uuid key timestamp step value is_nan",
+    "inputs": "input_uuid source_type source_id destination_type destination_id",
+    "input_tags": "input_uuid name value",
+    "datasets": "dataset_uuid experiment_id name digest dataset_source_type dataset_source "
+    "dataset_schema dataset_profile",
+}
+_Rows = dict[str, list[tuple[Any, ...]]]
+"""By their table, their values in the order of `_COLUMNS`."""
+
+
+def _insert(
+    file: Path,
+    home: "mlflow.entities.Experiment",
+    records: Sequence[RunRecord],
+    context: Mapping[str, str],
+) -> Iterator[list[str]]:
+    """Writes the artifacts of a chunk, which nothing refers to yet, and then all of its rows.
+
+    The database is locked only while these are inserted, so that others come in between.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    # Sorted, so that the tables' indices grow at their ends, which is faster.
+    run_ids = sorted(uuid.uuid4().hex for _ in records)
+    root = Path(local_file_uri_to_path(home.artifact_location))
+    with closing(sqlite3.connect(file, _LOCKED_SECONDS, isolation_level=None)) as database:
+        database.execute("PRAGMA cache_size=-65536")  # room for 64 MiB that are not yet written
+        database.execute(f"PRAGMA analysis_limit={_STATISTICS}")
+        dataset_ids = _insert_datasets(database, home.experiment_id, records)
+        for start in range(0, len(records), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            chunk = dict(zip(run_ids[part], records[part], strict=True))
+            try:
+                for run_id, record in chunk.items():
+                    for name, text in record.texts.items():
+                        _write_text(text, root / run_id / "artifacts" / name)
+                rows = _rows(home, chunk, context, dataset_ids)
+                with database:
+                    database.execute("BEGIN IMMEDIATE")
+                    _insert_rows(database, rows)
+                    # Without them the page of a sweep, best first, takes the square of its runs.
+                    database.execute("ANALYZE")
+            except Exception:
+                for run_id in chunk:
+                    shutil.rmtree(root / run_id, ignore_errors=True)
+                raise
+            yield list(chunk)
+
+
+def _insert_datasets(
+    database: sqlite3.Connection, experiment_id: str, records: Sequence[RunRecord]
+) -> dict[tuple[str, str], str]:
+    """Each dataset's id in this experiment by its name and digest; new ones are inserted."""
+    used = {(r.data.name, r.data.digest): r.data for r in records if r.data is not None}
+    with database:
+        database.execute("BEGIN IMMEDIATE")  # nobody else adds one between search and insertion
+        query = "SELECT name, digest, dataset_uuid FROM datasets WHERE experiment_id = ?"
+        found = database.execute(query, [experiment_id])
+        ids = {(name, digest): dataset_id for name, digest, dataset_id in found}
+        for key in used.keys() - ids.keys():
+            ids[key] = uuid.uuid4().hex
+            name, digest, source, schema, profile = used[key]
+            row = (ids[key], experiment_id, name, digest, "local", source, schema, profile)
+            _insert_rows(database, {"datasets": [row]})
+    return ids
+
+
+def _insert_rows(database: sqlite3.Connection, rows: _Rows) -> None:
+    for table, values in rows.items():
+        columns = _COLUMNS[table].split()
+        places = ", ".join("?" * len(columns))
+        command = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+        database.executemany(command, values)
+
+
+def _rows(
+    home: "mlflow.entities.Experiment",
+    runs: Mapping[str, RunRecord],
+    context: Mapping[str, str],
+    dataset_ids: Mapping[tuple[str, str], str],
+) -> _Rows:
+    """The rows of runs by their ids; what MLflow knows of a run's source stands in the tags."""
+    rows: _Rows = {table: [] for table in _COLUMNS if table != "datasets"}
+    for run_id, record in runs.items():
+        flat = _flat(record, context)
+        place = f"{home.artifact_location}/{run_id}/artifacts"
+        rows["runs"].append((
+            run_id, record.name, home.experiment_id, place, "UNKNOWN", "", "", "",
+            flat.tags["mlflow.user"], record.status, record.start_time, record.end_time, "active",
+        ))  # fmt: skip
+        tags = flat.tags | {"mlflow.runName": record.name}
+        for table, pairs in (("tags", tags), ("params", flat.params)):
+            rows[table] += [(run_id, *pair) for pair in pairs.items()]
+        for key, points in flat.points.items():
+            rows["metrics"] += [(run_id, key, *point, False) for point in points]
+            rows["latest_metrics"].append((run_id, key, *points[-1], False))
+        if record.data is not None:
+            dataset_id = dataset_ids[record.data.name, record.data.digest]
+            input_id = uuid.uuid4().hex
+            rows["inputs"].append((input_id, "DATASET", dataset_id, "RUN", run_id))
+            rows["input_tags"].append((input_id, "mlflow.data.context", "training"))
+    return rows

@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlp_jax.errors import UserError
-from mlp_jax.tracking import liveness, recovery, store
+from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking.mirror import MAX_METRICS, Mirror
 from mlp_jax.tracking.record import Record
 
@@ -51,8 +51,8 @@ class Live:
         self._is_urgent = True
         self._num_failures = 0  # in a row
         self._retry_at = 0.0
-        self._has_begun = self._has_warned = self._is_closing = self._is_abandoned = False
-        self._is_done = False
+        self._has_begun = self._has_warned = False
+        self._is_closing = self._is_done = self._is_abandoned = False
         self._refusal: UserError | None = None
         self._earlier_runs: Iterator[str] | None = self._deliver_earlier_runs()
         self._beat_at = self._secured_at = time.monotonic()
@@ -76,25 +76,24 @@ class Live:
         """
         self._thread.start()
         # An SQLite file is here, and creating it takes seconds, once.
-        patience = None if self._uri.startswith("sqlite:") else _BEGIN_SECONDS
+        patience = None if store.sqlite_file(self._uri) else _BEGIN_SECONDS
         with self._changed:
             self._changed.wait_for(lambda: self._mirror or self._num_failures, patience)
-            if self._mirror:
-                self._changed.wait_for(self._is_known_or_fails, _BEGIN_SECONDS)
+        if self._mirror:
+            self.wait_until_known(_BEGIN_SECONDS)
+        with self._changed:
             self._has_begun = True
-            self._is_abandoned = self._refusal is not None
-            self._changed.notify_all()
         if self._refusal is not None:
-            self._thread.join()
+            self._abandon()
+            self.join()
             raise self._refusal
 
     def wait_until_known(self, seconds: float) -> None:
         """Until the store knows the run, but so long at most, and not after a failure."""
         with self._changed:
-            self._changed.wait_for(self._is_known_or_fails, seconds)
-
-    def _is_known_or_fails(self) -> bool:
-        return "run_id" in self._record.facts or self._num_failures > 0
+            self._changed.wait_for(
+                lambda: "run_id" in self._record.facts or self._num_failures, seconds
+            )
 
     def finish(self, patience: Patience) -> bool:
         """Waits as long as the store answers; says whether it has all."""
@@ -104,14 +103,12 @@ class Live:
             self._is_closing = True
             self._retry_at = 0.0
             self._changed.notify_all()
-            if self._wait_until_done(patience):
+            self._wait_until_done(patience)
+            if is_done := self._is_done:
                 self._changed.wait_for(lambda: self._earlier_runs is None, _EARLIER_RUNS_SECONDS)
-            is_done = self._is_done
         if not is_done:
             self._leave_behind()
-        with self._changed:
-            self._is_abandoned = True
-            self._changed.notify_all()
+        self._abandon()
         if is_done:
             self._thread.join(_EARLIER_RUNS_SECONDS)
         return is_done
@@ -120,16 +117,19 @@ class Live:
         """Waits for the call that is under way, and lets go of the record then."""
         self._thread.join()
 
-    def _wait_until_done(self, patience: Patience) -> bool:
+    def _abandon(self) -> None:
+        with self._changed:
+            self._is_abandoned = True
+            self._changed.notify_all()
+
+    def _wait_until_done(self, patience: Patience) -> None:
         most_failures = max(2, self._num_failures + 1)
         end = time.monotonic() + patience.total
-        while not self._is_done and self._num_failures < most_failures:
+        is_moving = True
+        while is_moving and not self._is_done and self._num_failures < most_failures:
             before = self._progress()
             timeout = min(patience.idle, end - time.monotonic())
-            self._changed.wait_for(lambda: self._progress() != before, timeout)  # noqa: B023
-            if self._progress() == before:
-                break
-        return self._is_done
+            is_moving = self._changed.wait_for(lambda: self._progress() != before, timeout)  # noqa: B023
 
     def _progress(self) -> tuple[int, int, bool]:
         num_calls = self._mirror.client.num_calls if self._mirror else 0
@@ -173,7 +173,8 @@ class Live:
             if not self._is_done:
                 self._keep()
             if self._mirror is None:
-                self._open()
+                if self._may_try():
+                    self._open()
             elif is_due:
                 self._update(self._mirror)
             elif self._earlier_runs is not None and not self._num_failures:
@@ -185,10 +186,10 @@ class Live:
     def _has_work(self) -> bool:
         return (
             self._is_abandoned
+            or self._is_done
             or self._is_due()
             or (self._mirror is None and self._may_try())
             or (self._earlier_runs is not None and not self._num_failures)
-            or self._is_done
         )
 
     def _is_due(self) -> bool:
@@ -206,7 +207,7 @@ class Live:
             self._secured_at = now
             with suppress(OSError):  # `finish` says it if that lasts
                 self._record.history.secure()
-        if now - self._beat_at > liveness.HEARTBEAT_SECONDS:
+        if now - self._beat_at > recovery.HEARTBEAT_SECONDS:
             self._beat_at = now
             self._record.beat()
             run_id = self._record.facts.get("run_id")
@@ -214,8 +215,6 @@ class Live:
                 self._client.set_tag(run_id, recovery.HEARTBEAT_TAG, str(int(time.time())))
 
     def _open(self) -> None:
-        if not self._may_try():
-            return
         if self._client is None:
             self._client = store.open_store(self._uri)
         with self._changed:
@@ -229,27 +228,27 @@ class Live:
 
     def _update(self, mirror: Mirror) -> None:
         with self._changed:
-            before = self._num_new, self._is_urgent, self._oldest
+            num_new, oldest, is_urgent = self._num_new, self._oldest, self._is_urgent
             self._num_new, self._is_urgent = 0, False
             is_closing = self._is_closing
         try:
             mirror.complete() if is_closing else mirror.update()
         except BaseException:
             with self._changed:
-                self._num_new, self._oldest = self._num_new + before[0], before[2]
-                self._is_urgent |= before[1]
+                self._num_new, self._oldest = self._num_new + num_new, oldest
+                self._is_urgent |= is_urgent
             raise
         with self._changed:
             self._num_failures, self._is_done = 0, is_closing
             self._changed.notify_all()
 
     def _recover_one(self, earlier_runs: Iterator[str]) -> None:
-        line = next(earlier_runs, None)
-        if line:
+        if line := next(earlier_runs, None):
             self._warn(line)
-        with self._changed:
-            self._earlier_runs = None if line is None else earlier_runs
-            self._changed.notify_all()
+        elif line is None:
+            with self._changed:
+                self._earlier_runs = None
+                self._changed.notify_all()
 
     def _deliver_earlier_runs(self) -> Iterator[str]:
         """Takes them one by one, so that this run's own points come first."""
@@ -262,13 +261,9 @@ class Live:
             self._num_failures += 1
             delay = min(2.0 ** (self._num_failures - 2), _MAX_RETRY_SECONDS)
             self._retry_at = time.monotonic() + delay
-            if not self._has_begun and _is_final(error):
-                self._refusal = error
+            if not self._has_begun and isinstance(error, UserError):
+                self._refusal = None if isinstance(error, store.UnreachableError) else error
             self._changed.notify_all()
         if self._refusal is None:
             is_told = isinstance(error, UserError)
             self._warn_once(str(error) if is_told else store.failure(error, self._uri))
-
-
-def _is_final(error: Exception) -> TypeGuard[UserError]:
-    return isinstance(error, UserError) and not isinstance(error, store.UnreachableError)

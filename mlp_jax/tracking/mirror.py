@@ -40,40 +40,6 @@ def mirror(record: Record, client: "mlflow.MlflowClient") -> None:
     Mirror(record, client).complete()
 
 
-class Mirror:
-    """The mirror of a run that may still go on."""
-
-    def __init__(
-        self,
-        record: Record,
-        client: "mlflow.MlflowClient",
-        on_call: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.record = record
-        self.client = _Watched(client, on_call)
-        self._stored: _Stored | None = None
-
-    def update(self) -> int:
-        """Sends what the store lacks; returns how many things that were."""
-        try:
-            if self._stored is None:
-                self._stored = _look(self.record, self.client)
-            return _send(self.record, self.client, self._stored)
-        except BaseException:
-            self._stored = None
-            raise
-
-    def complete(self) -> None:
-        """Sends what is left of a run that has ended, reads it all back, and strips the record."""
-        self.update()
-        for _ in range(_MOST_LOOKS):
-            self._stored = None
-            if not self.update():
-                self.record.strip()
-                return
-        raise RunError(f"{self.record.directory}: the store does not keep what it is sent.")
-
-
 class _Watched:
     """A client whose calls are counted, with a place before each where tests let it fail."""
 
@@ -96,15 +62,12 @@ class _Watched:
         return call
 
 
-# --- what the store has ------------------------------------------------------------------------
-
-
 class _Stored:
     """What the store has of a run, as far as that was looked up, and what was sent since."""
 
     def __init__(self, run: "mlflow.entities.Run") -> None:
         self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
-        self.status, self.end_time = run.info.status, run.info.end_time
+        self.end = run.info.status, run.info.end_time
         self.params: dict[str, str] = dict(run.data.params)
         self.tags: dict[str, str] = dict(run.data.tags)
         inputs = run.inputs.dataset_inputs if run.inputs else []
@@ -117,193 +80,214 @@ class _Stored:
         self.model: str | None = None  # the SHA-256 of the one that is complete
 
 
-def _look(record: Record, client: Any) -> _Stored:
-    """Creates the run where it is not there."""
-    facts = record.facts
-    found = _find(client, facts["experiment"], facts["id"])
-    for double in found[1:]:  # a request to create it that was given up may have arrived, too
-        client.delete_run(double.info.run_id)
-    stored = _Stored(found[0] if found else _create(record, client))
-    place = {"run_id": stored.run_id, "experiment_id": stored.experiment_id}
-    if not place.items() <= facts.items():
-        record.note(**place)
-    if found:
-        stored.files = _files_in_store(client, stored.run_id, facts["files"])
-        stored.model = _model_in_store(record, client, stored)
-    return stored
+class Mirror:
+    """The mirror of a run that may still go on."""
 
+    def __init__(
+        self,
+        record: Record,
+        client: "mlflow.MlflowClient",
+        on_call: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.record = record
+        self.client: Any = _Watched(client, on_call)
+        self._stored: _Stored | None = None
 
-def _find(client: Any, experiment: str, id_: str) -> "Sequence[mlflow.entities.Run]":
-    """The runs with this id of ours, first the one that was created first."""
-    found: Sequence[mlflow.entities.Run] = client.search_runs(
-        [experiment_id(client, experiment)],
-        f"tags.`{RUN_ID_TAG}` = '{id_}'",
-        order_by=["attributes.start_time", "attributes.run_id"],
-    )
-    return found
+    def update(self) -> int:
+        """Sends what the store lacks; returns how many things that were.
 
+        In this order: a run that is said to have ended has all the rest.
+        """
+        stored, self._stored = self._stored or self._look(), None  # it is in doubt if this fails
+        facts, points = self.record.facts, list(self.record.history.points)  # more may come
+        num_sent = (
+            self._send_pairs(stored, "params", facts["params"], stored.params)
+            + self._send_data(stored, facts["data"])
+            + self._send_points(stored, points)
+            + self._send_pairs(stored, "tags", facts["tags"], stored.tags)
+            + self._send_files(stored, facts["files"])
+            + self._send_model(stored, facts["model"])
+            + self._send_status(stored, facts["status"], facts.get("end_time"))
+        )
+        self._stored = stored
+        return num_sent
 
-def _create(record: Record, client: Any) -> "mlflow.entities.Run":
-    facts = record.facts
-    tags = {RUN_ID_TAG: facts["id"], **dict(islice(facts["tags"].items(), MAX_PARAMS - 2))}
-    if facts["parent"] is not None:
-        found = _find(client, facts["experiment"], facts["parent"])
-        if not found:
-            raise RunError(f"{record.directory}: its parent is not in the store yet.")
-        tags["mlflow.parentRunId"] = found[0].info.run_id
-    run: mlflow.entities.Run = client.create_run(
-        experiment_id(client, facts["experiment"]),
-        start_time=facts["start_time"],
-        tags=tags,
-        run_name=facts["name"],
-    )
-    return run
+    def complete(self) -> None:
+        """Sends what is left of a run that has ended, reads it all back, and strips the record."""
+        self.update()
+        for _ in range(_MOST_LOOKS):
+            self._stored = None
+            if not self.update():
+                self.record.strip()
+                return
+        raise RunError(f"{self.record.directory}: the store does not keep what it is sent.")
 
+    # --- what the store has
 
-def _files_in_store(client: Any, run_id: str, names: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of those of these files that the store has."""
-    wanted = list(names)
-    folders = {str(PurePosixPath(name).parent) for name in wanted}
-    listed = {
-        file.path
-        for folder in folders
-        for file in client.list_artifacts(run_id, None if folder == "." else folder)
-    }
-    with TemporaryDirectory() as place:
-        return {
-            name: digest(Path(client.download_artifacts(run_id, name, place)))
-            for name in wanted
-            if name in listed
+    def _look(self) -> _Stored:
+        """Creates the run where it is not there."""
+        found = self._find(self.record.facts["id"])
+        for double in found[1:]:  # a request to create it that was given up may have arrived, too
+            self.client.delete_run(double.info.run_id)
+        stored = _Stored(found[0] if found else self._create())
+        place = {"run_id": stored.run_id, "experiment_id": stored.experiment_id}
+        if not place.items() <= self.record.facts.items():
+            self.record.note(**place)
+        if found:
+            stored.files = self._files_in_store(stored.run_id)
+            stored.model = self._model_in_store(stored)
+        return stored
+
+    def _find(self, id_: str) -> "Sequence[mlflow.entities.Run]":
+        """The runs with this id of ours, first the one that was created first."""
+        found: Sequence[mlflow.entities.Run] = self.client.search_runs(
+            [experiment_id(self.client, self.record.facts["experiment"])],
+            f"tags.`{RUN_ID_TAG}` = '{id_}'",
+            order_by=["attributes.start_time", "attributes.run_id"],
+        )
+        return found
+
+    def _create(self) -> "mlflow.entities.Run":
+        facts = self.record.facts
+        tags = {RUN_ID_TAG: facts["id"], **dict(islice(facts["tags"].items(), MAX_PARAMS - 2))}
+        if facts["parent"] is not None:
+            found = self._find(facts["parent"])
+            if not found:
+                raise RunError(f"{self.record.directory}: its parent is not in the store yet.")
+            tags["mlflow.parentRunId"] = found[0].info.run_id
+        home = experiment_id(self.client, facts["experiment"])
+        run: mlflow.entities.Run = self.client.create_run(
+            home, start_time=facts["start_time"], tags=tags, run_name=facts["name"]
+        )
+        return run
+
+    def _files_in_store(self, run_id: str) -> dict[str, str]:
+        """The SHA-256 of those of the run's files that the store has."""
+        wanted = list(self.record.facts["files"])
+        folders = {str(PurePosixPath(name).parent) for name in wanted}
+        listed = {
+            file.path
+            for folder in folders
+            for file in self.client.list_artifacts(run_id, None if folder == "." else folder)
         }
+        with TemporaryDirectory() as place:
+            return {
+                name: digest(Path(self.client.download_artifacts(run_id, name, place)))
+                for name in wanted
+                if name in listed
+            }
 
+    def _model_in_store(self, stored: _Stored) -> str | None:
+        """The SHA-256 of the run's model, if the store has it whole."""
+        wanted = model_digest(self.record.facts["model"])
+        model = self.record.model()
+        logged = self._logged_model(stored) if model else None
+        if not model or not logged or logged.tags.get(_MODEL_TAG) != wanted:
+            return None
+        if logged.status != "READY" or logged.model_id not in stored.outputs:
+            return None
+        from mlflow.artifacts import download_artifacts
 
-def _model_in_store(record: Record, client: Any, stored: _Stored) -> str | None:
-    """The SHA-256 of the run's model, if the store has it whole."""
-    wanted = model_digest(record.facts["model"])
-    model = record.model()
-    logged = _logged_model(record, client, stored) if model else None
-    if not model or not logged or logged.tags.get(_MODEL_TAG) != wanted:
-        return None
-    if logged.status != "READY" or logged.model_id not in stored.outputs:
-        return None
-    from mlflow.artifacts import download_artifacts
+        with _with_ids(model, stored.run_id, logged) as expected, TemporaryDirectory() as place:
+            uri = logged.artifact_location
+            found = download_artifacts(uri, dst_path=place, tracking_uri=self.client.tracking_uri)
+            is_whole = digests(expected).items() <= digests(Path(found)).items()
+            return wanted if is_whole else None
 
-    with _with_ids(model, stored.run_id, logged) as expected, TemporaryDirectory() as place:
-        uri = logged.artifact_location
-        found = download_artifacts(uri, dst_path=place, tracking_uri=client.tracking_uri)
-        is_whole = digests(expected).items() <= digests(Path(found)).items()
-        return wanted if is_whole else None
+    def _logged_model(self, stored: _Stored) -> "mlflow.entities.LoggedModel | None":
+        found: Sequence[mlflow.entities.LoggedModel] = self.client.search_logged_models(
+            [stored.experiment_id],
+            f"tags.`{RUN_ID_TAG}` = '{self.record.facts['id']}'",
+            order_by=[{"field_name": "creation_timestamp"}],
+        )
+        return found[0] if found else None
 
+    # --- what it lacks; each returns how many things it sent
 
-def _logged_model(
-    record: Record, client: Any, stored: _Stored
-) -> "mlflow.entities.LoggedModel | None":
-    found: Sequence[mlflow.entities.LoggedModel] = client.search_logged_models(
-        [stored.experiment_id],
-        f"tags.`{RUN_ID_TAG}` = '{record.facts['id']}'",
-        order_by=[{"field_name": "creation_timestamp"}],
-    )
-    return found[0] if found else None
+    def _send_pairs(
+        self, stored: _Stored, kind: str, wanted: Mapping[str, str], there: dict[str, str]
+    ) -> int:
+        """`params` stay as they were first, `tags` may change."""
+        from mlflow import entities
 
+        entity = {"params": entities.Param, "tags": entities.RunTag}[kind]
+        missing = {
+            name: value
+            for name, value in wanted.items()
+            if name not in there or (kind == "tags" and there[name] != value)
+        }
+        for part in _parts(missing.items(), MAX_PARAMS):
+            self.client.log_batch(stored.run_id, **{kind: [entity(*pair) for pair in part]})
+        there |= missing
+        return len(missing)
 
-# --- what it lacks -----------------------------------------------------------------------------
+    def _send_data(self, stored: _Stored, facts: Sequence[str] | None) -> int:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        data = Data(*facts) if facts else None
+        if data is None or (data.name, data.digest) in stored.data:
+            return 0
+        entity = Dataset(data.name, data.digest, "local", data.source, data.schema, data.profile)
+        tags = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(stored.run_id, [DatasetInput(entity, tags)])
+        stored.data.add((data.name, data.digest))
+        return 1
 
-def _send(record: Record, client: Any, stored: _Stored) -> int:
-    """In this order: a run that is said to have ended has all the rest."""
-    facts, points = record.facts, record.history.points  # of a run that goes on more may come
-    return (
-        _send_pairs(client, stored, "params", facts["params"], stored.params)
-        + _send_data(client, stored, facts["data"])
-        + _send_points(record, client, stored, len(points))
-        + _send_pairs(client, stored, "tags", facts["tags"], stored.tags)
-        + _send_files(record, client, stored, facts["files"])
-        + _send_model(record, client, stored, facts["model"])
-        + _send_status(client, stored, facts)
-    )
+    def _send_points(self, stored: _Stored, points: Sequence[Any]) -> int:
+        from mlflow.entities import Metric
 
+        missing = [
+            Metric(key, value, point.time, point.step)
+            for point in points[stored.num_points :]
+            for key, value in point.metrics.items()
+            if point.step not in self._steps_in_store(stored, key)
+        ]
+        for part in _parts(missing, MAX_METRICS):
+            self.client.log_batch(stored.run_id, metrics=part)
+        for metric in missing:
+            stored.steps[metric.key].add(metric.step)
+        stored.num_points = len(points)
+        return len(missing)
 
-def _send_pairs(
-    client: Any, stored: _Stored, kind: str, wanted: Mapping[str, str], there: dict[str, str]
-) -> int:
-    """`params` stay as they were first, `tags` may change."""
-    from mlflow import entities
+    def _steps_in_store(self, stored: _Stored, key: str) -> set[int]:
+        if key not in stored.steps:
+            is_there = key in stored.keys
+            known = self.client.get_metric_history(stored.run_id, key) if is_there else []
+            stored.steps[key] = {metric.step for metric in known}
+        return stored.steps[key]
 
-    entity = {"params": entities.Param, "tags": entities.RunTag}[kind]
-    missing = {
-        name: value
-        for name, value in wanted.items()
-        if name not in there or (kind == "tags" and there[name] != value)
-    }
-    for part in _parts(missing.items(), MAX_PARAMS):
-        client.log_batch(stored.run_id, **{kind: [entity(*pair) for pair in part]})
-    there |= missing
-    return len(missing)
+    def _send_files(self, stored: _Stored, files: Mapping[str, str]) -> int:
+        missing = {name: sha for name, sha in files.items() if stored.files.get(name) != sha}
+        for name, sha256 in missing.items():
+            folder = PurePosixPath(name).parent.as_posix()
+            path = str(self.record.file(name))
+            self.client.log_artifact(stored.run_id, path, None if folder == "." else folder)
+            stored.files[name] = sha256
+        return len(missing)
 
+    def _send_model(self, stored: _Stored, model: Mapping[str, str]) -> int:
+        """One for each run: where it has another than before, that takes its place."""
+        sha256 = model_digest(model)
+        folder = None if stored.model == sha256 else self.record.model()
+        if folder is None:
+            return 0
+        tags = {RUN_ID_TAG: self.record.facts["id"]}
+        id_ = _put_model(self.client, stored, folder, self._logged_model(stored), tags)
+        self.client.set_logged_model_tags(id_, {_MODEL_TAG: sha256})
+        stored.model = sha256
+        self.record.note(model_uri=f"models:/{id_}")
+        return 1
 
-def _send_data(client: Any, stored: _Stored, facts: Sequence[str] | None) -> int:
-    data = Data(*facts) if facts else None
-    if data is None or (data.name, data.digest) in stored.data:
-        return 0
-    client.log_inputs(stored.run_id, [dataset_input(data)])
-    stored.data.add((data.name, data.digest))
-    return 1
-
-
-def dataset_input(data: Data) -> "mlflow.entities.DatasetInput":
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    entity = Dataset(data.name, data.digest, "local", data.source, data.schema, data.profile)
-    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
-
-
-def _send_points(record: Record, client: Any, stored: _Stored, num_points: int) -> int:
-    from mlflow.entities import Metric
-
-    missing = [
-        Metric(key, value, point.time, point.step)
-        for point in record.history.points[stored.num_points : num_points]
-        for key, value in point.metrics.items()
-        if point.step not in _steps_in_store(client, stored, key)
-    ]
-    for part in _parts(missing, MAX_METRICS):
-        client.log_batch(stored.run_id, metrics=part)
-    for metric in missing:
-        stored.steps[metric.key].add(metric.step)
-    stored.num_points = num_points
-    return len(missing)
-
-
-def _steps_in_store(client: Any, stored: _Stored, key: str) -> set[int]:
-    if key not in stored.steps:
-        known = client.get_metric_history(stored.run_id, key) if key in stored.keys else []
-        stored.steps[key] = {metric.step for metric in known}
-    return stored.steps[key]
-
-
-def _send_files(record: Record, client: Any, stored: _Stored, files: Mapping[str, str]) -> int:
-    missing = {name: sha for name, sha in files.items() if stored.files.get(name) != sha}
-    for name, sha256 in missing.items():
-        folder = PurePosixPath(name).parent.as_posix()
-        path = str(record.file(name))
-        client.log_artifact(stored.run_id, path, None if folder == "." else folder)
-        stored.files[name] = sha256
-    return len(missing)
-
-
-def _send_model(record: Record, client: Any, stored: _Stored, model: Mapping[str, str]) -> int:
-    """One for each run: where it has another than before, that takes the place of the first."""
-    sha256 = model_digest(model)
-    folder = None if stored.model == sha256 else record.model()
-    if folder is None:
-        return 0
-    logged = _logged_model(record, client, stored)
-    tags = {RUN_ID_TAG: record.facts["id"]}
-    id_ = _put_model(client, stored, folder, logged, tags)
-    client.set_logged_model_tags(id_, {_MODEL_TAG: sha256})
-    stored.model = sha256
-    record.note(model_uri=f"models:/{id_}")
-    return 1
+    def _send_status(self, stored: _Stored, status: str, end_time: int | None) -> int:
+        is_running = status == "RUNNING"
+        if stored.end == (status, end_time) or (is_running and stored.end[0] == status):
+            return 0
+        if is_running:
+            self.client.update_run(stored.run_id, status)
+        else:
+            self.client.set_terminated(stored.run_id, status, end_time)
+        stored.end = status, end_time
+        return 1
 
 
 def add_model(client: "mlflow.MlflowClient", run_id: str, folder: Path) -> None:
@@ -345,18 +329,6 @@ def _with_ids(folder: Path, run_id: str, model: "mlflow.entities.LoggedModel") -
         saved.model_id = saved.model_uuid = model.model_id
         saved.save(files / "MLmodel")
         yield files
-
-
-def _send_status(client: Any, stored: _Stored, facts: Mapping[str, Any]) -> int:
-    status, end_time = facts["status"], facts.get("end_time")
-    if status == stored.status and (status == "RUNNING" or end_time == stored.end_time):
-        return 0
-    if status == "RUNNING":
-        client.update_run(stored.run_id, status)
-    else:
-        client.set_terminated(stored.run_id, status, end_time)
-    stored.status, stored.end_time = status, end_time
-    return 1
 
 
 def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:

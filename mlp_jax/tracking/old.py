@@ -5,8 +5,7 @@ They are turned into the new form where they are opened. This can go with the ne
 
 import json
 import shutil
-import zlib
-from collections.abc import Iterator
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mlp_jax.tracking.facts import Data
-from mlp_jax.tracking.history import Point
-from mlp_jax.tracking.record import FACTS, FORM, HISTORY, MODEL, BusyError, Record
+from mlp_jax.tracking.record import FACTS, FORM, MODEL, BusyError, Point, Record, checked
 
 JOURNAL = "journal.jsonl"
 _OUTBOX, _LOCK = "outbox", "journal.lock"
-
-
-def is_old(facts: dict[str, Any]) -> bool:
-    """Whether these are the facts of a run in the old form."""
-    return "id" in facts and "form" not in facts
 
 
 def is_left(directory: Path, facts: dict[str, Any]) -> bool:
@@ -35,10 +28,14 @@ def open_record(directory: Path) -> Record:
     """The record of a run, turned into the new form where it has the old one."""
     record = Record(directory)
     try:
-        if is_old(record.facts):
-            _convert(record)
-    except BaseException:
+        if "id" in record.facts and "form" not in record.facts:
+            with FileLock(directory / _LOCK).acquire(blocking=False):
+                _convert(record)
+            (directory / _LOCK).unlink(missing_ok=True)
+    except BaseException as error:
         record.close()
+        if isinstance(error, Timeout):
+            raise BusyError(f"{directory}: another process is writing this run.") from None
         raise
     return record
 
@@ -46,29 +43,22 @@ def open_record(directory: Path) -> Record:
 def _convert(record: Record) -> None:
     """`run.json` is written last: after a kill the same is done again."""
     directory, facts = record.directory, record.facts
-    lock = FileLock(directory / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise BusyError(f"{directory}: another process is writing this run; wait for it.") from None
     last_seen = int((directory / FACTS).stat().st_mtime * 1000)
     entries, num_lost = _read(directory / JOURNAL, facts.get("delivered", 0))
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for kind, body in entries:
-        by_kind.setdefault(kind, []).append(body)
-    begun = by_kind.get("run", [{}])[0]
-    ended = next((body for body in by_kind.get("status", [])[-1:] if "end_time" in body), None)
-    if facts["status"] != "RUNNING" and ended is None and (directory / JOURNAL).exists():
+    is_over = facts["status"] != "RUNNING"
+    end = {"status": facts["status"], "end_time": last_seen if is_over else None}
+    if entries["status"] and "end_time" in entries["status"][-1]:
+        end = entries["status"][-1]  # the journal knows it before `run.json` does
+    elif is_over and (directory / JOURNAL).exists():
         num_lost += 1  # its end, at least
-    (directory / HISTORY).unlink(missing_ok=True)
     record.start_over()
-    for point in _points(by_kind.get("metrics", [])):
-        record.log(point)
+    _add_points(record, entries["metrics"])
     damage = [f"{num_lost} entries of its journal"] if num_lost else []
-    damage += [f"{file} is gone" for file in _move_files(record, by_kind)]
-    tags = begun.get("tags", {})
-    for body in by_kind.get("tags", []):
-        tags = {**tags, **body}
+    damage += [f"{file} is gone" for file in _move_files(record, entries)]
+    begun = next(iter(entries["run"]), {})
+    tags = dict(begun.get("tags", {}))
+    for body in [*entries["tags"], *([{"run.damaged": "; ".join(damage)}] if damage else [])]:
+        tags |= body
     pid, _, boot, _ = facts.get("process", "///").split("/")
     record.history.secure()
     record.facts = {**facts, **record.facts}
@@ -77,71 +67,48 @@ def _convert(record: Record) -> None:
         process=f"{pid}/{boot}",
         parent=begun.get("parent"),
         start_time=begun.get("start_time", facts.get("started")),
-        params=by_kind.get("params", [{}])[0],
-        tags=tags | ({"run.damaged": "; ".join(damage)} if damage else {}),
-        data=_data(by_kind.get("dataset", [])),
+        params=next(iter(entries["params"]), {}),
+        tags=tags,
+        data=next((Data(*map(b["dataset"].get, Data._fields)) for b in entries["dataset"]), None),
         damage=damage,
         history=record.history.length,
-        **_end(facts, ended, last_seen),
+        **end,
     )
     (directory / JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(directory / _OUTBOX, ignore_errors=True)
-    (directory / _LOCK).unlink(missing_ok=True)
-    lock.release()
 
 
-def _end(facts: dict[str, Any], ended: dict[str, Any] | None, last_seen: int) -> dict[str, Any]:
-    """How the run ended; the journal knows it before `run.json` does."""
-    if ended is not None:
-        return ended
-    is_over = facts["status"] != "RUNNING"
-    return {"status": facts["status"], "end_time": last_seen if is_over else None}
-
-
-def _points(bodies: list[dict[str, Any]]) -> Iterator[Point]:
+def _add_points(record: Record, bodies: list[dict[str, Any]]) -> None:
     together: dict[tuple[int, int], dict[str, float]] = {}
     for body in bodies:
         for key, value, time, step in body["points"]:
             together.setdefault((step, time), {})[key] = value
     for (step, time), metrics in together.items():
-        yield Point(step, time, metrics)
+        record.log(Point(step, time, metrics))
 
 
-def _data(bodies: list[dict[str, Any]]) -> Data | None:
-    return Data(*(bodies[0]["dataset"][key] for key in Data._fields)) if bodies else None
-
-
-def _move_files(record: Record, by_kind: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _move_files(record: Record, entries: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Takes what waits in the outbox; the names of what is not there."""
     outbox = record.directory / _OUTBOX
-    bodies = [*by_kind.get("artifact", []), *by_kind.get("model", [])]
+    bodies = [*entries["artifact"], *entries["model"]]
+    paths = {b.get("file", MODEL): outbox / b["folder"] / b.get("file", "") for b in bodies}
     gone = []
-    for file, path in {
-        body.get("file", MODEL): outbox / body["folder"] / body.get("file", "") for body in bodies
-    }.items():
+    for file, path in paths.items():
         within = path.resolve().is_relative_to(outbox.resolve())
         if within and path.exists() and not any(f.is_symlink() for f in (path, *path.rglob("*"))):
-            record.add(file, partial(_copy, path))
+            record.add(file, partial(shutil.copytree if path.is_dir() else shutil.copyfile, path))
         else:
             gone.append(file)
     return gone
 
 
-def _copy(path: Path, place: Path) -> None:
-    shutil.copytree(path, place) if path.is_dir() else shutil.copyfile(path, place)
-
-
-def _read(file: Path, num_delivered: int) -> tuple[list[tuple[str, dict[str, Any]]], int]:
-    """The entries that are whole, as kind and body, and how many are lost before their delivery."""
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    entries = {}
-    last = -1
-    for line in lines:
-        checksum, _, text = line.partition(b" ")
-        if checksum == b"%08x" % zlib.crc32(text):
+def _read(file: Path, num_delivered: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """The bodies of the entries that are whole, by their kind, and how many others are lost."""
+    found, numbers, last = defaultdict(list), set(range(num_delivered)), -1
+    for line in file.read_bytes().split(b"\n")[:-1] if file.exists() else []:
+        last += 1
+        if (text := checked(line)) is not None:
             last, kind, body = json.loads(text)
-            entries[last] = (kind, body)
-        else:
-            last += 1
-    lost = set(range(num_delivered, last + 1)) - entries.keys()
-    return list(entries.values()), len(lost)
+            found[kind].append(body)
+            numbers.add(last)
+    return found, len(set(range(last + 1)) - numbers)

@@ -1,7 +1,7 @@
 """The directory of a run: the truth about it, of which the store is a mirror.
 
 run.json        what the run is: its parameters, tags, status, files; replaced whole each time
-history.jsonl   its log points
+history.jsonl   its log points, one checksummed line each; only appended to
 files/, model/  what else it has, each version in a folder named by its SHA-256
 damaged/        what was found to be another than was written
 run.lock        held by the process that writes the run or sends it
@@ -16,16 +16,16 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from mlp_jax.durable import files as verified
 from mlp_jax.errors import RunError
-from mlp_jax.tracking.history import History, Point, encode
 
 FACTS, HISTORY, LOCK = "run.json", "history.jsonl", "run.lock"
 FILES, MODEL, DAMAGED, _INCOMING = "files", "model", "damaged", "incoming"
@@ -59,6 +59,143 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest(path) for path in files}
 
 
+def model_digest(model: Mapping[str, str]) -> str:
+    """One SHA-256 for all files of a model."""
+    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
+
+
+def _lock(directory: Path) -> FileLock | None:
+    """None where another process, or this one, holds it."""
+    lock = FileLock(directory / LOCK, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the record of this directory, as far as its lock tells here."""
+    if not (directory / LOCK).exists():
+        return False
+    if lock := _lock(directory):
+        lock.release()
+    return lock is None
+
+
+# --- log points --------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    """What was logged at a step; `time` is in ms since 1970."""
+
+    step: int
+    time: int
+    metrics: dict[str, float]
+
+
+class History:
+    """The points of a file, which `append` adds to. Its calls from two threads don't mix.
+
+    A line is the CRC-32 of what follows in hexadecimal, a blank, and in JSON its number, the step,
+    the time and the metrics. A line that was cut short as the process died is dropped, a damaged
+    one is known by its checksum, one that is gone by the numbers; that the last ones are gone is
+    known by `noted`, the `length` that it had at least.
+    """
+
+    def __init__(self, file: Path, noted: Sequence[Any] | None) -> None:
+        self._path = file
+        content = file.read_bytes() if file.exists() else b""
+        self._size = content.rfind(b"\n") + 1
+        lines = [line + b"\n" for line in content[: self._size].split(b"\n")[:-1]]
+        self.points, self.num_lost = _read(lines)
+        """All that is whole, and how many points are not."""
+        num_noted, sha256 = noted or (0, hashlib.sha256().hexdigest())
+        self.num_lost = max(self.num_lost, num_noted - len(self.points))
+        if hashlib.sha256(b"".join(lines[:num_noted])).hexdigest() != sha256:
+            self.num_lost = max(self.num_lost, 1)
+        self._sha256 = hashlib.sha256(content[: self._size])
+        self._mutex = threading.Lock()
+        self._unwritten: list[bytes] = []
+        self._is_durable = True
+
+    @property
+    def length(self) -> list[Any]:
+        """The number of points, and the SHA-256 of their lines."""
+        with self._mutex:
+            return [len(self.points), self._sha256.hexdigest()]
+
+    def append(self, point: Point) -> None:
+        """Writes a point. Where the disk is full it is kept in memory and written later."""
+        with self._mutex:
+            line = _line(len(self.points), point)
+            self.points.append(point)
+            self._sha256.update(line)
+            self._unwritten.append(line)
+            self._is_durable = False
+            with suppress(OSError):
+                self._write()
+
+    def _write(self) -> None:
+        if not self._unwritten:
+            return
+        with self._path.open("ab", buffering=0) as file:
+            file.truncate(self._size)  # half a line would spoil the next one
+            while self._unwritten:
+                if file.write(self._unwritten[0]) != len(self._unwritten[0]):
+                    raise OSError(0, "the line was not written whole", str(self._path))
+                self._size += len(self._unwritten.pop(0))
+
+    def secure(self) -> None:
+        """Makes the points survive a power cut, too. Raises `OSError` where they don't."""
+        with self._mutex:
+            self._write()
+            if self._is_durable:
+                return
+            self._is_durable = True
+        try:
+            verified.sync(self._path)
+            verified.sync(self._path.parent)
+        except OSError:
+            self._is_durable = False
+            raise
+
+
+def encode(points: Sequence[Point]) -> tuple[bytes, list[Any]]:
+    """A whole history at once, and its length."""
+    content = b"".join(_line(number, point) for number, point in enumerate(points))
+    return content, [len(points), hashlib.sha256(content).hexdigest()]
+
+
+def _line(number: int, point: Point) -> bytes:
+    text = json.dumps([number, *point], allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _read(lines: Sequence[bytes]) -> tuple[list[Point], int]:
+    """The points that are whole, and how many are damaged or gone between and after them."""
+    points: list[Point] = []
+    last = -1
+    num_unreadable = 0  # after the last one that was read
+    for line in lines:
+        if (text := checked(line)) is None:
+            num_unreadable += 1
+            continue
+        number, *point = json.loads(text)
+        last, num_unreadable = number, 0
+        points.append(Point(*point))
+    return points, last + 1 - len(points) + num_unreadable
+
+
+def checked(line: bytes) -> bytes | None:
+    """What stands behind the checksum of a line; None where it is another."""
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    return text if checksum == b"%08x" % zlib.crc32(text) else None
+
+
+# --- the directory -----------------------------------------------------------------------------
+
+
 class Record:
     """The directory of a run, which one process holds at a time. Its calls may come from threads.
 
@@ -68,28 +205,27 @@ class Record:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(directory / LOCK, thread_local=False)
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
+        lock = _lock(directory)
+        if lock is None:
             raise BusyError(
                 f"{directory}: another process is writing this run or delivering it; wait for it."
-            ) from None
+            )
+        self._lock, self._mutex = lock, threading.RLock()
         try:
-            self._mutex = threading.RLock()
             self.facts: dict[str, Any] = {**EMPTY, **read_facts(directory)}
             self._open_history()
         except BaseException:
             self._lock.release()
             raise
 
+    def _open_history(self) -> None:
+        self.history = History(self.directory / HISTORY, self.facts.get("history"))
+
     def start_over(self) -> None:
         """Forgets what was read, and nothing is noted until there is an `id` again."""
         self.facts = dict(EMPTY)
+        (self.directory / HISTORY).unlink(missing_ok=True)
         self._open_history()
-
-    def _open_history(self) -> None:
-        self.history = History(self.directory / HISTORY, self.facts.get("history"))
 
     # --- what the run writes
 
@@ -119,23 +255,24 @@ class Record:
 
         It is a file, or for `MODEL` a folder.
         """
-        parts = PurePosixPath(file).parts
-        if ".." in parts or PurePosixPath(file).is_absolute():
+        if not _is_below(file):
             raise ValueError(f"{file}: is not below the run's artifacts")
         incoming = self.directory / _INCOMING / uuid.uuid4().hex
         path = incoming / file
         path.parent.mkdir(parents=True)
-        write(path)
-        with self._mutex:
-            if file == MODEL:
-                model = digests(path)
-                _move(path, self._model_folder(model))
-                self.note(model=model)
-            else:
-                files = {**self.facts["files"], file: digest(path)}
-                _move(path, self._file(file, files[file]))
-                self.note(files=files)
-        shutil.rmtree(incoming)
+        try:
+            write(path)
+            with self._mutex:
+                if file == MODEL:
+                    model = digests(path)
+                    _move(path, self._model_folder(model))
+                    self.note(model=model)
+                else:
+                    sha256 = digest(path)
+                    _move(path, self._folder(sha256) / file)
+                    self.note(files={**self.facts["files"], file: sha256})
+        finally:  # half a model would fill the disk that was too small for it
+            shutil.rmtree(incoming, ignore_errors=True)
 
     def end(self, status: str, time: int) -> None:
         """The run is whole with this: nothing is missing that `run.json` does not name."""
@@ -159,45 +296,37 @@ class Record:
 
     def file(self, name: str) -> Path:
         """A file of the run. Raises `RunError` where it is not what was written."""
-        path = self._file(name, self.facts["files"][name])
-        if wrong := self._wrong_with_file(name):
-            raise RunError(f"{path}: {wrong}.")
-        return path
+        sha256 = self.facts["files"][name]
+        return self._whole(self._folder(sha256), {name: sha256}) / name
 
     def model(self) -> Path | None:
         """The folder of the run's model. Raises `RunError` where it is not what was written."""
-        folder = self._model_folder(self.facts["model"])
-        if wrong := self._wrong_with_model():
-            raise RunError(f"{folder}: {wrong}.")
-        return folder if self.facts["model"] else None
+        model = self.facts["model"]
+        return self._whole(self._model_folder(model), model) if model else None
 
-    def _file(self, name: str, sha256: str) -> Path:
-        return self.directory / FILES / sha256[:16] / name
+    def _folder(self, sha256: str) -> Path:
+        return self.directory / FILES / sha256[:16]
 
     def _model_folder(self, model: Mapping[str, str]) -> Path:
         return self.directory / MODEL / model_digest(model)[:16]
 
-    def _wrong_with_file(self, name: str) -> str:
-        sha256 = self.facts["files"][name]
-        return self._wrong(self._file(name, sha256), sha256)
+    def _whole(self, folder: Path, content: Mapping[str, str]) -> Path:
+        if wrong := self._wrong(folder, content):
+            raise RunError(f"{self.directory}: {wrong}.")
+        return folder
 
-    def _wrong_with_model(self) -> str:
-        model = self.facts["model"]
-        folder = self._model_folder(model)
-        wrong = ((name, self._wrong(folder / name, sha256)) for name, sha256 in model.items())
-        return next((f"{name} {what}" for name, what in wrong if what), "")
-
-    def _wrong(self, path: Path, sha256: str) -> str:
-        """Why this is not the file that was written; '' where it is."""
-        is_below = path.is_relative_to(self.directory)
-        if not is_below or path.resolve() != self.directory.resolve() / path.relative_to(
-            self.directory
-        ):
-            return "leads elsewhere"
-        try:
-            return "" if digest(path) == sha256 else "is damaged"
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
+    def _wrong(self, folder: Path, content: Mapping[str, str]) -> str:
+        """The first file of a folder that is not as it was written, and why; '' where all are."""
+        place = self.directory.resolve() / folder.relative_to(self.directory)
+        for name, sha256 in content.items():
+            if not _is_below(name) or (folder / name).resolve() != place / name:
+                return f"{name} leads elsewhere"
+            try:
+                if digest(folder / name) != sha256:
+                    return f"{name} is damaged"
+            except OSError as error:
+                return f"{name} cannot be read ({error.strerror})"
+        return ""
 
     # --- what is not
 
@@ -209,11 +338,13 @@ class Record:
         found, files, model = [], dict(self.facts["files"]), self.facts["model"]
         if self.history.num_lost:
             found.append(f"{self.history.num_lost} log points")
-        for name in self.facts["files"]:
-            if wrong := self._wrong_with_file(name):
-                found.append(f"{name} {wrong}")
-                self._set_aside(self._file(name, files.pop(name)), name)
-        if wrong := self._wrong_with_model():
+            self._set_aside(self.directory / HISTORY, HISTORY)
+        for name, sha256 in self.facts["files"].items():
+            if wrong := self._wrong(self._folder(sha256), {name: sha256}):
+                found.append(wrong)
+                self._set_aside(self._folder(sha256) / name, name)
+                del files[name]
+        if wrong := self._wrong(self._model_folder(model), model):
             found.append(f"the model's {wrong}")
             self._set_aside(self._model_folder(model), MODEL)
             model = {}
@@ -222,8 +353,6 @@ class Record:
         damage = [*self.facts.get("damage", []), *found]
         tags = {**self.facts["tags"], "run.damaged": "; ".join(damage)[:5000]}
         content, length = encode(self.history.points)
-        if self.history.num_lost:
-            self._set_aside(self.directory / HISTORY, HISTORY)
         self.note(files=files, model=model, history=length, damage=damage, tags=tags)
         verified.replace(self.directory / HISTORY, content)
         self._open_history()
@@ -231,6 +360,8 @@ class Record:
     def _set_aside(self, path: Path, name: str) -> None:
         """A copy, so that a kill leaves what can be told apart from what is whole once more."""
         aside = self.directory / DAMAGED / name
+        if not _is_below(name):
+            return
         with suppress(OSError):  # it is gone, or cannot be read
             aside.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
@@ -248,21 +379,22 @@ class Record:
         self.facts = {**self.facts, **EMPTY, "history": None, "is_delivered": True}
         with suppress(OSError):
             self._save()  # first: what it names must be there
-            (self.directory / HISTORY).unlink(missing_ok=True)
-            for folder in (FILES, MODEL, _INCOMING):
-                shutil.rmtree(self.directory / folder, ignore_errors=True)
+            self._remove(HISTORY)
         if self.facts.get("is_temporary") and not self.facts.get("damage"):
             self.discard()
 
     def discard(self) -> None:
         """Removes the run, and its directory where that is empty then."""
-        for folder in (FILES, MODEL, _INCOMING):
-            shutil.rmtree(self.directory / folder, ignore_errors=True)
-        for file in (FACTS, HISTORY, LOCK):
-            (self.directory / file).unlink(missing_ok=True)
+        self._remove(FACTS, HISTORY, LOCK)
         with suppress(OSError):
             self.directory.rmdir()
             self.directory.parent.rmdir()
+
+    def _remove(self, *files: str) -> None:
+        for folder in (FILES, MODEL, _INCOMING):
+            shutil.rmtree(self.directory / folder, ignore_errors=True)
+        for file in files:
+            (self.directory / file).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets go of the directory; a second time it does nothing."""
@@ -271,9 +403,9 @@ class Record:
         self._lock.release()
 
 
-def model_digest(model: Mapping[str, str]) -> str:
-    """One SHA-256 for all files of a model."""
-    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
+def _is_below(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _move(path: Path, place: Path) -> None:
@@ -281,16 +413,3 @@ def _move(path: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.is_dir():
         path.replace(place)
-
-
-def is_locked(directory: Path) -> bool:
-    """Whether a process holds the record of this directory, as far as its lock tells here."""
-    if not (directory / LOCK).exists():
-        return False
-    lock = FileLock(directory / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -1,19 +1,28 @@
-"""What earlier processes left: runs that are not in their store, or still RUNNING there."""
+"""What earlier processes left: runs that are not in their store, or still RUNNING there.
 
-from collections.abc import Iterator
+Whether the process that writes a run is still there can be known only as far as this machine
+goes. The system lets go of a lock when its process ends in any way, whatever container it was in;
+so on the machine of the process its lock says it. The lock of another machine may not be seen
+here, and after a restart another one may have its name: there the age of the last sign of life
+decides.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax.durable.rundir import resume_command, shown
 from mlp_jax.errors import RunError, redacted
-from mlp_jax.tracking import liveness, old, store
+from mlp_jax.tracking import old, search, store
 from mlp_jax.tracking.mirror import mirror
 from mlp_jax.tracking.record import (
     FACTS,
     FILES,
     HISTORY,
-    LOCK,
     MODEL,
     BusyError,
     is_locked,
@@ -23,7 +32,12 @@ from mlp_jax.tracking.record import (
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
 
+HEARTBEAT_SECONDS = 60.0
 HEARTBEAT_TAG = "run.heartbeat"
+_STALE_SECONDS = 3 * HEARTBEAT_SECONDS
+"""After a restart of the machine, an older heartbeat is of no process."""
+_STALE_ELSEWHERE_SECONDS = 3600.0
+"""The same for another machine, which may have lost touch with its files for a while."""
 _REPAIRED_TAG = "run.repaired"
 _REPAIRED = "left RUNNING by a process that is gone; marked KILLED when this was found"
 
@@ -32,20 +46,53 @@ def sync_command(directory: Path) -> str:
     return f"python -m mlp_jax.sync {shown(directory)}"
 
 
+# --- is its process gone? ----------------------------------------------------------------------
+
+
+def process_facts(directory: Path) -> dict[str, str]:
+    """Of this process, which writes the run: facts of `run.json`, and tags `run.…` of the run."""
+    return {
+        "host": socket.gethostname(),
+        "process": f"{os.getpid()}/{_boot()}",
+        "directory": str(directory.absolute()),
+    }
+
+
+def is_gone(facts: Mapping[str, Any], heartbeat: float, *, is_unlocked: bool) -> bool:
+    """Whether the process of a run has certainly ended.
+
+    `facts` are its own, `heartbeat` is when it was last heard of, and `is_unlocked` says that
+    nobody holds its lock as seen from here; False also where its directory is not here.
+    """
+    boot = str(facts.get("process", "")).rpartition("/")[2]
+    if is_unlocked and boot and boot == _boot():
+        return True
+    is_here = facts.get("host") == socket.gethostname()
+    limit = _STALE_SECONDS if is_unlocked and is_here else _STALE_ELSEWHERE_SECONDS
+    return time.time() - heartbeat > limit
+
+
+def _boot() -> str:
+    """A name of this run of the machine; its own name where the system has none for that."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+# --- the directories ---------------------------------------------------------------------------
+
+
 def run_directories(root: Path) -> list[Path]:
     """The directories of runs at or right below `root`, the one that began first first.
 
-    What only a run can have left is one, too, where its `run.json` is gone.
+    What only a run can have left is one, too, where its `run.json` is gone; not the lock of a
+    process that died before it began a run.
     """
-    signs = (FACTS, HISTORY, old.JOURNAL, LOCK)
-    found = {file.parent for sign in signs for at in (sign, f"*/{sign}") for file in root.glob(at)}
-    return sorted(filter(_is_run, found), key=lambda directory: (_started(directory), directory))
-
-
-def _is_run(directory: Path) -> bool:
-    """A process that died before it began a run leaves a lock, and nothing else."""
     signs = (FACTS, HISTORY, old.JOURNAL, FILES, MODEL)
-    return any((directory / sign).exists() for sign in signs)
+    places = [root, *root.glob("*/")]
+    found = [place for place in places if any((place / sign).exists() for sign in signs)]
+    return sorted(found, key=lambda directory: (_started(directory), directory))
 
 
 def _started(directory: Path) -> int:
@@ -67,7 +114,8 @@ def is_left(directory: Path) -> bool:
         facts = read_facts(directory)
     except RunError:  # `recover` tells what is wrong
         return True
-    return old.is_left(directory, facts) if old.is_old(facts) else not facts.get("is_delivered")
+    is_old = facts and "form" not in facts
+    return old.is_left(directory, facts) if is_old else not facts.get("is_delivered")
 
 
 def damage(directory: Path) -> list[str]:
@@ -96,7 +144,7 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
     with closing(old.open_record(directory)) as record:
         facts = record.facts
         is_running = facts["status"] == "RUNNING"
-        if is_running and not liveness.is_gone(facts, last_seen, is_unlocked=True):
+        if is_running and not is_gone(facts, last_seen, is_unlocked=True):
             raise BusyError(f"{directory}: its process may be alive on {facts.get('host')}.")
         record.mend()
         if is_running:
@@ -104,6 +152,9 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
             record.end("KILLED", int(last_seen * 1000))
         mirror(record, client)
         return Recovered(facts["name"], is_running, record.facts.get("damage", []))
+
+
+# --- all of them -------------------------------------------------------------------------------
 
 
 def deliver(root: Path, client: "mlflow.MlflowClient", own_run_id: str = "") -> Iterator[str]:
@@ -130,10 +181,10 @@ def _repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[st
 
     One whose directory is still there, wherever it is, is recovered from that.
     """
-    host = liveness.process_facts(Path())["host"]
+    host = socket.gethostname()
     experiments = [e.experiment_id for e in client.search_experiments()]
     query = f"attributes.status = 'RUNNING' AND tags.`run.host` = '{host}'"
-    for run in client.search_runs(experiments, query):
+    for run in list(search.pages(client, experiments, query)):  # what follows changes the pages
         run_id, tags = run.info.run_id, run.data.tags
         if run_id == own_run_id or "run.process" not in tags:
             continue
@@ -148,16 +199,14 @@ def _repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[st
         heartbeat = float(tags.get(HEARTBEAT_TAG, run.info.start_time / 1000))
         facts = {"host": host, "process": tags["run.process"]}
         is_unlocked = directory.exists() and not is_locked(directory)
-        is_gone = liveness.is_gone(facts, heartbeat, is_unlocked=is_unlocked)
-        if is_gone and _is_running(client, run_id):
+        # Asked once more: it may have ended itself since it was found, and its process after it.
+        if (
+            is_gone(facts, heartbeat, is_unlocked=is_unlocked)
+            and client.get_run(run_id).info.status == "RUNNING"
+        ):
             client.set_tag(run_id, _REPAIRED_TAG, _REPAIRED)
             client.set_terminated(run_id, "KILLED", int(heartbeat * 1000))
             yield _line(Recovered(run.info.run_name, True, []), None)
-
-
-def _is_running(client: "mlflow.MlflowClient", run_id: str) -> bool:
-    """Asked once more: it may have ended itself since it was found, and its process after it."""
-    return bool(client.get_run(run_id).info.status == "RUNNING")
 
 
 def _line(recovered: Recovered, directory: Path | None) -> str:

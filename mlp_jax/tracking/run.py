@@ -9,7 +9,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Union
@@ -24,12 +23,10 @@ from mlp_jax.tracking.facts import (
     run_tags,
     tag_text,
 )
-from mlp_jax.tracking.history import Point
 from mlp_jax.tracking.links import base_url, run_url, ui_command
 from mlp_jax.tracking.live import Live, Patience
-from mlp_jax.tracking.liveness import process_facts
-from mlp_jax.tracking.record import FORM, MODEL, Record, read_facts
-from mlp_jax.tracking.recovery import sync_command
+from mlp_jax.tracking.record import FORM, MODEL, Point, Record, read_facts
+from mlp_jax.tracking.recovery import process_facts, sync_command
 from mlp_jax.tracking.store import check
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -130,9 +127,8 @@ class Run:
         """
         if isinstance(content, str):
             content = redacted(content).encode()
-        if isinstance(content, bytes):
-            content = partial(_write, content)
-        self._record.add(file, content)
+        write = content if callable(content) else lambda path: path.write_bytes(content)
+        self._record.add(file, write)
         self._live.notice()
 
     def __enter__(self) -> "Run":
@@ -174,10 +170,6 @@ class Run:
         return facts
 
 
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
 def begin(
     store: Store,
     experiment: str,
@@ -199,7 +191,6 @@ def begin(
     id_, now = record.id or uuid.uuid4().hex, int(time.time() * 1000)
     kept = _new_record(directory or root / id_)
     process = process_facts(kept.directory)
-    context = {**context_tags(), **_process_tags(process)}
     kept.note(
         form=FORM,
         id=id_,
@@ -212,7 +203,7 @@ def begin(
         start_time=now,
         is_temporary=directory is None,
         params=flat_params(record.params),
-        tags=run_tags(record, context),
+        tags=run_tags(record, {**context_tags(), **_process_tags(process)}),
         data=record.data,
         **process,
     )

@@ -1,11 +1,13 @@
 """Runs that a store has, side by side."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Union
 
-from mlp_jax.tracking.store import check, is_ready, open_store, store_errors
+from mlp_jax.tracking import store as stores
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow
@@ -27,10 +29,13 @@ def runs(
     """
     import pandas
 
-    client = open_store(store) if store is None or isinstance(store, str) else store
-    with store_errors(client.tracking_uri):
+    client = stores.open_store(store) if store is None or isinstance(store, str) else store
+    with stores.store_errors(client.tracking_uri):
         found = client.get_experiment_by_name(experiment)
-        rows = [_row(run) for run in pages(client, found.experiment_id, where)] if found else []
+        file = stores.known_database(client.tracking_uri)
+        if found and file is not None and not where:
+            return _read(file, found.experiment_id)
+        rows = [_row(run) for run in pages(client, [found.experiment_id], where)] if found else []
     return pandas.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, "data", "model"])
 
 
@@ -38,12 +43,12 @@ _ATTRIBUTES = ("run_id", "name", "status", "start_time", "end_time")
 
 
 def pages(
-    client: "mlflow.MlflowClient", experiment_id: str, where: str = ""
+    client: "mlflow.MlflowClient", experiment_ids: list[str], where: str = ""
 ) -> Iterator["mlflow.entities.Run"]:
-    """All runs of an experiment, which a store gives in pages."""
+    """All runs of experiments, which a store gives in pages."""
     token = None
     while True:
-        page = client.search_runs([experiment_id], where, max_results=_PAGE, page_token=token)
+        page = client.search_runs(experiment_ids, where, max_results=_PAGE, page_token=token)
         yield from page
         if not (token := page.token):
             return
@@ -62,6 +67,36 @@ def _row(run: "mlflow.entities.Run") -> dict[str, Any]:
         **{f"metrics.{name}": value for name, value in data.metrics.items()},
         **{f"tags.{name}": value for name, value in data.tags.items()},
     }
+
+
+_OF_EXPERIMENT = "FROM runs {} WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'"
+_ONE_EACH = f"""
+    SELECT run_uuid AS run_id, name, status, start_time, end_time,
+        (SELECT digest FROM inputs JOIN datasets ON dataset_uuid = source_id
+         WHERE source_type = 'DATASET' AND destination_id = run_uuid) AS data,
+        (SELECT destination_id FROM inputs
+         WHERE source_type = 'RUN_OUTPUT' AND source_id = run_uuid
+         ORDER BY inputs.rowid DESC) AS model
+    {_OF_EXPERIMENT.format("")} ORDER BY start_time DESC, run_uuid"""
+_PAIRS = f"SELECT run_uuid, key, value {_OF_EXPERIMENT.format('JOIN {} USING (run_uuid)')}"
+_TABLES = {
+    "params": "params",
+    "metrics": "(SELECT * FROM latest_metrics WHERE NOT is_nan)",
+    "tags": "tags",
+}
+
+
+def _read(file: Path, experiment_id: str) -> "pandas.DataFrame":
+    """The same from MLflow's tables, which takes a tenth of the time that its client takes."""
+    import pandas
+
+    with closing(sqlite3.connect(file)) as database:
+        wide = [pandas.read_sql_query(_ONE_EACH, database, "run_id", params=[experiment_id])]
+        for prefix, table in _TABLES.items():
+            pairs = pandas.read_sql_query(_PAIRS.format(table), database, params=[experiment_id])
+            values = pairs.pivot(index="run_uuid", columns="key", values="value")
+            wide.append(values[pairs["key"].unique()].add_prefix(f"{prefix}."))
+    return pandas.concat(wide, axis=1).loc[wide[0].index].rename_axis("run_id").reset_index()
 
 
 class Found:
@@ -97,11 +132,10 @@ class Found:
 
 def find(uri: str | None, run_id: str) -> Found | None:
     """The run of a store that has this id; `None` where there is none, or no store."""
-    address = check(uri)
-    file = address.removeprefix("sqlite:///")
-    if file != address and not is_ready(Path(file)):
+    file = stores.sqlite_file(stores.check(uri))
+    if file is not None and not stores.is_ready(file):
         return None  # opening it would create it
-    client = open_store(uri)
+    client = stores.open_store(uri)
     from mlflow.exceptions import MlflowException
 
     try:

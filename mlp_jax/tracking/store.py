@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # takes seconds to import
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _LOCKED_SECONDS = 2.0  # a database that is locked for longer is not used
+_KNOWN_SCHEMA = "dc11669786a5"  # MLflow 3.17
 
 
 class UnreachableError(UserError):
@@ -69,8 +70,22 @@ def is_server(uri: str) -> bool:
     return uri.startswith(_SERVERS)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def known_database(uri: str) -> Path | None:
+    """An SQLite store with the tables as `bulk` and `search` know them.
+
+    MLflow refuses one whose version differs from its own, so its tables agree, too.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        return None
+    with closing(sqlite3.connect(file)) as database:
+        versions = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    return file if versions == [(_KNOWN_SCHEMA,)] else None
 
 
 def is_ready(file: Path, seconds: float = _LOCKED_SECONDS) -> bool:
@@ -97,7 +112,7 @@ def is_ready(file: Path, seconds: float = _LOCKED_SECONDS) -> bool:
 def check(uri: str | None) -> str:
     """The absolute URI, as far as it can be checked without importing MLflow."""
     uri = store_uri(uri)
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     if file is not None:
         if "?" in uri or unquote(uri) != uri:
             raise UserError(
@@ -137,7 +152,7 @@ def open_store(uri: str | None) -> "mlflow.MlflowClient":
     can't be used now.
     """
     uri = check(uri)
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     _set_environment()
@@ -253,7 +268,7 @@ def _store_errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     mlflows = getattr(sys.modules.get("mlflow.exceptions"), "MlflowException", SQLAlchemyError)
-    return mlflows, SQLAlchemyError, ImportError
+    return mlflows, SQLAlchemyError, sqlite3.Error, ImportError
 
 
 _REFUSED = re.compile(
@@ -328,5 +343,5 @@ def _artifact_location(uri: str) -> str | None:
     """Beside the database, absolute; a server decides itself."""
     if uri.startswith(_SERVERS):
         return None
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     return ((file.parent if file else Path.cwd()) / "mlartifacts").as_uri()

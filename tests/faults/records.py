@@ -10,9 +10,8 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlp_jax.commands import sync
-from mlp_jax.tracking import liveness, store
-from mlp_jax.tracking.history import Point
-from mlp_jax.tracking.record import FACTS, FORM, HISTORY, MODEL, Record
+from mlp_jax.tracking import recovery, store
+from mlp_jax.tracking.record import FACTS, FORM, HISTORY, MODEL, Point, Record
 from tests.faults.rows import Row
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -51,7 +50,7 @@ def _write(directory: Path, uri: str, is_killed: bool) -> None:
     record = Record(directory)
     record.note(
         form=FORM, id=directory.name, name="a run", experiment=EXPERIMENT, uri=uri, parent=None,
-        status="RUNNING", started=3, start_time=3, **liveness.process_facts(directory),
+        status="RUNNING", started=3, start_time=3, **recovery.process_facts(directory),
     )  # fmt: skip
     record.add("notes/found.txt", lambda path: path.write_text("what was found"))
     record.add(MODEL, _write_model)

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from mlp_jax.config.schema import Boolean
 from mlp_jax.data import load
 from mlp_jax.errors import RunError
 from mlp_jax.experiment.describe import data_facts
-from mlp_jax.tracking import bulk
+from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 
@@ -59,7 +61,7 @@ def write_alone(client, experiment, record):
 
 def through_the_client(client, experiment, records, monkeypatch, **kwargs):
     with monkeypatch.context() as patched:
-        patched.setattr(bulk, "_KNOWN_SCHEMA", "another")
+        patched.setattr(store, "_KNOWN_SCHEMA", "another")
         return bulk.write(client, experiment, records, **kwargs)
 
 
@@ -174,34 +176,31 @@ def test_steps_that_do_not_increase_are_refused_and_nothing_stays(client):
 
 
 def test_a_locked_database_is_an_error_in_a_line(client, monkeypatch):
-    import sqlalchemy
-
-    create_engine = sqlalchemy.create_engine
-    monkeypatch.setattr(
-        sqlalchemy,
-        "create_engine",
-        lambda uri, **_: create_engine(uri, connect_args={"timeout": 0}),
-    )
-    other = create_engine(client.tracking_uri)
-    with other.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    bulk.write(client, "complete", [record()])
+    monkeypatch.setattr(bulk, "_LOCKED_SECONDS", 0.0)
+    file = client.tracking_uri.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RunError, match=r"could not be recorded: .*locked"):
             bulk.write(client, "complete", [record()])
-    other.dispose()
 
 
-# Kills itself when all rows are written and nothing is committed yet.
+# Kills itself when all rows of the second chunk are written and nothing of it is committed.
 KILLED = """
 import os, signal, sys
 from mlp_jax.tracking import bulk, store
 from tests.tracking.test_bulk import record
 
-def kill(num_written):
-    if num_written == 3:
+insert_rows = bulk._insert_rows
+
+def insert_then_die(database, rows):
+    insert_rows(database, rows)
+    if any("seed 2" in row for row in rows.get("runs", [])):
         os.kill(os.getpid(), signal.SIGKILL)
 
-records = [record(seed) for seed in range(3)]
-bulk.write(store.open_store(sys.argv[1]), "killed", records, on_progress=kill)
+written = [record(seed) for seed in range(4)]
+bulk._CHUNK, bulk._insert_rows = 2, insert_then_die
+bulk.write(store.open_store(sys.argv[1]), "killed", written)
 """
 
 
@@ -217,7 +216,33 @@ def test_a_kill_leaves_neither_doubles_nor_holes(client):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     fresh = MlflowClient(client.tracking_uri)
     assert fresh.get_experiment_by_name("killed") is not None
-    assert search(fresh, "killed") == []
-    bulk.write(fresh, "killed", [record(seed) for seed in range(3)])
+    left = {run.data.params["seed"]: run.info.run_id for run in search(fresh, "killed")}
+    assert left.keys() == {"0", "1"}
+    (again,) = bulk.write(fresh, "killed", [record(1)])
+    assert content(fresh, left["1"]) == content(fresh, again)
+    fresh.delete_run(again)
+    bulk.write(fresh, "killed", [record(seed) for seed in range(2, 4)])
     seeds = [run.data.params["seed"] for run in search(fresh, "killed")]
-    assert sorted(seeds) == ["0", "1", "2"]
+    assert sorted(seeds) == ["0", "1", "2", "3"]
+
+
+def test_a_database_knows_how_much_it_holds(client):
+    """Without statistics SQLite sorts a sweep's runs by a metric in the square of their number."""
+    bulk.write(client, "statistics", [record(seed) for seed in range(3)])
+    with closing(sqlite3.connect(client.tracking_uri.removeprefix("sqlite:///"))) as database:
+        tables = {row[0] for row in database.execute("SELECT tbl FROM sqlite_stat1")}
+    assert {"runs", "tags", "latest_metrics"} <= tables
+
+
+def test_many_runs_do_not_lock_others_out(client, monkeypatch):
+    """Between two chunks another process comes in, at once."""
+    monkeypatch.setattr(bulk, "_CHUNK", 1)
+    file, seen = client.tracking_uri.removeprefix("sqlite:///"), []
+
+    def come_in(num_written):
+        with closing(sqlite3.connect(file, timeout=0)) as other, other:
+            other.execute("BEGIN IMMEDIATE")
+            seen.append(num_written)
+
+    bulk.write(client, "chunks", [record(seed) for seed in range(3)], on_progress=come_in)
+    assert seen == [1, 2, 3]

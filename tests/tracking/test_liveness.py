@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from mlp_jax.tracking import liveness
+from mlp_jax.tracking import recovery
 from mlp_jax.tracking.record import is_locked
 
 
 def facts(tmp_path, **changes):
-    return {**liveness.process_facts(tmp_path), **changes}
+    return {**recovery.process_facts(tmp_path), **changes}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def facts(tmp_path, **changes):
 def test_gone_or_not(tmp_path, changes, age, is_unlocked, is_gone):
     heartbeat = time.time() - age
     process = facts(tmp_path, **changes)
-    assert liveness.is_gone(process, heartbeat, is_unlocked=is_unlocked) is is_gone
+    assert recovery.is_gone(process, heartbeat, is_unlocked=is_unlocked) is is_gone
 
 
 HOLDER = """

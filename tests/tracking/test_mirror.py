@@ -12,9 +12,8 @@ from mlp_jax.commands import sync
 from mlp_jax.errors import RunError
 from mlp_jax.tracking import old, recovery, store
 from mlp_jax.tracking.facts import Data
-from mlp_jax.tracking.history import Point
 from mlp_jax.tracking.mirror import Mirror, mirror
-from mlp_jax.tracking.record import FACTS, FORM, HISTORY, MODEL, Record
+from mlp_jax.tracking.record import FACTS, FORM, HISTORY, MODEL, Point, Record
 
 STEPS = range(5)
 DATA = Data("xor", "digest", '{"uri": "here"}', '{"mlflow_colspec": []}', "{}")

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from mlp_jax.errors import RunError
-from mlp_jax.tracking import history
-from mlp_jax.tracking.history import History, Point
+from mlp_jax.tracking import record as records
 from mlp_jax.tracking.record import (
     DAMAGED,
     FACTS,
     HISTORY,
     MODEL,
     BusyError,
+    History,
+    Point,
     Record,
     read_facts,
 )
@@ -85,7 +86,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, after_the_line):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_no_flipped_bit_of_a_history_goes_unnoticed(tmp_path, seed):
-    content, length = history.encode(POINTS[:3])
+    content, length = records.encode(POINTS[:3])
     rng, damaged = random.Random(seed), bytearray(content)
     damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     (tmp_path / HISTORY).write_bytes(damaged)
@@ -97,7 +98,7 @@ def test_no_flipped_bit_of_a_history_goes_unnoticed(tmp_path, seed):
 @pytest.mark.parametrize("how", ["cut", "zeroed", "last lines gone"])
 @pytest.mark.parametrize("seed", range(40))
 def test_no_end_of_a_history_is_lost_unnoticed(tmp_path, how, seed):
-    content, length = history.encode(POINTS)
+    content, length = records.encode(POINTS)
     place = random.Random(seed).randrange(len(content))
     if how == "last lines gone":
         place = content.rfind(b"\n", 0, place) + 1
@@ -172,7 +173,7 @@ def test_one_process_holds_it(run):
 def full_disk(monkeypatch):
     """Writes half of what it is given, and then no more."""
     is_full = [True]
-    original = history.Path.open
+    original = records.Path.open
 
     class Full:
         def __init__(self, file):
@@ -197,7 +198,7 @@ def full_disk(monkeypatch):
         file = original(self, mode, *args, **kwargs)
         return Full(file) if mode == "ab" else file
 
-    monkeypatch.setattr(history.Path, "open", opened)
+    monkeypatch.setattr(records.Path, "open", opened)
     return is_full
 
 

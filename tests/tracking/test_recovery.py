@@ -13,7 +13,7 @@ import pytest
 
 from mlp_jax.commands import sync
 from mlp_jax.errors import UserError
-from mlp_jax.tracking import recovery, store
+from mlp_jax.tracking import recovery, search, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.record import FACTS, FORM, LOCK, BusyError, Record, digest, read_facts
@@ -142,6 +142,17 @@ def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(client, monkeypa
     assert status(client, left) == "FINISHED"
 
 
+def test_all_that_was_left_running_is_found_however_much_it_is(client, monkeypatch):
+    monkeypatch.setattr(search, "_PAGE", 2)
+    experiment = store.experiment_id(client, "many")
+    host = recovery.process_facts(Path())["host"]
+    tags = {"run.host": host, "run.process": "1/another", "run.directory": "/nowhere"}
+    for _ in range(5):
+        client.create_run(experiment, start_time=1, tags=tags)
+    assert len(list(recovery.deliver(Path("elsewhere"), client))) == 5
+    assert {run.info.status for run in client.search_runs([experiment])} == {"KILLED"}
+
+
 def test_a_process_that_died_before_it_began_the_run_leaves_nothing(client):
     Record(Path("runs/a")).close()
     assert recovery.run_directories(Path("runs")) == []
@@ -267,11 +278,15 @@ def test_a_run_cannot_send_files_from_elsewhere(client, monkeypatch, tmp_path, c
         with closing(Record(run.directory)) as record:
             record.note(files={name: digest(tmp_path / "private")})
             if name == "link":
-                record._file(name, digest(tmp_path / "private")).parent.mkdir(parents=True)
-                record._file(name, digest(tmp_path / "private")).symlink_to(tmp_path / "private")
+                record.add(name, lambda path: path.write_text("secret"))
+                file = record.file(name)
+                file.unlink()
+                file.symlink_to(tmp_path / "private")
         assert not sync.sync([run.directory])
         assert f"{name} leads elsewhere" in capsys.readouterr().out
         assert client.list_artifacts(read(client, run).info.run_id) == []
+        copies = [path for path in tmp_path.rglob("private") if path.is_file()]
+        assert copies == [tmp_path / "private"]
 
 
 # --- resume ------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 import math
 
 import pandas as pd
+from mlflow.entities import LoggedModelOutput
 
-from mlp_jax.tracking import bulk, search
+from mlp_jax.tracking import bulk, search, store
 from tests.tracking.test_bulk import END, START, XOR, record
 
 
@@ -29,6 +30,21 @@ def test_a_condition_chooses_and_pages_lose_nothing(client, monkeypatch):
     bulk.write(client, "pages", [record(seed) for seed in range(5)])
     assert sorted(search.runs(client.tracking_uri, "pages")["params.seed"]) == list("01234")
     assert list(search.runs(client, "pages", "params.seed = '3'")["params.seed"]) == ["3"]
+
+
+def test_the_tables_give_what_the_client_gives(client, monkeypatch):
+    """Also of a run with two data sets, a model, and a value that is no number."""
+    run_ids = bulk.write(client, "tables", [record(seed) for seed in range(3)])
+    experiment = client.get_run(run_ids[0]).info.experiment_id
+    model = client.create_logged_model(experiment, "model")
+    client.log_outputs(run_ids[1], [LoggedModelOutput(model.model_id, step=0)])
+    client.log_metric(run_ids[2], "odd", math.nan)
+    client.delete_run(bulk.write(client, "tables", [record(3)])[0])
+    read = search.runs(client, "tables")
+    assert list(read.loc[read["run_id"] == run_ids[1], "model"]) == [model.model_id]
+    monkeypatch.setattr(store, "_KNOWN_SCHEMA", "another")
+    asked = search.runs(client, "tables")
+    pd.testing.assert_frame_equal(read, asked.drop(columns="metrics.odd"), check_like=True)
 
 
 def test_an_experiment_without_runs_is_an_empty_frame(client):
