@@ -9,13 +9,14 @@ The repository's folders are the site's, but for docs/, whose pages stand at its
 import os
 import posixpath
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from mlp_jax.config.schema import Row, document
+from mlp_jax.config.schema import CHOICES, SECTIONS, Experiment, Role, describe
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -54,21 +55,29 @@ def links(page: str) -> list[str]:
 
 def configuration() -> str:
     """The page of all keys, a table for each group."""
-    page, group = [CONFIGURATION], ""
-    for row in document():
-        name = row.key.rpartition(".")[0] or "experiment"
-        if name != group:
-            group = name
-            page += [f"\n## {group}\n", "| key | may be | for |", "|---|---|---|"]
-        page.append(_line(row))
+    page = [CONFIGURATION]
+    for group, schemas in {"": (Experiment,), **CHOICES, **SECTIONS}.items():
+        page += [f"\n## {group or 'experiment'}\n", "| key | may be | for |", "|---|---|---|"]
+        page += _lines(f"{group}." if group else "", schemas)
     return "\n".join(page) + "\n"
 
 
-def _line(row: Row) -> str:
-    together = " ×" if row.role.name in ("NUMBER", "START") else ""
-    of = f" ({', '.join(row.choices)})" if row.choices else ""
-    cells = f"`{row.key}`{together}{of}", row.allowed, row.help
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _lines(prefix: str, schemas: tuple[type, ...]) -> list[str]:
+    """A line for each key, once for all choices that say the same of it."""
+    every: tuple[str, ...] = ()
+    lines: dict[tuple[str, str], tuple[str, ...]] = {}
+    for schema in schemas:
+        keys = {item.name: item for item in fields(schema) if "role" in item.metadata}
+        choices = keys["name"].metadata["allowed"].names if "name" in keys else ()
+        every += choices
+        for name, item in keys.items():
+            if help := item.metadata["help"]:
+                role = item.metadata["role"]
+                key = f"`{prefix}{name}`{' ×' * (role in (Role.NUMBER, Role.START))}"
+                rest = " | ".join(cell.replace("|", "\\|") for cell in (describe(item), help))
+                lines[key, rest] = lines.get((key, rest), ()) + choices
+    shown = {of: "" if of == every else f" ({', '.join(of)})" for of in lines.values()}
+    return [f"| {key}{shown[of]} | {rest} |" for (key, rest), of in lines.items()]
 
 
 def on_files(files: Files, config: Any) -> Files:

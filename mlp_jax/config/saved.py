@@ -3,20 +3,18 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax.config import schema
 from mlp_jax.config.checks import to_experiment, validate
+from mlp_jax.config.guard import explain
 from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
-
-_LENGTHS = sorted(schema.keys(Role.LENGTH))
 
 
 def config_hash(config: Experiment) -> str:
@@ -41,20 +39,33 @@ def to_record(config: Experiment, log_every: int, uri: str | None) -> dict[str, 
 
 
 def from_record(record: dict[str, Any], source: Path | str) -> Experiment:
-    """The config that `source` has recorded, every value checked. Raises `RunError`."""
+    """The config that `source` has recorded, every value checked. Raises `RunError`.
+
+    A key that there was not in the version that recorded it has its default.
+    """
     try:
         composed = OmegaConf.structured(Experiment)
         for group, choices in schema.CHOICES.items():
             composed[group] = next(c for c in choices if _is_choice(c, record[group]))
-        composed.merge_with(record)
-        if lacking := OmegaConf.missing_keys(composed):
-            raise LookupError(f"it lacks {', '.join(sorted(lacking))}.")
+        composed.merge_with(_defaults(record), record)
         config = to_experiment(composed)
     except (UserError, OmegaConfBaseException, LookupError, TypeError, StopIteration) as error:
-        raise RunError(f"{source}: is not the config of a run of this version: {error}") from None
-    if asdict(config) != record:
-        raise RunError(f"{source}: is not the config of a run of this version.")
+        why = explain(error, []) if isinstance(error, OmegaConfBaseException) else error
+        raise RunError(f"{source}: is not the config of a run of this version: {why}") from None
     return _with_secret(config)
+
+
+def _defaults(record: dict[str, Any]) -> DictConfig:
+    """What `conf/` has for the keys of the recorded choices."""
+    files = {group: record[group].get("name", "mlp") for group in schema.CHOICES}
+    sections = {group: _values(schema.CONF / group / f"{name}.yaml")
+                for group, name in files.items()}  # fmt: skip
+    return OmegaConf.create(_values(schema.CONF / "config.yaml") | sections)
+
+
+def _values(file: Path) -> dict[Any, Any]:
+    values: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return {name: value for name, value in values.items() if name not in ("defaults", "hydra")}
 
 
 def _is_choice(choice: type, values: dict[str, Any]) -> bool:
@@ -78,19 +89,17 @@ def _with_secret(config: Experiment) -> Experiment:
 
 def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
     """The config with `num_epochs` or `num_steps` raised; `UserError` for any other change."""
-    asked = dict(_asked(config, overrides))
-    flat = flat_values(config)
-    changes = [f"{key}={value} (the run has {flat[key]})" for key, value in asked.items()
-               if flat[key] != value and key not in _LENGTHS]  # fmt: skip
-    if changes:
+    changed = _overridden(config, overrides)
+    before, after = flat_values(config), flat_values(changed)
+    changes = {key: value for key, value in after.items() if value != before[key]}
+    if others := [key for key in changes if key not in schema.keys(Role.LENGTH)]:
+        shown = ", ".join(f"{key}={after[key]} (the run has {before[key]})" for key in others)
         raise UserError(
-            f"{', '.join(changes)}: a run that is resumed keeps its config; only num_epochs or "
-            "num_steps may be raised. Start a new run for anything else."
+            f"{shown}: a run that is resumed keeps its config; only num_epochs or num_steps may be "
+            "raised. Start a new run for anything else."
         )
-    for key in _LENGTHS:
-        old, new = flat[key], asked.get(key, flat[key])
-        if new == old:
-            continue
+    for key, new in changes.items():
+        old = before[key]
         if old is None or new is None or new < old:
             raise UserError(f"{key}={new}: the run has {old}, which may only be raised.")
         if config.schedule.name != "constant":
@@ -98,27 +107,25 @@ def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
                 f"{key}={new}: the learning rate of schedule={config.schedule.name} depends on "
                 f"the length, {old}; only a run with schedule=constant can be prolonged."
             )
-    return replace(config, **{key: asked[key] for key in _LENGTHS if key in asked})
+    return changed
 
 
-def _asked(config: Experiment, overrides: list[str]) -> Iterator[tuple[str, Any]]:
-    """The keys of the overrides and their values, each of its key's type."""
-    keys = flat_values(config)
+def _overridden(config: Experiment, overrides: list[str]) -> Experiment:
+    """The config with other values, each of its key's type."""
+    typed = OmegaConf.structured(config)
     for override in overrides:
-        key, _, _ = override.partition("=")
-        if key not in keys:
+        key = override.partition("=")[0]
+        item = schema.find_field(key)
+        if item is None or key not in flat_values(config):
             raise UserError(
                 f"{override}: not a key of the run's config, which is taken as it was recorded; "
                 "only num_epochs or num_steps may be raised."
             )
-        typed = OmegaConf.structured(config)
         try:
             typed.merge_with_dotlist([override])
-            changed = OmegaConf.to_object(typed)
-            assert isinstance(changed, Experiment)
-            validate(changed)
         except OmegaConfBaseException:
-            item = schema.find_field(key)
-            allowed = schema.describe(item) if item else "what it was"
-            raise UserError(f"{override}: must be {allowed}.") from None
-        yield key, flat_values(changed)[key]
+            raise UserError(f"{override}: must be {schema.describe(item)}.") from None
+    changed = OmegaConf.to_object(typed)
+    assert isinstance(changed, Experiment)
+    validate(changed)
+    return changed

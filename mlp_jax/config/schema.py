@@ -2,6 +2,7 @@
 
 A choice of a group (`optimizer=adam`) has a dataclass of its own, so a key that the choice does
 not have is an error. Values come from `conf/`; the dataclasses hold no defaults of their own.
+`checks` says what is wrong with a config.
 """
 
 import codecs
@@ -25,24 +26,18 @@ ACTIVATION_NAMES = (
     "gelu", "softsign",
 )  # fmt: skip
 OUTPUT_LOSS_NAMES = (
-    ("identity", "squared_error"),
-    ("identity", "half_squared_error"),
-    ("sigmoid", "binary_cross_entropy"),
-    ("softmax", "cross_entropy"),
-    ("sigmoid", "squared_error"),
-    ("sigmoid", "half_squared_error"),
-    ("tanh", "squared_error"),
-    ("tanh", "half_squared_error"),
-    ("softmax", "squared_error"),
-    ("softmax", "half_squared_error"),
-)
+    ("identity", "squared_error"), ("identity", "half_squared_error"),
+    ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy"),
+    ("sigmoid", "squared_error"), ("sigmoid", "half_squared_error"),
+    ("tanh", "squared_error"), ("tanh", "half_squared_error"),
+    ("softmax", "squared_error"), ("softmax", "half_squared_error"),
+)  # fmt: skip
 INITIALIZER_NAMES = (
     "lecun_normal", "lecun_uniform", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform",
     "standard_normal", "scaled_normal", "zeros",
 )  # fmt: skip
 
 AUTO_BATCH_SIZE = 32
-MAX_HIDDEN_SIZE = 10**6
 MAX_NAME_LENGTH = 250
 """What every store of MLflow takes as the name of a run; of an experiment it takes six more."""
 
@@ -76,6 +71,13 @@ def one_of(*names: str) -> Allowed:
     return Allowed("one of " + ", ".join(names), lambda value: value in names, names)
 
 
+def either(names: Sequence[str], words: str, test: Callable[[Any], bool]) -> Allowed:
+    """One of a few names, or what passes the test."""
+    few = "one of " if len(names) > 1 else ""
+    text = f"{few}{', '.join(names)}, or {words}"
+    return Allowed(text, lambda value: value in names or test(value), tuple(names))
+
+
 def each(allowed: Allowed) -> Allowed:
     """Every element of a list."""
     return Allowed(
@@ -85,9 +87,11 @@ def each(allowed: Allowed) -> Allowed:
     )
 
 
-def either(text: str, names: Sequence[str], test: Callable[[Any], bool]) -> Allowed:
-    """One of a few names, or what passes the test."""
-    return Allowed(text, lambda value: value in names or test(value), tuple(names))
+def between(lowest: int, highest: int) -> Allowed:
+    return Allowed(
+        f"{{type}} from {lowest:,} to {highest:,}",
+        lambda value: _is_number(value) and lowest <= value <= highest,
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -97,11 +101,8 @@ def _is_number(value: Any) -> bool:
     return -sys.float_info.max <= value <= sys.float_info.max
 
 
-def between(lowest: int, highest: int) -> Allowed:
-    return Allowed(
-        f"{{type}} from {lowest:,} to {highest:,}",
-        lambda value: _is_number(value) and lowest <= value <= highest,
-    )
+def _is_whole(value: Any, lowest: int) -> bool:
+    return type(value) is int and value >= lowest
 
 
 def _is_encoding(value: str) -> bool:
@@ -135,7 +136,16 @@ INCREASING_FRACTIONS = Allowed(
     "an increasing list of fractions of the training, each > 0 and < 1",
     lambda values: all(0 < v < 1 for v in values) and values == sorted(set(values)),
 )
-SEPARATORS = ("auto", "comma", "semicolon", "tab", "pipe", "space")
+ACTIVATION = one_of(*ACTIVATION_NAMES)
+OUTPUT = one_of(*dict.fromkeys(output for output, _ in OUTPUT_LOSS_NAMES))
+LOSS = one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES))
+INITIALIZER = one_of(*INITIALIZER_NAMES)
+SEPARATOR = either(
+    ("auto", "comma", "semicolon", "tab", "pipe", "space"),
+    "one character",
+    lambda value: len(value) == 1,
+)
+ENCODING = either(("auto",), "an encoding that Python knows, such as utf-8 or cp1252", _is_encoding)
 
 
 def key(help: str, allowed: Allowed = ANY, role: Role = Role.STRUCTURE) -> Any:
@@ -146,11 +156,21 @@ def key(help: str, allowed: Allowed = ANY, role: Role = Role.STRUCTURE) -> Any:
     return field(default=MISSING, metadata={"help": help, "allowed": allowed, "role": role})
 
 
-def chosen(name: str, role: Role = Role.STRUCTURE) -> Any:
+def number(help: str, allowed: Allowed) -> Any:
+    return key(help, allowed, Role.NUMBER)
+
+
+def record(help: str, allowed: Allowed = ANY) -> Any:
+    return key(help, allowed, Role.RECORD)
+
+
+def name_of(*choices: str) -> Any:
     """The name of a group's choice, which only choosing another one changes."""
-    words = f"{name}, which only another choice of the group changes"
-    allowed = Allowed(words, lambda value: value == name, (name,))
-    return field(default=name, metadata={"help": "", "allowed": allowed, "role": role})
+    allowed = one_of(*choices)
+    if len(choices) == 1:
+        words = f"{choices[0]}, which only another choice of the group changes"
+        allowed = allowed._replace(text=words)
+    return key("", allowed)
 
 
 # --- model and data ----------------------------------------------------------------------------
@@ -159,51 +179,31 @@ def chosen(name: str, role: Role = Role.STRUCTURE) -> Any:
 @dataclass
 class Model:
     hidden_sizes: list[int] = key(
-        "units of each hidden layer; [] has none", each(between(1, MAX_HIDDEN_SIZE))
+        "units of each hidden layer; [] has none", each(between(1, 10**6))
     )
     activation: Any = key(
         "of the hidden layers: one, or one for each",
-        either(
-            f"{one_of(*ACTIVATION_NAMES).text}, or a list of them",
-            ACTIVATION_NAMES,
-            each(one_of(*ACTIVATION_NAMES)).test,
-        ),
+        either(ACTIVATION_NAMES, "a list of them", each(ACTIVATION).test),
     )
-    output: Optional[str] = key(
-        "of the output layer; null: with the loss, the matched pair for the data",
-        one_of(*dict.fromkeys(output for output, _ in OUTPUT_LOSS_NAMES)),
-    )
-    loss: Optional[str] = key(
-        "null: squared_error for numbers, binary_cross_entropy or cross_entropy for classes",
-        one_of(*dict.fromkeys(loss for _, loss in OUTPUT_LOSS_NAMES)),
-    )
-    label_smoothing: float = key(
-        "share of each target that is spread over all classes", FRACTION, Role.NUMBER
-    )
+    output: Optional[str] = key("null: the matched pair for the data, as the loss", OUTPUT)
+    loss: Optional[str] = key("null: squared_error for numbers, a cross-entropy for classes", LOSS)
+    label_smoothing: float = number("share of each target spread over all classes", FRACTION)
     class_weights: Optional[Any] = key(
         "factors of the classes' losses; balanced: inversely to how often a class occurs",
-        either(
-            "balanced, or a list with one number > 0 for each class",
-            ["balanced"],
-            each(POSITIVE).test,
-        ),
+        either(("balanced",), "a list with one number > 0 for each class", each(POSITIVE).test),
     )
-    l2: float = key(
-        "l2/2 ΣW² is added to the loss; Nielsen's λ over n examples is λ/n",
-        NON_NEGATIVE,
-        Role.NUMBER,
-    )
-    l1: float = key("of l1 Σ|W|", NON_NEGATIVE, Role.NUMBER)
-    initializer: str = key("of the weights", one_of(*INITIALIZER_NAMES))
-    initializer_scale: float = key("factor of the initial weights", POSITIVE, Role.NUMBER)
-    bias_initializer: str = key("of the biases", one_of(*INITIALIZER_NAMES))
+    l2: float = number("of l2/2 ΣW² in the loss; Nielsen's λ for n examples is λ/n", NON_NEGATIVE)
+    l1: float = number("of l1 Σ|W| in the loss", NON_NEGATIVE)
+    initializer: str = key("of the weights", INITIALIZER)
+    initializer_scale: float = number("factor of the initial weights", POSITIVE)
+    bias_initializer: str = key("of the biases", INITIALIZER)
     params: Optional[list[Any]] = key("initial values instead: [{W: [[…]], b: […]}, …]")
 
 
 @dataclass
 class Data:
     name: str = MISSING
-    seed: int = key("of the examples, where they are drawn, and of the split", SEED, Role.START)
+    seed: int = key("of the split, and of examples that are drawn", SEED, Role.START)
     validation_size: float = key("a fraction of all examples, or a number of them", PART_SIZE)
     standardize: bool = key("to mean 0 and variance 1 over the training part")
 
@@ -215,36 +215,33 @@ class SplitData(Data):
 
 @dataclass
 class Boolean(SplitData):
-    name: str = key("", one_of("boolean", "xor"))
+    name: str = name_of("boolean", "xor")
     num_inputs: int = key("the truth table has 2^num_inputs rows", between(1, 16))
-    function: Any = key(
-        "and, or, xor, nand, nor, xnor, parity, majority, implies, … or the number of the truth "
-        "table"
-    )
+    function: Any = key("and, or, xor, parity, majority, implies, … or the number of a truth table")
 
 
 @dataclass
 class Synthetic(SplitData):
-    name: str = key("", one_of("circles", "moons", "gauss", "spiral", "sine"))
+    name: str = name_of("circles", "moons", "gauss", "spiral", "sine")
     num_examples: int = key("in all parts together", between(1, 10**7))
     noise: float = key("standard deviation", NON_NEGATIVE, Role.START)
 
 
 @dataclass
 class ScikitLearn(SplitData):
-    name: str = key("", one_of("iris", "wine", "breast_cancer", "digits", "diabetes"))
+    name: str = name_of("iris", "wine", "breast_cancer", "digits", "diabetes")
 
 
 @dataclass
 class Mnist(Data):
-    name: str = chosen("mnist")
+    name: str = name_of("mnist")
     root: str = key("the directory of the four IDX files, plain or .gz", PATH)
-    shuffle: bool = key("before the split; false: the last training images are for validation")
+    shuffle: bool = key("before the split; false: the last are for validation")
 
 
 @dataclass
 class Table(SplitData):
-    name: str = chosen("table")
+    name: str = name_of("table")
     path: str = key(".csv, .tsv or .txt, also packed (.csv.gz); .parquet; .npz", PATH)
     target: str = key("the column, or the array of an .npz", TEXT)
     task: str = key(
@@ -255,40 +252,19 @@ class Table(SplitData):
         one_of("refuse", "drop", "mean"),
     )
     ignore: list[str] = key("columns to leave out")
-    numeric: list[str] = key(
-        "columns to read as numbers, without currency and percent signs and separators of thousands"
-    )
-    categorical: list[str] = key(
-        "columns whose numbers are categories, or that have many categories"
-    )
+    numeric: list[str] = key("columns read as numbers, without %, currency or thousands separators")
+    categorical: list[str] = key("columns of numbers, or of many texts, that are categories")
     missing_values: Optional[list[str]] = key(
-        "texts that count as missing; null: NA, NaN, null and such, and None among numbers"
+        "texts that count as missing; null: NA, null and such, None among numbers"
     )
-    separator: str = key(
-        "of a text file",
-        either(
-            "auto, comma, semicolon, tab, pipe, space, or one character",
-            SEPARATORS,
-            lambda value: len(value) == 1,
-        ),
-    )
+    separator: str = key("of a text file", SEPARATOR)
     decimal: str = key("of the numbers in a text file", one_of("auto", "point", "comma"))
-    encoding: str = key(
-        "auto: utf-8, or utf-16 by its mark",
-        either("auto, or an encoding that Python knows, such as utf-8 or cp1252", ["auto"],
-               _is_encoding),
-    )  # fmt: skip
+    encoding: str = key("auto: utf-8, or utf-16 by its mark", ENCODING)
     header: Any = key(
         "the line with the names; none: there is none",
-        either(
-            "auto, none, or the number of a line, from 1",
-            ["auto", "none"],
-            lambda value: type(value) is int and value >= 1,
-        ),
+        either(("auto", "none"), "the number of a line, from 1", lambda v: _is_whole(v, 1)),
     )
-    shuffle: bool = key(
-        "before the split; false: the last rows are the test part, those before validation"
-    )
+    shuffle: bool = key("before the split; false: the last are the test part, before it validation")
 
 
 # --- optimizer and schedule --------------------------------------------------------------------
@@ -297,7 +273,7 @@ class Table(SplitData):
 @dataclass
 class Optimizer:
     name: str = MISSING
-    learning_rate: float = key("η, before the schedule", POSITIVE, Role.NUMBER)
+    learning_rate: float = number("η, before the schedule", POSITIVE)
 
 
 @dataclass
@@ -305,19 +281,11 @@ class Schedule:
     name: str = MISSING
 
 
-_Key = tuple[str, Any, Any]
-"""The name of a key, its type and its field."""
-
-
-def _number(name: str, help: str, allowed: Allowed, kind: Any = float) -> _Key:
-    return name, kind, key(help, allowed, Role.NUMBER)
-
-
-def _choices(base: type, table: Mapping[str, Sequence[_Key]]) -> tuple[type, ...]:
-    """A dataclass for each line of a table, named as the choice."""
+def _choices(base: type, table: Mapping[str, Sequence[tuple[str, Any, Any]]]) -> tuple[type, ...]:
+    """A dataclass for each line of a table, named as the choice; a key is name, type and field."""
     choices = tuple(
         make_dataclass(
-            name, [("name", str, chosen(name)), *keys], bases=(base,), namespace={"__doc__": name}
+            name, [("name", str, name_of(name)), *keys], bases=(base,), namespace={"__doc__": name}
         )
         for name, keys in table.items()
     )
@@ -327,21 +295,21 @@ def _choices(base: type, table: Mapping[str, Sequence[_Key]]) -> tuple[type, ...
     return choices
 
 
-_CLIP = _number("clip_norm", "the gradient's largest norm; null: any", POSITIVE, Optional[float])
-_MOMENTUM = _number("momentum", "share of the last update that is kept", FRACTION)
-_DECAY = _number("decay", "of the mean of squared gradients", FRACTION)
-_B1 = _number("b1", "β₁, decay of the mean of gradients", FRACTION)
-_B2 = _number("b2", "β₂, decay of the mean of squared gradients", FRACTION)
-_EPS = _number("eps", "ε, against a division by 0", POSITIVE)
+_CLIP = ("clip_norm", Optional[float], number("the gradient's largest norm; null: any", POSITIVE))
+_MOMENTUM = ("momentum", float, number("share of the last update that is kept", FRACTION))
+_DECAY = ("decay", float, number("of the mean of squared gradients", FRACTION))
+_B1 = ("b1", float, number("β₁, decay of the mean of gradients", FRACTION))
+_B2 = ("b2", float, number("β₂, decay of the mean of squared gradients", FRACTION))
+_EPS = ("eps", float, number("ε, against a division by 0", POSITIVE))
 _EPS_IN = ("eps_inside_sqrt", bool, key("true: g/√(v + ε); false: g/(√v + ε)"))
-_WEIGHT_DECAY = _number("weight_decay", "λ of the weights' own decay, η λ W", NON_NEGATIVE)
+_WEIGHT_DECAY = ("weight_decay", float, number("λ of the weights' own decay, η λ W", NON_NEGATIVE))
 _FINAL = "of the learning rate, reached at the last step"
 
 OPTIMIZERS = _choices(Optimizer, {
     "gradient_descent": [_CLIP],
     "momentum": [_MOMENTUM, _CLIP],
     "nesterov": [_MOMENTUM, _CLIP],
-    "adagrad": [_number("initial_accumulator_value", "of v", NON_NEGATIVE), _EPS, _CLIP],
+    "adagrad": [("initial_accumulator_value", float, number("of v", NON_NEGATIVE)), _EPS, _CLIP],
     "rmsprop": [_DECAY, _EPS, _EPS_IN, _CLIP],
     "adam": [_B1, _B2, _EPS, _EPS_IN, _CLIP],
     "adamw": [_B1, _B2, _EPS, _EPS_IN, _WEIGHT_DECAY, _CLIP],
@@ -353,12 +321,12 @@ OPTIMIZERS = _choices(Optimizer, {
 
 SCHEDULES = _choices(Schedule, {
     "constant": [],
-    "exponential": [_number("final_factor", _FINAL, POSITIVE)],
-    "cosine": [_number("final_factor", _FINAL, NON_NEGATIVE)],
-    "warmup_cosine": [_number("final_factor", _FINAL, NON_NEGATIVE),
+    "exponential": [("final_factor", float, number(_FINAL, POSITIVE))],
+    "cosine": [("final_factor", float, number(_FINAL, NON_NEGATIVE))],
+    "warmup_cosine": [("final_factor", float, number(_FINAL, NON_NEGATIVE)),
                       ("warmup", float, key("fraction of the steps in which η rises", FRACTION))],
     "piecewise": [("boundaries", list[float], key("fractions of the steps", INCREASING_FRACTIONS)),
-                  _number("factor", "of the learning rate, at each boundary", POSITIVE)],
+                  ("factor", float, number("of the learning rate, at each boundary", POSITIVE))],
 })  # fmt: skip
 """A new one is a line here, one in `core/optimizers.py` and a file in `conf/schedule/`."""
 
@@ -369,13 +337,13 @@ SCHEDULES = _choices(Schedule, {
 @dataclass
 class EarlyStopping:
     patience: Optional[int] = key(
-        "log points without improvement before training stops; null: never", COUNT
+        "stops after so many log points without a better one; null: never", COUNT
     )
     monitor: str = key(
-        "the validation metric; accuracy is of classes, r2 of regression",
+        "the metric of the validation part",
         one_of("loss", "accuracy", "r2"),
     )
-    min_delta: float = key("an improvement is larger than this", NON_NEGATIVE, Role.NUMBER)
+    min_delta: float = number("an improvement is larger than this", NON_NEGATIVE)
 
 
 @dataclass
@@ -385,87 +353,54 @@ class Population:
 
 @dataclass
 class Sweep:
-    resume: bool = key(
-        "true: leave out what has FINISHED in this MLflow experiment", role=Role.RECORD
-    )
-    best: Any = key(
+    resume: bool = record("true: leave out what has FINISHED in this MLflow experiment")
+    best: Any = record(
         "models and figures of this many best networks",
-        either(
-            "a whole number from 0, or all",
-            ["all"],
-            lambda value: type(value) is int and value >= 0,
-        ),
-        Role.RECORD,
+        either(("all",), "a whole number from 0", lambda v: _is_whole(v, 0)),
     )
     halvings: int = key("so often, the better half goes on for twice the steps", between(0, 20))
 
 
 @dataclass
 class Checkpoint:
-    every_epochs: Optional[int] = key(
-        "save after every so many epochs; null: not by epochs", COUNT, Role.RECORD
-    )
-    every_minutes: Optional[float] = key(
-        "and when so much time has passed; null: not by time. The end is saved always",
-        POSITIVE,
-        Role.RECORD,
-    )
-    keep: int = key(
-        "the last so many, beside the best by the loss", between(1, 1_000_000), Role.RECORD
-    )
-    root: str = key("each run has a directory below it", PATH, Role.RECORD)
+    every_epochs: Optional[int] = record("between two saves; null: not by epochs", COUNT)
+    every_minutes: Optional[float] = record("between two saves; null: the end only", POSITIVE)
+    keep: int = record("the last so many, beside the best by the loss", between(1, 1_000_000))
+    root: str = record("each run has a directory below it", PATH)
 
 
 @dataclass
 class Tracking:
-    name: str = key("", one_of("mlflow", "none"), Role.RECORD)
-    uri: Optional[str] = key(
-        "the store; null: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory",
-        TEXT,
-        Role.SECRET,
-    )
-    run_name: Optional[str] = key(
-        "null: made from the network, the optimizer and the seed", NAME, Role.RECORD
-    )
-    model: bool = key("log the trained model", role=Role.RECORD)
-    figures: bool = key("log the figures", role=Role.RECORD)
+    name: str = record("", one_of("mlflow", "none"))
+    uri: Optional[str] = key("null: $MLFLOW_TRACKING_URI, else mlflow.db here", TEXT, Role.SECRET)
+    run_name: Optional[str] = record("null: made of seed, optimizer and network", NAME)
+    model: bool = record("log the trained model")
+    figures: bool = record("log the figures")
 
 
 @dataclass
 class Experiment:
     """One training, complete: what `conf/config.yaml` composes."""
 
-    name: Optional[str] = key(
-        "of the experiment in MLflow; null: the name of the data", NAME, Role.RECORD
-    )
+    name: Optional[str] = record("of the experiment in MLflow; null: the name of the data", NAME)
     seed: int = key("of the initial parameters and the order of the examples", SEED, Role.START)
     num_epochs: Optional[int] = key("passes through the training part", COUNT, Role.LENGTH)
-    num_steps: Optional[int] = key(
-        "instead of num_epochs: exactly this many updates", COUNT, Role.LENGTH
-    )
+    num_steps: Optional[int] = key("instead of num_epochs: so many updates", COUNT, Role.LENGTH)
     batch_size: Optional[Any] = key(
-        "null: the full batch; auto: 32, or as many as there are; else the remainder of an epoch "
-        "is dropped",
-        either(
-            "auto, or a whole number from 1",
-            ["auto"],
-            lambda value: type(value) is int and COUNT.test(value),
-        ),
+        "null: the full batch; auto: 32, or fewer; the remainder of an epoch is dropped",
+        either(("auto",), "a whole number from 1", lambda v: _is_whole(v, 1) and COUNT.test(v)),
     )
     log_every: Optional[int] = key(
-        "steps between two log points; null: about 100 of them, at most one an epoch", COUNT
+        "steps between log points; null: about 100 points, at most one an epoch", COUNT
     )
-    gradient: str = key(
-        "autodiff: jax.value_and_grad, for comparison", one_of("backprop", "autodiff")
-    )
+    gradient: str = key("autodiff: by JAX, for comparison", one_of("backprop", "autodiff"))
     device: str = key("what trains", one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key("of parameters and arithmetic", one_of("float32", "float64"))
     matmul_precision: str = key(
-        "default is faster on a GPU or TPU, in TF32 or bfloat16",
-        one_of("default", "high", "highest"),
+        "default: TF32 or bfloat16 on a GPU or TPU", one_of("default", "high", "highest")
     )
     deterministic: bool = key(
-        "true: the same bits on any number of cores (one thread, or $NPROC) and on GPUs"
+        "the same bits on GPUs and any number of cores: one thread, or $NPROC"
     )
     model: Model = MISSING
     data: Data = MISSING
@@ -513,33 +448,30 @@ def register_schema() -> None:
 def all_fields() -> Iterator[tuple[str, "Field[Any]"]]:
     """The dotted path and the field of every key, of one dataclass after the other."""
     for section, schemas in {"": (Experiment,), **CHOICES, **SECTIONS}.items():
-        for schema in schemas:
-            for item in fields(schema):
-                if "role" in item.metadata:
-                    yield f"{section}.{item.name}".removeprefix("."), item
+        for item in (item for schema in schemas for item in fields(schema)):
+            if "role" in item.metadata:
+                yield f"{section}.{item.name}".removeprefix("."), item
 
 
-_FIELDS: dict[str, "Field[Any]"] = {}
+_FIELDS = {item.name: item for item in fields(Experiment)}
 for _path, _field in all_fields():
     _FIELDS.setdefault(_path, _field)
 
 
+def find_field(path: str) -> "Field[Any] | None":
+    """The field of a dotted path, in the first choice of its group that has one."""
+    return _FIELDS.get(path.partition("[")[0])
+
+
 def keys(*roles: Role) -> frozenset[str]:
     """The dotted paths of the keys with one of these roles."""
-    return frozenset(path for path, item in _FIELDS.items() if item.metadata["role"] in roles)
+    return frozenset(p for p, item in _FIELDS.items() if item.metadata.get("role") in roles)
 
 
 TRACED_KEYS = keys(Role.NUMBER, Role.START)
 """The numbers in which the networks of one population may differ."""
 RECORD_KEYS = keys(Role.RECORD, Role.SECRET)
 """The keys that do not touch the training."""
-
-
-def find_field(path: str) -> "Field[Any] | None":
-    """The field of a dotted path, in the first choice of its group that has one."""
-    name = path.partition("[")[0]
-    groups = {item.name: item for item in fields(Experiment)}
-    return _FIELDS.get(name) or groups.get(name)
 
 
 _TYPES: dict[Any, str] = {
@@ -566,41 +498,6 @@ def describe(item: "Field[Any]") -> str:
     allowed: Allowed = item.metadata.get("allowed", ANY)
     words = allowed.text.format(type=_TYPES.get(declared, "any value"))
     return words + (", or null" if is_optional(item) else "")
-
-
-class Row(NamedTuple):
-    """A key as the documentation shows it."""
-
-    key: str
-    choices: tuple[str, ...]
-    """Of its group, those that have the key; () where all have it."""
-    allowed: str
-    help: str
-    role: Role
-
-
-def document() -> list[Row]:
-    """Every key, for a page about them; once for all choices that say the same of it.
-
-    >>> next(row for row in document() if row.key == "optimizer.momentum")[:3]
-    ('optimizer.momentum', ('momentum', 'nesterov'), 'a number >= 0 and < 1')
-    """
-    rows: dict[tuple[str, str, str], Row] = {}
-    every: dict[str, tuple[str, ...]] = {}
-    for path, item in all_fields():
-        group, help = path.partition(".")[0], item.metadata["help"]
-        if group in CHOICES and item.name == "name":  # of the choice, the first of its keys
-            of_schema = item.metadata["allowed"].names
-            every[group] = every.get(group, ()) + of_schema
-        elif help:
-            at = path, help, describe(item)
-            has = rows[at].choices if at in rows else ()
-            own = of_schema if group in CHOICES and group != "model" else ()
-            rows[at] = Row(path, has + own, at[2], help, item.metadata["role"])
-    return [
-        row._replace(choices=()) if row.choices == every.get(row.key.partition(".")[0]) else row
-        for row in rows.values()
-    ]
 
 
 def flat_values(config: Any, prefix: str = "") -> dict[str, Any]:

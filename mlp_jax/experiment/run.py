@@ -286,9 +286,10 @@ class _Process:
         except RunError as error:
             self.console.line(f"warning: {error} The run goes on without being recorded.")
             return None
-        if rundir.read(self.directory, rundir.CONFIG) != self.record:
+        recorded = rundir.read(self.directory, rundir.CONFIG)
+        length = "num_epochs" if self.config.num_epochs else "num_steps"
+        if recorded[length] != self.record[length]:
             # Another training from here on, while the store keeps a run's parameters for good.
-            length = "num_epochs" if self.config.num_epochs else "num_steps"
             prolonged = f"{length}={getattr(self.config, length)}"
             for name, value in {**self.tags, "prolonged": prolonged}.items():
                 run.tag(name, value)

@@ -270,13 +270,26 @@ def test_a_damaged_record_is_an_error(file, damage, interrupted):
         train.resume(path.parent.name, [])
 
 
-def test_a_record_of_another_version_says_what_it_lacks(interrupted):
+def test_a_record_of_an_earlier_version_lacks_keys_that_have_defaults(interrupted):
+    interrupted(100, *QUIET, "optimizer=adam")
+    run(*QUIET, "optimizer=adam")
+    (directory, whole) = directories()
+    record = rundir.read(directory, rundir.CONFIG)
+    del record["optimizer"]["eps_inside_sqrt"], record["sweep"], record["deterministic"]
+    rundir.write(directory, rundir.CONFIG, record)
+    train.resume(directory.name, [])
+    a, b = (rundir.read(path, "result.json") for path in (directory, whole))
+    assert a == b
+
+
+@pytest.mark.parametrize(("key", "value"), [("nois", 0.1), ("noise", "loud"), ("noise", -1)])
+def test_a_record_of_a_later_version_or_with_a_bad_value_is_refused(interrupted, key, value):
     interrupted(100, *QUIET)
     (directory,) = directories()
     record = rundir.read(directory, rundir.CONFIG)
-    del record["data"]["noise"]
+    record["data"][key] = value
     rundir.write(directory, rundir.CONFIG, record)
-    with pytest.raises(RunError, match=r"of this version: it lacks data\.noise\.$"):
+    with pytest.raises(RunError, match=rf"of this version: .*{key}"):
         train.resume(directory.name, [])
 
 
