@@ -5,13 +5,16 @@ differences along some coordinates of every W and b need no derivative at all. E
 computed in float64 on the CPU, whatever the dtype and the device of the training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from mlp_jax.core.backprop import Objective, backprop, batch_loss
@@ -113,65 +116,48 @@ def check_gradients(
     `make_objective` gives what is minimised, from the numbers in which the networks differ. `x` and
     `y` have the axis too where each network has data of its own.
     """
+    sizes = np.array([leaf[0].size for leaf in jax.tree.leaves(params)])  # of W^1, b^1, W^2, …
+    counts = np.minimum(sizes, num_coordinates or (4 if sizes.sum() < 100_000 else 1))
+    axes = (0, 0, *[0 if np.ndim(x) == 3 else None] * 2)
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu), np.errstate(invalid="ignore"):
         arguments = (params, numbers, np.asarray(x), np.asarray(y))
-        at = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments))
-        gradients, losses_along = _programs(
-            make_objective, data_axis=0 if at[2].ndim == 3 else None
-        )
-        (values, grads), (true_values, true_grads) = jax.device_get(gradients(*at))
-
-        sizes = np.array([leaf[0].size for leaf in jax.tree.leaves(params)])  # of W^1, b^1, W^2, …
-        counts = np.minimum(sizes, num_coordinates or (4 if sizes.sum() < 100_000 else 1))
-        found, true = (values, _ravel(grads)), (true_values, _ravel(true_grads))
+        arguments = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), arguments)
+        gradients = jax.jit(jax.vmap(partial(_gradients, make_objective), axes))
+        found, true = jax.device_get(gradients(*arguments))
         chosen = _choose_coordinates(true[1], sizes, counts)
-        losses = np.stack(
-            [losses_along(_directions(indices, grads), *at) for indices in chosen.T], axis=1
-        )
+        losses_around = jax.jit(jax.vmap(partial(_losses_around, make_objective), (0, *axes)))
+        losses = np.asarray(losses_around(chosen, *arguments))
         return _compare(found, true, chosen, losses, sizes, counts)
 
 
-def _ravel(params: Params) -> np.ndarray:
-    """θ of each network as one row: W^1, b^1, W^2, …"""
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(params)], axis=1)
+def _gradients(
+    make_objective: Callable[[Any], Objective], params: Params, numbers: Any, x: Array, y: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The value and the gradient with respect to θ as one vector, of `backprop` and of `jax`."""
+    arguments = (params, x, y, *make_objective(numbers))
+    found, true = backprop(*arguments), jax.value_and_grad(batch_loss)(*arguments)
+    return (found[0], ravel_pytree(found[1])[0]), (true[0], ravel_pytree(true[1])[0])
 
 
-def _directions(indices: np.ndarray, like: Params) -> Params:
-    """For every network the unit vector along the coordinate of θ that `indices` has for it."""
-    leaves, structure = jax.tree.flatten(jax.tree.map(np.zeros_like, like))
-    ends = np.cumsum([leaf[0].size for leaf in leaves])
-    for network, index in enumerate(indices):
-        i = np.searchsorted(ends, index, side="right")
-        leaves[i][network].flat[index - ends[i]] = 1  # counted from the leaf's end
-    return jax.tree.unflatten(structure, leaves)
+def _losses_around(
+    make_objective: Callable[[Any], Objective],
+    chosen: Int[Array, " chosen"],
+    params: Params,
+    numbers: Any,
+    x: Array,
+    y: Array,
+) -> Float[Array, "chosen 4"]:
+    """L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h) with h along each chosen coordinate of θ."""
+    theta, as_params = ravel_pytree(params)
 
+    def loss_at(move: tuple[Array, Array]) -> Array:
+        index, h = move
+        return batch_loss(as_params(theta.at[index].add(h)), x, y, *make_objective(numbers))
 
-def _programs(
-    make_objective: Callable[[Any], Objective], data_axis: int | None
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What is compiled, for many networks at once.
-
-    The two values and gradients that are to be compared; and L(θ−h), L(θ−h/2), L(θ+h/2), L(θ+h)
-    with h along a direction.
-    """
-
-    def gradients(params: Params, numbers: Any, x: Array, y: Array) -> Any:
-        arguments = (params, x, y, *make_objective(numbers))
-        return backprop(*arguments), jax.value_and_grad(batch_loss)(*arguments)
-
-    def losses_along(direction: Params, params: Params, numbers: Any, x: Array, y: Array) -> Array:
-        def loss_at(h: Array) -> Array:
-            moved = jax.tree.map(lambda p, d: p + h * d, params, direction)
-            return batch_loss(moved, x, y, *make_objective(numbers))
-
-        return jax.lax.map(loss_at, _H * np.array([-1, -0.5, 0.5, 1]))
-
-    axes = (0, 0, data_axis, data_axis)
-    return (
-        jax.jit(jax.vmap(gradients, in_axes=axes)),
-        jax.jit(jax.vmap(losses_along, in_axes=(0, *axes))),
-    )
+    steps = _H * np.array([-1, -0.5, 0.5, 1])
+    moves = (jnp.repeat(chosen, 4), jnp.tile(steps, len(chosen)))
+    return jax.lax.map(loss_at, moves).reshape(-1, 4)
 
 
 def _choose_coordinates(grads: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -205,11 +191,6 @@ def _differences(value: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.
     return difference, np.maximum(np.abs(change), np.abs(2 * half_gap - gap))
 
 
-def _by_layer(reduce: np.ufunc, array: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The last axis reduced layer by layer; `lengths` are those of W^1, b^1, W^2, … in it."""
-    return reduce.reduceat(array, np.cumsum([0, *lengths])[:-1:2], axis=-1)
-
-
 def _compare(
     found: tuple[np.ndarray, np.ndarray],
     true: tuple[np.ndarray, np.ndarray],
@@ -220,27 +201,29 @@ def _compare(
 ) -> list[GradientCheck]:
     """`found` and `true` are the values and the gradients; each array has a row for a network."""
     (values, grads), (true_values, true_grads) = found, true
-    largest = _by_layer(np.maximum, np.abs(true_grads), sizes)
     scale_of_value = np.maximum(1, np.abs(true_values))
-    vanished = 1e-3 * np.maximum(scale_of_value, largest.max(axis=1))
-    scale = np.maximum(largest, vanished[:, None])
-    autodiff = _by_layer(np.maximum, np.abs(grads - true_grads), sizes) / scale
-
+    vanished = 1e-3 * np.maximum(scale_of_value, np.abs(true_grads).max(axis=1))
     differences, roughness = _differences(true_values[:, None], losses)
-    num_chosen = counts.reshape(-1, 2).sum(axis=1)  # of each layer's W and b
-    # Only the loss decides what is skipped: no wrong gradient can hide there.
-    smooth = roughness <= DIFFERENCE_TOLERANCE * np.repeat(scale, num_chosen, axis=1)
     slopes = np.take_along_axis(grads, chosen, axis=1)
-    deviations = np.where(smooth, np.abs(slopes - differences), 0)
-    difference = _by_layer(np.maximum, deviations, counts) / scale
-    num_compared = _by_layer(np.add, smooth.astype(int), counts)
-
+    layers = []
+    for theta, at in zip(_by_layer(sizes), _by_layer(counts), strict=True):
+        scale = np.maximum(np.abs(true_grads[:, theta]).max(axis=1), vanished)
+        autodiff = np.abs(grads[:, theta] - true_grads[:, theta]).max(axis=1)
+        # Only the loss decides what is skipped: no wrong gradient can hide there.
+        smooth = roughness[:, at] <= DIFFERENCE_TOLERANCE * scale[:, None]
+        deviations = np.where(smooth, np.abs(slopes[:, at] - differences[:, at]), 0).max(axis=1)
+        checks = autodiff / scale, deviations / scale, smooth.sum(axis=1), (~smooth).sum(axis=1)
+        layers.append(
+            [LayerCheck(*check) for check in zip(*map(np.ndarray.tolist, checks), strict=True)]
+        )
     value_errors = np.abs(values - true_values) / scale_of_value
-    columns = (autodiff, difference, num_compared, num_chosen - num_compared, value_errors)
-    return [
-        GradientCheck(tuple(map(LayerCheck, *layers)), value_error)
-        for *layers, value_error in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    return list(map(GradientCheck, zip(*layers, strict=True), value_errors.tolist()))
+
+
+def _by_layer(lengths: np.ndarray) -> Iterator[slice]:
+    """Where each layer stands in a vector that has W^1, b^1, W^2, … of these lengths."""
+    ends = np.cumsum(lengths)[1::2]
+    return map(slice, [0, *ends[:-1]], ends)
 
 
 def insist_on(gradient: GradientCheck) -> None:
