@@ -53,6 +53,8 @@ Layers = Sequence[tuple[ArrayLike, ArrayLike]]
 Activations = Activation | tuple[Activation, ...]
 """One activation for all hidden layers, or one for each."""
 
+T = TypeVar("T")
+
 
 def init_params(
     key: PRNGKeyArray,
@@ -78,15 +80,17 @@ def init_params(
 
 def hidden_activations(params: Params, activation: Activations) -> tuple[Activation, ...]:
     """One activation for each hidden layer of `params`."""
-    num_hidden = len(params) - 1
-    if isinstance(activation, Activation):
-        return (activation,) * num_hidden
-    if len(activation) != num_hidden:
+    return _one_each(activation, len(params) - 1)
+
+
+def _one_each(chosen: Any, num_hidden: int) -> tuple[Any, ...]:
+    each = (chosen,) * num_hidden if isinstance(chosen, str | Activation) else chosen
+    if len(each) != num_hidden:
         raise ValueError(
-            f"{len(activation)} activations for {num_hidden} hidden layers; "
+            f"{len(each)} activations for {num_hidden} hidden layers; "
             "give one for all of them or one for each"
         )
-    return activation
+    return each
 
 
 def forward(
@@ -189,18 +193,8 @@ class Network:
     @property
     def activation_functions(self) -> tuple[Activation, ...]:
         """The activation of each hidden layer."""
-        chosen, num_hidden = self.activation, len(self.sizes) - 2
-        each: Sequence[str | Activation]
-        each = (chosen,) * num_hidden if isinstance(chosen, str | Activation) else chosen
-        if len(each) != num_hidden:
-            raise ValueError(
-                f"activation={chosen!r}: {len(each)} activations for {num_hidden} hidden layers; "
-                "give one for all of them or one for each"
-            )
-        return tuple(
-            _named("activation", name, ACTIVATIONS) if isinstance(name, str) else name
-            for name in each
-        )
+        each = _one_each(self.activation, len(self.sizes) - 2)
+        return tuple(_named("activation", given, ACTIVATIONS) for given in each)
 
     @property
     def loss_function(self) -> Loss:
@@ -220,22 +214,25 @@ class Network:
         dtype: DTypeLike = jnp.float32,
     ) -> Params:
         """Initial parameters, every weight times `scale`. The draws are made in float32."""
-        named = partial(_named, table=INITIALIZERS)
-        weights = named("initializer", initializer) if isinstance(initializer, str) else initializer
-        biases = bias_initializer
-        if isinstance(biases, str):
-            biases = named("bias_initializer", biases)
-        return _init_params(key, self.sizes, weights, biases, scale, jnp.dtype(dtype))
+        return _init_params(
+            key,
+            self.sizes,
+            _named("initializer", initializer, INITIALIZERS),
+            bias_initializer=_named("bias_initializer", bias_initializer, INITIALIZERS),
+            scale=scale,
+            dtype=jnp.dtype(dtype),
+        )
 
     def logits(self, params: Layers, x: ArrayLike) -> Float[Array, "*batch n_L"]:
         """z^L of one example (n_0,) or of a batch (batch, n_0)."""
-        return self._of_examples(apply, params, x)
+        return self.on_examples(apply, params, x)
 
     def predict(self, params: Layers, x: ArrayLike) -> Float[Array, "*batch n_L"]:
         """The output ŷ = O(z^L) of one example (n_0,) or of a batch (batch, n_0)."""
-        return self._of_examples(partial(predict, loss=self.loss_function), params, x)
+        return self.on_examples(partial(predict, loss=self.loss_function), params, x)
 
-    def _of_examples(self, function: Callable[..., Array], params: Layers, x: ArrayLike) -> Array:
+    def on_examples(self, function: Callable[..., T], params: Layers, x: ArrayLike) -> T:
+        """`function(params, x, activation)` of one example (n_0,) or of a batch (batch, n_0)."""
         layers = as_layers(self, params)
         x = jnp.asarray(x, layers[0].W.dtype)
         if x.ndim not in (1, 2) or x.shape[-1] != self.sizes[0]:
@@ -243,8 +240,7 @@ class Network:
                 f"x has shape {x.shape}: the network takes one example, ({self.sizes[0]},), "
                 f"or a batch, (batch, {self.sizes[0]})"
             )
-        activation = self.activation_functions
-        of_one = partial(function, layers, activation=activation)
+        of_one = partial(function, layers, activation=self.activation_functions)
         return of_one(x) if x.ndim == 1 else jax.vmap(of_one)(x)
 
 
@@ -276,20 +272,18 @@ def as_layers(net: Network, params: Any, *, of_many: bool = False) -> Params:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), layers)
 
 
-T = TypeVar("T")
-
 _init_params = jax.jit(
-    lambda key, sizes, weights, biases, scale, dtype: init_params(
-        key, sizes, weights, bias_initializer=biases, scale=scale, dtype=dtype
-    ),
-    static_argnums=(1, 2, 3, 5),
+    init_params, static_argnames=("sizes", "initializer", "bias_initializer", "dtype")
 )
 
 
-def _named(what: str, name: str, table: dict[str, T]) -> T:
-    if name not in table:
-        raise ValueError(f"{what}={name!r}: must be one of {', '.join(table)}")
-    return table[name]
+def _named(what: str, given: str | T, table: dict[str, T]) -> T:
+    """A member of a table by its name; what is no name stands for itself."""
+    if not isinstance(given, str):
+        return given
+    if given not in table:
+        raise ValueError(f"{what}={given!r}: must be one of {', '.join(table)}")
+    return table[given]
 
 
 def _matched(output: str | None, loss: str | None) -> tuple[str, str]:
