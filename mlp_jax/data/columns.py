@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_jax.config.schema import Data, Table
-from mlp_jax.data.files import half_of_memory
+from mlp_jax.data.files import insist_on_memory
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
 
@@ -49,7 +49,9 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
         if values.dtype != np.float64:
             column = column._replace(categories=tuple(sorted(counts.index)))
             most = min(MAX_CATEGORIES, max(20, len(values) / 2))
-            if len(counts) > most and name not in config.categorical:
+            are_sentences = counts.index.str.count(r"\s").to_numpy().mean() >= 3
+            too_different = len(counts) > (len(values) / 2 if are_sentences else most)
+            if too_different and name not in config.categorical:
                 too_many.append(
                     f"column {name!r}: {len(counts):,} different texts in {len(values):,} rows, "
                     f"such as {str(counts.index[0])[:40]!r}"
@@ -81,14 +83,14 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
 def _check_memory(columns: list[Column], num_rows: int) -> None:
     """Raises `UserError` where x would be too large, before anything of that size is made."""
     num_inputs = sum(max(1, len(column.categories)) for column in columns)
-    size = 4 * 8 * num_rows * num_inputs  # with what is needed on the way
-    if size > half_of_memory():
-        widest = max(columns, key=lambda column: len(column.categories))
+    widest = max(columns, key=lambda column: len(column.categories))
+    try:  # four times, with what is needed on the way
+        insist_on_memory(4 * 8 * num_rows * num_inputs, f"which for {num_rows:,} rows take")
+    except ValueError as error:
         raise UserError(
             f"column {widest.name!r}: makes {len(widest.categories):,} of {num_inputs:,} inputs, "
-            f"which for {num_rows:,} rows take {size:,} bytes; leave it out with "
-            f"'data.ignore=[{widest.name}]'."
-        )
+            f"{error}; leave it out with 'data.ignore=[{widest.name}]'."
+        ) from None
 
 
 def _inputs(columns: list[Column]) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from mlp_jax.errors import UserError
 
 _READ_ERRORS = (
-    OSError, ValueError, RuntimeError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile
+    OSError, ValueError, LookupError, RuntimeError, EOFError, MemoryError, zlib.error,
+    zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -43,12 +44,23 @@ def half_of_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def check_regular(key: str, path: Path) -> None:
-    """Raises `UserError` for what is there and is no file: reading a pipe would wait for ever."""
-    there = path.expanduser()
-    if there.exists() and not there.is_file():
-        what = "directory" if there.is_dir() else "device or a pipe"
-        raise UserError(f"{key}={path}: is a {what}, not a file.")
+@contextmanager
+def opened(key: str, path: Path) -> Iterator[IO[bytes]]:
+    """The file while it is `reading`; what is no file is refused, as a pipe would be waited for."""
+    with reading(key, path):
+        there = path.expanduser()
+        if there.exists() and not there.is_file():
+            what = "directory" if there.is_dir() else "device or a pipe"
+            raise UserError(f"{key}={path}: is a {what}, not a file.")
+        with there.open("rb") as file:
+            yield file
+
+
+def insist_on_memory(size: int, what: str) -> None:
+    """Raises `ValueError` where `size` bytes are more than half of this machine's memory."""
+    largest = half_of_memory()
+    if size > largest:
+        raise ValueError(f"{what} {size:,} bytes; at most {largest:,}, half of the memory here")
 
 
 _SIGNATURES = {
@@ -74,20 +86,20 @@ def insist_on_text(head: bytes) -> None:
 
 
 def unpacked(file: IO[bytes]) -> IO[bytes] | io.BytesIO:
-    """The file itself or, where it is packed by gzip, its content, if half the memory holds it."""
+    """A text file itself or, where it is packed by gzip, its content, if memory holds it.
+
+    Its entries take as much memory again.
+    """
+    insist_on_memory(2 * os.fstat(file.fileno()).st_size, "it takes")
     head = file.read(2)
     file.seek(0)
     if head != b"\x1f\x8b":
         return file
-    largest = half_of_memory()
     content = io.BytesIO()
     with gzip.open(file) as stream:
         while block := stream.read(2**24):
-            if content.tell() + len(block) > largest // 2:
-                raise ValueError(
-                    f"it unpacks to more than {largest // 2:,} bytes, which is too much"
-                )
             content.write(block)
+            insist_on_memory(2 * content.tell(), "it unpacks to more than")
     content.seek(0)
     return content
 
@@ -101,13 +113,8 @@ def check_npz(file: IO[bytes]) -> None:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    largest = half_of_memory()
     with zipfile.ZipFile(file) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-        if size > largest:
-            raise ValueError(
-                f"it unpacks to {size:,} bytes; at most {largest:,}, half of the memory here"
-            )
+        insist_on_memory(sum(member.file_size for member in archive.infolist()), "it unpacks to")
         for member in archive.infolist():
             with archive.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
@@ -117,6 +124,11 @@ def check_npz(file: IO[bytes]) -> None:
                 size = stream.tell() + math.prod(shape) * dtype.itemsize
             if dtype.hasobject:
                 raise ValueError(f"{member.filename} holds pickled objects, which are not read")
+            if dtype.names:
+                raise ValueError(
+                    f"{member.filename} is structured, with the fields {shortened(dtype.names)}; "
+                    "save an array for each"
+                )
             if size != member.file_size:
                 raise ValueError(
                     f"{member.filename} declares {size:,} bytes and holds {member.file_size:,}"

@@ -4,14 +4,20 @@ What a column is follows from its entries where that is certain. Where it looks 
 that do are refused at once, each with the keys that decide it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlp_jax.config.schema import Table
 from mlp_jax.data.files import shortened
-from mlp_jax.data.preprocessing import as_number, category
+from mlp_jax.data.preprocessing import (
+    Column,
+    as_floats,
+    as_numbers,
+    as_texts,
+    without_missing_words,
+)
 from mlp_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -24,19 +30,25 @@ MISSING_WORDS = (
 
 _LARGEST_EXACT = 2**53
 _MAX_NAMED = 5
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[.,]?"
+_CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[ap]m)?( ?(z|utc|[+-]\d{2}:?\d{2}))?"
+_DAY = (
+    r"\d{4}[-/](0?[1-9]|1[0-2])([-/]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})"
+    rf"|(\d{{1,2}}[. -]+)?{_MONTH}[ -]+(\d{{1,2}},? +)?\d{{2,4}}"
+)
+_DATE = rf"(?i:({_DAY})([t ,]+{_CLOCK})?|{_CLOCK})"
 
 
 class Typed(NamedTuple):
     """A column whose entries are all numbers (and then floats), or all texts or true and false.
 
-    Of texts that were read, `decimal` is the mark of their numbers, and `missing` are those that
-    counted as missing.
+    `column` has how its entries are spelt; its categories are those of the training part.
     """
 
     values: "pandas.Series[Any]"
     is_numeric: bool
-    decimal: str = ""
-    missing: tuple[str, ...] = ()
+    column: Column
     notes: tuple[str, ...] = ()
 
 
@@ -44,23 +56,21 @@ class _DoubtError(Exception):
     """What looks wrong with a column, and what to do."""
 
 
-def typed(columns: Sequence[tuple[str, Any]], config: Table, decimal: str) -> dict[int, Typed]:
-    """Each column by its place, without those that are empty or count the rows.
-
-    Raises `UserError` for all columns at once that look wrong.
-    """
-    names = [name for name, _ in columns]
+def typed(
+    columns: Mapping[str, "pandas.Series[Any]"], config: Table, decimal: str
+) -> dict[str, Typed]:
+    """Each column by its name; raises `UserError` for all columns at once that look wrong."""
     for key in ("numeric", "categorical"):
         for name in getattr(config, key):
-            if name not in names:
-                raise UserError(f"data.{key}={name!r}: no such column.{nearest(name, names)}")
+            if name not in columns:
+                raise UserError(f"data.{key}={name!r}: no such column.{nearest(name, columns)}")
     for name in set(config.numeric) & set(config.categorical):
         raise UserError(f"data.numeric and data.categorical: {name!r} is in both.")
-    found: dict[int, Typed] = {}
+    found: dict[str, Typed] = {}
     problems = []
-    for at, (name, values) in enumerate(columns):
+    for name, values in columns.items():
         try:
-            found[at] = _type_of(name, values, config, decimal)
+            found[name] = _type_of(name, values, config, decimal)
         except _DoubtError as problem:
             problems.append(f"column {shortened([name])}: {problem}")
     if problems:
@@ -70,102 +80,123 @@ def typed(columns: Sequence[tuple[str, Any]], config: Table, decimal: str) -> di
 
 
 def _type_of(name: str, values: "pandas.Series[Any]", config: Table, decimal: str) -> Typed:
-    from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
+    import pandas as pd
 
-    as_category = name in config.categorical
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf" and not as_category:
-        _insist_on_exact(name, values)
-        return Typed(values, True)
-    is_number = is_numeric_dtype(values.dtype) and not is_bool_dtype(values.dtype)
-    if is_number and values.dtype.kind != "c" and not as_category:
-        _insist_on_exact(name, values)
-        return Typed(values, True)  # pandas' own numbers, which may be missing
-    kind = infer_dtype(values, skipna=True)
-    if kind in ("boolean", "categorical"):
-        return Typed(values, False)
-    if as_category and kind in ("integer", "floating", "mixed-integer-float"):
-        return Typed(values if name == config.target else values.map(category), False)
+    kind = pd.api.types.infer_dtype(values, skipna=True)
     if kind == "string":
-        return _type_of_texts(name, values, config, decimal)
-    if kind in ("integer", "floating", "mixed-integer-float", "decimal", "empty"):
+        return _type_of_texts(name, values.astype("str").str.strip(), config, decimal)
+    is_category = name in config.categorical and kind in _NUMBERS
+    if is_category or kind in ("boolean", "categorical"):
+        return Typed(values, False, Column(name))
+    if kind in _NUMBERS:
+        numbers = pd.Series(as_floats(values), values.index)
         if kind == "integer":
-            _insist_on_exact(name, values)
-        return Typed(values, True)
+            _insist_on_exact(name, values[numbers.abs() > _LARGEST_EXACT], config)
+        return _numbers(numbers, config.missing_values or (), Column(name, decimal=decimal))
     raise _DoubtError(
         f"its entries ({kind}) are neither numbers, texts nor true and false; turn it into "
-        f"numbers, or leave it out with 'data.ignore=[{name}]'."
+        f"numbers{_or_ignore(name, config)}."
     )
 
 
-def _insist_on_exact(name: str, values: "pandas.Series[Any]") -> None:
+def _or_ignore(name: str, config: Table) -> str:
+    return "" if name == config.target else f", or leave it out with 'data.ignore=[{name}]'"
+
+
+def _insist_on_exact(name: str, large: "pandas.Series[Any]", config: Table) -> None:
     """Raises `_DoubtError` for whole numbers that a float would round."""
-    if values.dtype.kind in "iuO" and len(values) and values.abs().max() > _LARGEST_EXACT:
+    if len(large) and name not in config.numeric:
         raise _DoubtError(
-            f"whole numbers such as {int(values.max()):,} are beyond 2^53, where they are no "
-            f"longer exact. They are ids, as a rule: leave them out with 'data.ignore=[{name}]'."
+            f"whole numbers such as {int(large.iloc[0]):,} are beyond 2^53, where floats are no "
+            f"longer exact. They are ids, as a rule{_or_ignore(name, config)}; or let them be "
+            f"rounded with 'data.numeric=[{name}]'."
         )
 
 
-def _type_of_texts(name: str, values: "pandas.Series[Any]", config: Table, decimal: str) -> Typed:
-    words = set(MISSING_WORDS if config.missing_values is None else config.missing_values)
-    counts = values.value_counts()
-    if name in config.categorical or counts.index.str.fullmatch(r"0\d+").any():
-        return _texts(name, values, words)
-    also_none = words if config.missing_values is not None else words | {"None"}
+def _type_of_texts(name: str, texts: "pandas.Series[str]", config: Table, decimal: str) -> Typed:
+    words = list(MISSING_WORDS if config.missing_values is None else config.missing_values)
+    none_is_missing = config.missing_values is None and bool((texts == "None").any())
     is_named = name in config.numeric
-    numbers = np.array([as_number(text, decimal, signs=is_named) for text in counts.index])
-    missing = np.array([text in also_none for text in counts.index])
-    odd = np.isnan(numbers) & ~missing
-    num_numbers = int(counts[~np.isnan(numbers)].sum())
-    if num_numbers and not odd.any():
-        by_text = dict(zip(counts.index, numbers, strict=True))
-        found = tuple(counts.index[missing])
-        values = values.map(by_text).astype(float)
-        return Typed(values, True, decimal, found, _missing_note(name, found))
-    if is_named or (num_numbers and num_numbers >= counts.sum() / 2):
-        raise _DoubtError(_odd_entries(name, counts, odd, num_numbers))
+    are_codes = not is_named and bool(texts.str.fullmatch(r"0\d+").any())
+    numbers = as_numbers(texts, decimal, signs=is_named)
+    if not are_codes and name not in config.categorical:
+        is_word = numbers.isna() & texts.isin([*words, *["None"] * none_is_missing])
+        odd = texts[texts.notna() & numbers.isna() & ~is_word]
+        if odd.empty and numbers.notna().any():
+            large = texts[(numbers.abs() > _LARGEST_EXACT) & texts.str.fullmatch(r"[+-]?\d+")]
+            _insist_on_exact(name, large, config)
+            missing = tuple(texts[is_word].unique())
+            return _numbers(numbers, words, Column(name, decimal=decimal, missing=missing))
+        if is_named or 0 < texts.count() <= 2 * numbers.count():
+            raise _DoubtError(_odd_entries(name, odd, numbers))
+        _insist_on_categories(name, texts[~texts.isin(words)].dropna(), config, decimal)
+    column = Column(name, missing=tuple(texts[texts.isin(words)].unique()))
+    notes = _missing_note(column)
+    if none_is_missing:
+        notes += (f"column {name!r}: 'None' is one of its texts, not a missing entry",)
+    known = texts.mask(texts.isin(words))
+    return Typed(known if are_codes else _as_written(known), False, column, notes)
+
+
+def _as_written(texts: "pandas.Series[str]") -> "pandas.Series[Any]":
+    """True and false, or whole numbers, where all texts are such."""
+    lower = texts.dropna().str.lower()
+    if lower.isin(["true", "false"]).all():
+        return (lower == "true").reindex(texts.index)
+    numbers = as_numbers(lower, signs=False)
+    are_whole = ((numbers % 1 == 0) & (numbers.abs() <= _LARGEST_EXACT)).all()
+    return numbers.reindex(texts.index) if are_whole else texts
+
+
+def _numbers(numbers: "pandas.Series[float]", words: Sequence[str], column: Column) -> Typed:
+    """A column of numbers, of which those among the `words` for missing entries are missing."""
+    kept = without_missing_words(numbers.to_numpy(), words)
+    codes = as_texts(numbers[np.isnan(kept) & numbers.notna()]).unique()
+    column = column._replace(missing=(*column.missing, *codes))
+    return Typed(numbers.where(~np.isnan(kept)), True, column, _missing_note(column))
+
+
+def _insist_on_categories(
+    name: str, texts: "pandas.Series[str]", config: Table, decimal: str
+) -> None:
+    """Raises `_DoubtError` for texts that are dates, or numbers in another spelling."""
+    such = f"its texts, such as {shortened(texts[:1].tolist())},"
+    if texts.str.fullmatch(_DATE).mean() > 0.9:
+        raise _DoubtError(
+            f"{such} are dates or times. Turn them into numbers, such as the year"
+            f"{_or_ignore(name, config)}; or take them as categories with "
+            f"'data.categorical=[{name}]'."
+        )
     for mark, key in (decimal, f"data.numeric=[{name}]"), (",", "data.decimal=comma"):
-        looks = np.array([not np.isnan(as_number(text, mark)) for text in counts.index])
-        if counts[looks].sum() >= 0.9 * counts[~missing].sum():
+        if as_numbers(texts, mark).notna().mean() > 0.9:
             raise _DoubtError(
-                f"its texts, such as {shortened([str(counts.index[0])])}, look like numbers with "
-                f"separators or a sign. Read them as numbers with '{key}', or as categories with "
-                f"'data.categorical=[{name}]'."
+                f"{such} look like numbers with separators or a sign. Read them as numbers with "
+                f"'{key}', or as categories with 'data.categorical=[{name}]'."
             )
-    return _texts(name, values, words)
 
 
-def _odd_entries(name: str, counts: "pandas.Series[Any]", odd: np.ndarray, num_numbers: int) -> str:
+def _odd_entries(name: str, odd: "pandas.Series[str]", numbers: "pandas.Series[float]") -> str:
     """What is said of a column of numbers in which some entries are none."""
-    listed = ", ".join(f"{shortened([text])} ({n})" for text, n in counts[odd][:3].items())
-    more = ", …" * int(odd.sum() > 3)
-    these = ",".join(f'"{text}"' for text in counts.index[odd][:3])
+    counts = odd.value_counts()
+    listed = ", ".join(f"{shortened([text])} ({count})" for text, count in counts[:3].items())
+    these = ",".join(f'"{text}"' for text in counts.index[:3])
     return (
-        f"{num_numbers:,} of its {counts.sum():,} entries are numbers, but not {listed}{more}. If "
-        f"these are missing: 'data.missing_values=[{these}]'; if they are numbers with signs or "
-        f"separators: 'data.numeric=[{name}]'; if all are categories: 'data.categorical=[{name}]'."
+        f"{numbers.count():,} of its {len(numbers):,} entries are numbers, but not {listed}"
+        f"{', …' * (len(counts) > 3)}. If these are missing: 'data.missing_values=[{these}]'; if "
+        f"they are numbers with signs or separators: 'data.numeric=[{name}]'; if all are "
+        f"categories: 'data.categorical=[{name}]'."
     )
 
 
-def _texts(name: str, values: "pandas.Series[Any]", words: set[str]) -> Typed:
-    is_word = values.isin(list(words))
-    found = tuple(str(word) for word in values[is_word].unique())
-    notes = _missing_note(name, found)
-    if "None" not in words and (values == "None").any():
-        notes += (f"column {name!r}: 'None' is one of its texts, not a missing entry",)
-    return Typed(values.where(~is_word) if found else values, False, "", found, notes)
-
-
-def _missing_note(name: str, words: Sequence[str]) -> tuple[str, ...]:
-    if not words:
+def _missing_note(column: Column) -> tuple[str, ...]:
+    if not column.missing:
         return ()
-    listed = ", ".join(map(repr, words))
-    return (f"column {name!r}: {listed} counts as missing (data.missing_values=[] keeps it)",)
+    listed = ", ".join(map(repr, column.missing))
+    return (
+        f"column {column.name!r}: {listed} counts as missing (data.missing_values=[] keeps it)",
+    )
 
 
-def counts_rows(values: "pandas.Series[Any]") -> bool:
+def counts_rows(values: "pandas.Series[float]") -> bool:
     """Whether a column is 0, 1, 2, … or 1, 2, 3, …, as many as there are rows."""
-    if values.dtype.kind not in "iuf" or len(values) < 3:
-        return False
-    numbers = values.to_numpy()
-    return bool(numbers[0] in (0, 1) and (np.diff(numbers) == 1).all())
+    return len(values) > 2 and values[0] in (0, 1) and bool((values.diff()[1:] == 1).all())

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlp_jax.config.schema import Mnist
 from mlp_jax.data.columns import Raw
-from mlp_jax.data.files import reading
+from mlp_jax.data.files import insist_on_memory, opened, reading
 from mlp_jax.errors import UserError
 
 _MAX_GZIP_RATIO = 1032  # DEFLATE's limit
@@ -21,7 +21,7 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
     The magic number 0x08 after two zero bytes, the number of dimensions, each dimension as four
     bytes (most significant first), then the entries. LeCun, Cortes & Burges, "The MNIST database".
     """
-    with reading("data.root", path), path.expanduser().open("rb") as file:
+    with opened("data.root", path) as file:
         file_size = os.fstat(file.fileno()).st_size
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         header = stream.read(4 + 4 * num_dims)
@@ -31,13 +31,14 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
                 f"unsigned bytes in {num_dims} dimensions"
             )
         shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
-        size = math.prod(shape)
-        largest = file_size * (_MAX_GZIP_RATIO if stream is not file else 1)
-        # Before anything that large is allocated; then one byte more, to see that the file ends.
-        entries = stream.read(size + 1) if size <= largest else b""
+        size, declared = math.prod(shape), f"it declares {' x '.join(map(str, shape))} entries"
+        # Both before anything that large is allocated.
+        if size > file_size * (_MAX_GZIP_RATIO if stream is not file else 1):
+            raise ValueError(f"{declared} and holds fewer")
+        insist_on_memory(4 * size, f"{declared}, as float32")
+        entries = stream.read(size + 1)  # one byte more, to see that the file ends
         if len(entries) != size:
-            there = "more" if len(entries) > size else "fewer"
-            raise ValueError(f"it declares {' x '.join(map(str, shape))} entries and holds {there}")
+            raise ValueError(f"{declared} and holds {'more' if len(entries) > size else 'fewer'}")
     return np.frombuffer(entries, np.uint8).reshape(shape)
 
 

@@ -3,7 +3,6 @@
 This file travels with each model: it imports nothing of ours but `errors`, which does, too.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
@@ -22,20 +21,15 @@ class Column(NamedTuple):
     """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot).
 
     `fill` stands in for a missing entry; where it is None, a missing entry is refused. The texts
-    `missing` are missing entries. Where there is a `decimal` mark, texts are read as `as_number`
-    does; else they are no numbers.
+    `missing` are missing entries. A text among numbers is read by `as_numbers`, with `decimal` as
+    its decimal mark.
     """
 
     name: str
     categories: tuple[str, ...] = ()
     fill: float | str | None = None
-    decimal: str = ""
+    decimal: str = "."
     missing: tuple[str, ...] = ()
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name, in quotes where a raw column has it."""
-    return repr(name) if name in taken else name
 
 
 class Preprocessing(NamedTuple):
@@ -52,14 +46,17 @@ class Preprocessing(NamedTuple):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """One name for each component of x; `column=category` for a category."""
+        """One name for each component of x; `column=category` for a category.
+
+        It stands in quotes where a raw column has that name.
+        """
         taken = {column.name for column in self.columns}
-        return tuple(
-            name
-            for column in self.columns
-            for name in [_free(f"{column.name}={c}", taken) for c in column.categories]
-            or [column.name]
-        )
+        names = []
+        for column in self.columns:
+            of_categories = [f"{column.name}={category}" for category in column.categories]
+            names += [repr(name) if name in taken else name for name in of_categories]
+            names += [] if of_categories else [column.name]
+        return tuple(names)
 
     def encode(
         self, raw: Inputs, on_unknown: Callable[[str], object] = lambda message: None
@@ -71,27 +68,17 @@ class Preprocessing(NamedTuple):
         infinite or no numbers.
         """
         names = [column.name for column in self.columns]
-        if not isinstance(raw, np.ndarray):
-            absent = [name for name in names if name not in raw.columns]
-            if absent:
-                raise UserError(
-                    f"column {absent[0]!r} is not there.{nearest(absent[0], map(str, raw.columns))}"
-                )
-        elif raw.ndim != 2 or raw.shape[1] != len(names):
+        if isinstance(raw, np.ndarray) and (raw.ndim != 2 or raw.shape[1] != len(names)):
             raise UserError(
                 f"inputs of shape {raw.shape}: must be (examples, {len(names)}), one column each "
                 f"for {', '.join(names[:5])}{', …' * (len(names) > 5)}."
             )
-        dtype = self.x_scale.dtype
         if isinstance(raw, np.ndarray) and not any(column.categories for column in self.columns):
-            x = finite_numbers(raw, self.columns, dtype)
+            x = finite_numbers(raw, self.columns, self.x_scale.dtype)
         else:
-            import pandas as pd
-
-            frame = pd.DataFrame(raw, columns=names)
-            x = np.column_stack(
-                [_encode_column(frame[c.name], c, dtype, on_unknown) for c in self.columns]
-            )
+            frame = _named(raw, names)
+            encoded = [_encode_column(frame[c.name], c, on_unknown) for c in self.columns]
+            x = np.column_stack(encoded).astype(self.x_scale.dtype, copy=False)
         x -= self.x_shift
         x /= self.x_scale
         return x
@@ -112,19 +99,31 @@ class Preprocessing(NamedTuple):
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
-        columns = tuple(
-            Column(
-                column["name"],
-                tuple(column["categories"]),
-                column["fill"],
-                column["decimal"],
-                tuple(column["missing"]),
-            )
-            for column in stored["columns"]
+        columns = [Column(**column) for column in stored["columns"]]
+        return cls(
+            tuple(
+                column._replace(categories=tuple(column.categories), missing=tuple(column.missing))
+                for column in columns
+            ),
+            *(np.array(stored[name], stored["x_dtype"]) for name in ("x_shift", "x_scale")),
+            *(np.array(stored[name], np.float64) for name in ("y_shift", "y_scale")),
         )
-        x_shift, x_scale = (np.array(stored[k], stored["x_dtype"]) for k in ("x_shift", "x_scale"))
-        y_shift, y_scale = (np.array(stored[k], np.float64) for k in ("y_shift", "y_scale"))
-        return cls(columns, x_shift, x_scale, y_shift, y_scale)
+
+
+def _named(raw: Inputs, names: list[str]) -> "pandas.DataFrame":
+    """A frame with these columns, each once; a name that is a number counts as its text."""
+    import pandas as pd
+
+    if isinstance(raw, np.ndarray):
+        return pd.DataFrame(raw, columns=names)
+    frame = raw.set_axis(raw.columns.map(str), axis=1).reset_index(drop=True)
+    for name in names:
+        count = int((frame.columns == name).sum())
+        if not count:
+            raise UserError(f"column {name!r} is not there.{nearest(name, frame.columns)}")
+        if count > 1:
+            raise UserError(f"column {name!r}: {count} columns have this name.")
+    return frame
 
 
 def finite_numbers(values: np.ndarray, columns: Sequence[Column], dtype: Any) -> np.ndarray:
@@ -143,38 +142,54 @@ def finite_numbers(values: np.ndarray, columns: Sequence[Column], dtype: Any) ->
                 f"{len(x)}); correct or remove those rows."
             )
         missing = np.isnan(column_values)
-        if missing.any() and column.fill is None:
-            raise _missing(column, missing)
-        column_values[missing] = column.fill
+        if missing.any():
+            column_values[missing] = _fill(column, missing)
     return x
 
 
-def _missing(column: Column, missing: Any) -> UserError:
-    return UserError(
-        f"column {column.name!r}: missing entries ({missing.sum()} of {len(missing)}); only a "
-        "model trained with data.missing=mean fills them."
-    )
+def _fill(column: Column, missing: np.ndarray) -> float | str:
+    if column.fill is None:
+        raise UserError(
+            f"column {column.name!r}: missing entries ({missing.sum()} of {len(missing)}); only a "
+            "model trained with data.missing=mean fills them."
+        )
+    return column.fill
 
 
 def _encode_column(
-    values: "pandas.Series[Any]", column: Column, dtype: Any, on_unknown: Callable[[str], object]
+    values: "pandas.Series[Any]", column: Column, on_unknown: Callable[[str], object]
 ) -> np.ndarray:
-    if column.missing and values.dtype.kind not in "iufb":
-        values = values.where(~values.isin(column.missing))
-    if not column.categories:
-        if column.decimal and values.dtype.kind not in "iufbmM":
-            values = values.map(lambda entry: _however_written(entry, column.decimal), "ignore")
-        return finite_numbers(as_floats(values)[:, None], [column], dtype)
-    import pandas as pd
+    if column.categories:
+        return _one_hot(values, column, on_unknown)
+    if values.dtype.kind == "O":
+        values = _read_texts(values, column)
+    numbers = without_missing_words(as_floats(values), column.missing)
+    return finite_numbers(numbers[:, None], [column], np.float64)
 
-    missing = values.isna()
-    # pandas itself reads some texts as missing; a column may have one of them for a category.
-    taken = [text for text in column.categories if text in _MISSING_TO_PANDAS]
-    fill = taken[0] if len(taken) == 1 else column.fill
-    if missing.any() and fill is None:
-        raise _missing(column, missing)
-    texts = pd.Series(as_texts(values))
-    texts[missing.to_numpy()] = fill
+
+def _read_texts(values: "pandas.Series[Any]", column: Column) -> "pandas.Series[Any]":
+    """The numbers that texts among the values are."""
+    texts = values[values.map(lambda entry: isinstance(entry, str))].astype("str").str.strip()
+    numbers = as_numbers(texts, column.decimal)
+    odd = texts[numbers.isna() & ~texts.isin(column.missing)]
+    if len(odd):
+        raise UserError(
+            f"column {column.name!r}: must be numbers, not {str(odd.iloc[0])[:40]!r} "
+            f"({len(odd)} of {len(values)} entries)."
+        )
+    return values.astype(object).where(~values.index.isin(texts.index), numbers)
+
+
+def _one_hot(
+    values: "pandas.Series[Any]", column: Column, on_unknown: Callable[[str], object]
+) -> np.ndarray:
+    texts = as_texts(values)
+    missing = texts.isna() | texts.isin(column.missing)
+    if missing.any():
+        # pandas itself reads some texts as missing; a column may have one of them for a category.
+        taken = [text for text in column.categories if text in _MISSING_TO_PANDAS]
+        fill = taken[0] if len(taken) == 1 else _fill(column, missing.to_numpy())
+        texts = texts.mask(missing, str(fill))
     known = {category: code for code, category in enumerate(column.categories)}
     also_known = {_however_spelt(category): code for category, code in known.items()}
     if also_known.keys() == {"true", "false"}:
@@ -189,53 +204,58 @@ def _encode_column(
             f"categories that the training data did not have, such as {new[0][:40]!r}; they count "
             "as none."
         )
-    return (texts.map(codes).to_numpy()[:, None] == np.arange(len(known))).astype(dtype)
+    return np.asarray(texts.map(codes).to_numpy()[:, None] == np.arange(len(known)), np.float64)
 
 
 def _however_spelt(text: str) -> str:
     """Of `1`, `1.0` and `01.00`, or of `True` and `true`, the same; of another text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower()
     try:
-        return str(category(float(text)))
+        return _text(float(text))
     except (ValueError, OverflowError):
-        return text
+        return text.lower() if text.lower() in ("true", "false") else text
 
 
 _MISSING_TO_PANDAS = {
     "None", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "NaN", "nan",
     "-NaN", "-nan", "",
 }  # fmt: skip
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
-_SIGNS = re.compile(r"[\s$€£¥%_]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|Inf|INF)(inity|INITY)?")
+_SIGNS = "[\\s\u00a0\u202f$€£¥%_]"  # of currencies and percent, and blanks
 _GROUPED = {
-    ".": re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?"),
-    ",": re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?"),
+    ".": r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?",
+    ",": r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?",
 }
 
 
-def as_number(text: str, decimal: str = ".", signs: bool = True) -> float:
-    """The number that a text is, NaN where it is none; of `12 %`, 12.
+def as_numbers(
+    texts: "pandas.Series[str]", decimal: str = ".", signs: bool = True
+) -> "pandas.Series[float]":
+    """The numbers that texts are, NaN where one is none; of `12 %`, 12.
 
-    `decimal` is its decimal mark, the other one of point and comma separates thousands. With
+    `decimal` is the decimal mark, the other one of point and comma separates thousands. With
     `signs` a sign of a currency or of percent, blanks and separators of thousands are left out.
     """
-    bare = _SIGNS.sub("", text) if signs else text.strip()
-    if signs and _GROUPED[decimal].fullmatch(bare):
-        bare = bare.replace("." if decimal == "," else ",", "")
-    if decimal == ",":
-        bare = bare.replace(".", "?").replace(",", ".")  # a point is none of its marks
-    return float(bare) if _NUMBER.fullmatch(bare) else math.nan
+    if signs:
+        texts = texts.str.replace(_SIGNS, "", regex=True)
+        ungrouped = texts.str.replace("." if decimal == "," else ",", "", regex=False)
+        texts = texts.mask(texts.str.fullmatch(_GROUPED[decimal]), ungrouped)
+    if decimal == ",":  # a point is none of its marks
+        texts = texts.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
+    return texts.where(texts.str.fullmatch(NUMBER.pattern)).astype(float)
 
 
-def _however_written(entry: Any, decimal: str) -> Any:
-    """The number that an entry is; itself where it is none, to be refused."""
-    number = as_number(entry, decimal) if isinstance(entry, str) else math.nan
-    return entry if math.isnan(number) else number
+def without_missing_words(numbers: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    """NaN for the numbers that, as a text such as -999, stand for a missing entry."""
+    if not words:
+        return numbers
+    import pandas as pd
+
+    codes = as_numbers(pd.Series(list(words), dtype="str")).dropna()
+    return np.where(np.isin(numbers, codes), np.nan, numbers)
 
 
 def as_floats(values: "pandas.Series[Any]") -> np.ndarray:
-    if values.dtype.kind in "mM":
+    if values.dtype.kind in "mMc":
         raise UserError(f"column {values.name!r}: must be numbers, not dates or durations.")
     try:
         return values.to_numpy(np.float64, na_value=np.nan)
@@ -243,14 +263,12 @@ def as_floats(values: "pandas.Series[Any]") -> np.ndarray:
         raise UserError(f"column {values.name!r}: must be numbers ({error}).") from error
 
 
-def category(value: Any) -> Any:
-    """The text of a category: that of a whole number has no point, however it was read."""
+def as_texts(values: "pandas.Series[Any]") -> "pandas.Series[str]":
+    """The categories of a column: that of a whole number has no point, however it was read."""
+    return values.astype(object).map(_text, "ignore").astype("str")
+
+
+def _text(value: Any) -> str:
     if isinstance(value, float | np.floating):
-        return value if np.isnan(value) else str(int(value) if value == int(value) else value)
-    return str(value)
-
-
-def as_texts(values: "pandas.Series[Any]") -> np.ndarray:
-    """The categories of a column as texts, None where one is missing."""
-    texts = values.astype(object).map(category, "ignore")
-    return texts.where(values.notna(), None).to_numpy(copy=True)
+        return str(int(value) if value.is_integer() else value)
+    return str(value).strip()

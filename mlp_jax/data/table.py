@@ -2,6 +2,7 @@
 
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -11,27 +12,21 @@ from mlp_jax.config.schema import Table
 from mlp_jax.data.columns import Raw
 from mlp_jax.data.files import (
     check_npz,
-    check_regular,
-    half_of_memory,
+    insist_on_memory,
     insist_on_text,
-    reading,
+    opened,
     shortened,
     unpacked,
 )  # fmt: skip
 from mlp_jax.data.kinds import Typed, counts_rows, typed
-from mlp_jax.data.preprocessing import (
-    Column,
-    as_floats,
-    as_texts,
-    finite_numbers,
-)  # fmt: skip
+from mlp_jax.data.preprocessing import Column, as_texts, finite_numbers
 from mlp_jax.data.text import read_text
 from mlp_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pandas
 
-Entries = list[tuple[str, Any]]
+Entries = Iterable[tuple[str, Any]]
 Notes = tuple[str, ...]
 
 
@@ -43,19 +38,17 @@ def _read_text(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
 
 
 def _read_parquet(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
-    import pandas as pd
     import pyarrow.parquet
 
-    facts = pyarrow.parquet.ParquetFile(file)
-    size = facts.metadata.num_rows * facts.metadata.num_columns * 8
-    if size > half_of_memory():
-        raise ValueError(f"it unpacks to {size:,} bytes or more; at most {half_of_memory():,}")
-    _insist_on_different(facts.schema_arrow.names, config)
-    file.seek(0)
-    frame = pd.read_parquet(file).reset_index(drop=True)
+    table = pyarrow.parquet.ParquetFile(file)
+    groups = [table.metadata.row_group(at) for at in range(table.metadata.num_row_groups)]
+    num_entries = sum(group.num_rows for group in groups) * table.metadata.num_columns
+    size = max(8 * num_entries, sum(group.total_byte_size for group in groups))
+    insist_on_memory(size, "it unpacks to at least")
     # Parquet keeps categories of texts only; that others were some stands in pandas' own facts.
-    stored = (facts.schema_arrow.pandas_metadata or {}).get("columns", [])
+    stored = (table.schema_arrow.pandas_metadata or {}).get("columns", [])
     are_categories = {column["name"] for column in stored if column["pandas_type"] == "categorical"}
+    frame = table.read().to_pandas().reset_index(drop=True)
     return (
         [
             (str(name), values.astype("category") if name in are_categories else values)
@@ -67,12 +60,11 @@ def _read_parquet(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
 
 
 def _read_npz(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
-    if zipfile.is_zipfile(file):
-        check_npz(file)
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is not a zip archive of arrays as numpy.savez writes them")
+    check_npz(file)
     file.seek(0)
     arrays = np.load(file, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError("it holds one array, not several with names as numpy.savez writes them")
     return (
         [
             (name, np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values)
@@ -83,62 +75,50 @@ def _read_npz(file: IO[bytes], config: Table) -> tuple[Entries, Notes, str]:
     )
 
 
-TABLE_READERS = {
+TABLE_READERS: dict[str, Callable[[IO[bytes], Table], tuple[Entries, Notes, str]]] = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), _read_text),
     **dict.fromkeys((".parquet", ".pq"), _read_parquet),
     ".npz": _read_npz,
 }
-
-
-def _insist_on_different(names: list[str], config: Table) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(f"data.path={config.path}: more than one column is called {repeated[0]!r}.")
+"""From a file: its columns, or arrays of one or two dimensions; notes; the decimal mark."""
 
 
 def table(config: Table) -> Raw:
     """The table as raw inputs and a target; its notes say what the file and its columns are."""
     import pandas as pd
 
-    entries, notes, decimal = _read_table(config)
+    entries, notes, decimal = _read(config)
     columns, target_names = _as_columns(entries, config)
-    columns, more = _without_empty(columns, config)
-    notes += more
-    _check_shape(columns, target_names, config, notes)
-    found = {columns[at][0]: column for at, column in typed(columns, config, decimal).items()}
-    notes += tuple(note for column in found.values() for note in column.notes)
-    notes += _row_numbers(found, set(target_names))
+    columns, of_empty = _without_empty(columns, target_names)
+    _insist_on_rows_and_inputs(columns, target_names, config, of_empty)
+    found = typed(columns, config, decimal)
+    of_words = tuple(note for column in found.values() for note in column.notes)
+    of_numbers = _row_numbers(found, target_names)
     frame = pd.DataFrame({name: column.values for name, column in found.items()})
-    frame, more = _without_missing(frame, target_names, config)
-    notes += more
-    if all(found[name].is_numeric for name in target_names):
-        y, classes, reason = _numeric_target(frame[target_names], config)
-    else:
-        y, classes, reason = _categorical_target(frame[target_names], config)
-    if config.task == "auto":
-        notes += (reason,)
-    x = {
-        name: as_floats(values) if found[str(name)].is_numeric else as_texts(values)
-        for name, values in frame.drop(columns=target_names).items()
-    }
+    frame, of_missing = _without_missing(frame, target_names, config)
+    are_numbers = all(found[name].is_numeric for name in target_names)
+    read_target = _numeric_target if are_numbers else _categorical_target
+    y, classes, of_task = read_target(frame[target_names], config)
+    inputs = [column for name, column in found.items() if name not in target_names]
+    x = pd.DataFrame({
+        name: frame[name] if found[name].is_numeric else as_texts(frame[name])
+        for name in found if name not in target_names
+    })  # fmt: skip
     return Raw(
-        pd.DataFrame(x),
+        x,
         y,
         source=str(Path(config.path).expanduser().resolve()),
         feature_names=tuple(map(str, x)),
         target_names=tuple(target_names),
         class_names=tuple(map(str, classes)),
         class_values=classes,
-        columns=tuple(
-            Column(name, decimal=column.decimal, missing=column.missing)
-            for name, column in found.items()
-        ),
-        notes=notes,
+        columns=tuple(column.column for column in inputs),
+        notes=(*notes, *of_empty, *of_words, *of_numbers, *of_missing, *of_task),
     )
 
 
-def _read_table(config: Table) -> tuple[Entries, Notes, str]:
-    """The columns or arrays with their names, without the ignored ones; notes; the decimal mark."""
+def _read(config: Table) -> tuple[dict[str, Any], Notes, str]:
+    """The columns or arrays by name, without the ignored ones; notes; the decimal mark."""
     path = Path(config.path)
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if suffix not in TABLE_READERS:
@@ -146,27 +126,30 @@ def _read_table(config: Table) -> tuple[Entries, Notes, str]:
             f"data.path={path}: must end in {', '.join(TABLE_READERS)}, or .csv.gz; of a workbook, "
             "save the sheet as CSV."
         )
-    with reading("data.path", path):
-        check_regular("data.path", path)
-        with path.expanduser().open("rb") as file:
-            entries, notes, decimal = TABLE_READERS[suffix](file, config)
+    with opened("data.path", path) as file:
+        entries, notes, decimal = TABLE_READERS[suffix](file, config)
     names = [name for name, _ in entries]
+    _insist_on_different(names, config)
     for key, wanted in (("target", [config.target]), ("ignore", config.ignore)):
         absent = [name for name in wanted if name not in names]
         if absent:
+            hint = nearest(absent[0], names, {name: shortened([name]) for name in names})
             raise UserError(
                 f"data.{key}={absent[0]}: {absent[0]!r} is no column of {path}, which has "
-                f"{shortened(names)}."
-                f"{_nearest_name(absent[0], names)}{_how_to_quote(key, absent[0], names)}"
+                f"{shortened(names)}.{hint}{_how_to_quote(key, absent[0], names)}"
             )
     if config.target in config.ignore:
         raise UserError(f"data.ignore={config.target}: this column is data.target.")
-    entries = [(name, values) for name, values in entries if name not in config.ignore]
-    return entries, notes, decimal
+    return {n: values for n, values in entries if n not in config.ignore}, notes, decimal
 
 
-def _nearest_name(name: str, names: list[str]) -> str:
-    return nearest(name, names, {other: shortened([other]) for other in names})
+def _insist_on_different(names: list[str], config: Table) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"data.path={config.path}: more than one column is called {shortened(repeated[:1])}; "
+            "give each its own name in the file."
+        )
 
 
 def _how_to_quote(key: str, name: str, names: list[str]) -> str:
@@ -185,59 +168,60 @@ def _how_to_quote(key: str, name: str, names: list[str]) -> str:
     return f" Such a name is put in two pairs of quotes: 'data.{key}={quoted}'."
 
 
-def _as_columns(entries: Entries, config: Table) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Columns, a 2-D array `x` becoming `x_0`, `x_1`, …, the target first; and the target's."""
+def _as_columns(
+    entries: dict[str, Any], config: Table
+) -> tuple[dict[str, "pandas.Series[Any]"], list[str]]:
+    """Columns, a 2-D array `x` becoming `x_0`, `x_1`, …; and the names of the target's."""
     import pandas as pd
 
-    rows = np.shape(dict(entries)[config.target])[:1]
+    num_rows = np.shape(entries[config.target])[:1]
     columns: list[tuple[str, Any]] = []
     target_names: list[str] = []
-    for name, values in sorted(entries, key=lambda entry: entry[0] != config.target):
-        if values.ndim not in (1, 2) or values.shape[:1] != rows or 0 in values.shape[1:]:
+    for name, values in sorted(entries.items(), key=lambda entry: entry[0] != config.target):
+        if values.ndim not in (1, 2) or values.shape[:1] != num_rows or 0 in values.shape[1:]:
             raise UserError(
                 f"data.path={config.path}: array {name!r} has shape {values.shape}; must have one "
                 f"or two dimensions and as many rows as the target. Leave it out with "
                 f"'data.ignore=[{name}]'."
             )
-        parts = [(name, values)]
+        parts = {name: values}
         if values.ndim == 2:
-            parts = [(f"{name}_{j}", values[:, j]) for j in range(values.shape[1])]
-        columns += [(part, pd.Series(of_part, name=part)) for part, of_part in parts]
+            parts = {f"{name}_{j}": values[:, j] for j in range(values.shape[1])}
+        columns += [(part, pd.Series(of_part)) for part, of_part in parts.items()]
         if name == config.target:
-            target_names = [part_name for part_name, _ in parts]
+            target_names = list(parts)
     _insist_on_different([name for name, _ in columns], config)
-    return columns, target_names
+    return dict(columns), target_names
 
 
-def _check_shape(
-    columns: list[tuple[str, Any]], target_names: list[str], config: Table, notes: Notes
+def _without_empty(
+    columns: dict[str, "pandas.Series[Any]"], target_names: list[str]
+) -> tuple[dict[str, "pandas.Series[Any]"], Notes]:
+    """Without the columns and rows that have no entry at all, which say nothing."""
+    notes: Notes = ()
+    has_entry = {name: values.notna().to_numpy() for name, values in columns.items()}
+    empty = [n for n, has in has_entry.items() if not has.any() and n not in target_names]
+    if empty and any(has_entry[name].any() for name in target_names):
+        columns = {name: values for name, values in columns.items() if name not in empty}
+        notes += (f"left out, because without any entry: {shortened(empty)}",)
+    has_any = np.logical_or.reduce(list(has_entry.values()))
+    if has_any.any() and not has_any.all():
+        columns = {n: values[has_any].reset_index(drop=True) for n, values in columns.items()}
+        notes += (f"left out, because without any entry: {(~has_any).sum()} rows",)
+    return columns, notes
+
+
+def _insist_on_rows_and_inputs(
+    columns: dict[str, Any], target_names: list[str], config: Table, notes: Notes
 ) -> None:
-    has_rows = len(columns[0][1]) > 0
+    has_rows = len(columns[target_names[0]]) > 0
     if not has_rows or len(columns) == len(target_names):
         lacks = "no columns besides the target" if has_rows else "no rows"
         said = "".join(f" {note}." for note in notes)
         raise UserError(f"data.path={config.path}: there are {lacks}.{said}")
 
 
-def _without_empty(
-    columns: list[tuple[str, Any]], config: Table
-) -> tuple[list[tuple[str, Any]], Notes]:
-    """Without the columns and rows that have no entry at all, which say nothing."""
-    if not len(columns[0][1]):
-        return columns, ()
-    notes: Notes = ()
-    empty = [name for name, values in columns[1:] if values.isna().all()]
-    if empty and columns[0][1].notna().any():
-        columns = [(name, values) for name, values in columns if name not in empty]
-        notes += (f"left out, because without any entry: {shortened(empty)}",)
-    is_empty = np.logical_and.reduce([values.isna().to_numpy() for _, values in columns])
-    if is_empty.any() and not is_empty.all():
-        columns = [(n, values[~is_empty].reset_index(drop=True)) for n, values in columns]
-        notes += (f"left out, because without any entry: {is_empty.sum()} rows",)
-    return columns, notes
-
-
-def _row_numbers(found: dict[str, Typed], target_names: set[str]) -> Notes:
+def _row_numbers(found: dict[str, Typed], target_names: list[str]) -> Notes:
     """Takes out a nameless column that counts the rows; one that has a name is pointed out."""
     notes: Notes = ()
     for name in [name for name in found if name not in target_names]:
@@ -272,7 +256,7 @@ def _without_missing(
     counts = missing[target_names].sum() if config.missing == "mean" else missing.sum()
     listed = [f"{name!r} ({count})" for name, count in counts.items() if count]
     if listed:
-        fill = "" if set(counts[counts > 0].index) & set(target_names) else " or data.missing=mean"
+        fill = "" if counts[target_names].any() else " or data.missing=mean"
         raise UserError(
             f"data.missing={config.missing}: entries are missing in {', '.join(listed)} of "
             f"{config.path}; set data.missing=drop{fill}."
@@ -280,17 +264,17 @@ def _without_missing(
     return frame, ()
 
 
-def _categorical_target(
-    targets: "pandas.DataFrame", config: Table
-) -> tuple[np.ndarray, tuple[Any, ...], str]:
+_Target = tuple[np.ndarray, tuple[int | bool | str, ...], Notes]
+"""Targets, a row each, or the numbers of classes; the classes; a note on a task found out."""
+
+
+def _categorical_target(targets: "pandas.DataFrame", config: Table) -> _Target:
     if config.task == "regression" or targets.shape[1] > 1:
         raise UserError(
             f"data.task={config.task}: the target {config.target!r} holds texts, such as "
             f"{str(targets.iloc[0, 0])!r}; one column of them goes with data.task=classification."
         )
-    reason = f"data.task=classification: {config.target!r} holds categories"
-    values = targets.iloc[:, 0].astype(object).map(_label)
-    return *_labels(values, config), reason
+    return _classes(targets.iloc[:, 0].astype(object).map(_label), config, "categories")
 
 
 def _label(value: Any) -> int | bool | str:
@@ -302,19 +286,12 @@ def _label(value: Any) -> int | bool | str:
     return str(value)
 
 
-def _numeric_target(
-    targets: "pandas.DataFrame", config: Table
-) -> tuple[np.ndarray, tuple[Any, ...], str]:
+def _numeric_target(targets: "pandas.DataFrame", config: Table) -> _Target:
     """Labels or targets. Left to itself, a target is a class where it is one column of whole
     numbers, with two different ones, or with at most 20 that have ten rows each on average.
     """
-    import pandas as pd
-
-    columns = [Column(str(name)) for name in targets]
-    y = finite_numbers(
-        np.column_stack([as_floats(v) for _, v in targets.items()]), columns, np.float64
-    )
-    whole = y.shape[1] == 1 and bool((y == np.round(y)).all()) and np.abs(y).max() < 2**53
+    y = finite_numbers(targets.to_numpy(), [Column(str(name)) for name in targets], np.float64)
+    whole = y.shape[1] == 1 and bool((y % 1 == 0).all())
     num_values = len(np.unique(y))
     few = num_values == 2 or num_values <= min(20, len(y) / 10)
     if config.task == "classification" and not whole:
@@ -323,21 +300,20 @@ def _numeric_target(
             "or whole numbers."
         )
     if config.task == "classification" or (config.task == "auto" and whole and few):
-        reason = f"data.task=classification: {config.target!r} holds {num_values} whole numbers"
-        return *_labels(pd.Series(y[:, 0].astype(np.int64)), config), reason
+        return _classes(targets.iloc[:, 0].astype(int), config, f"{num_values} whole numbers")
     if num_values < 2:
         raise UserError(f"data.target={config.target}: every row has {y.flat[0]:g}.")
-    return y, (), f"data.task=regression: {config.target!r} holds numbers"
+    note = f"data.task=regression: {config.target!r} holds numbers"
+    return y, (), (note,) * (config.task == "auto")
 
 
-def _labels(
-    values: "pandas.Series[Any]", config: Table
-) -> tuple[np.ndarray, tuple[int | bool | str, ...]]:
-    """Each row's class by its number, and the classes as Python has them, in order."""
+def _classes(values: "pandas.Series[Any]", config: Table, what: str) -> _Target:
+    """Each row's class by its number, and the classes in order."""
     classes, labels = np.unique(values.to_numpy(), return_inverse=True)
     if len(classes) < 2:
         raise UserError(
             f"data.target={config.target}: every row has {str(classes[0])!r}; "
             "a classification needs at least two classes."
         )
-    return labels.astype(np.int64), tuple(classes.tolist())
+    note = f"data.task=classification: {config.target!r} holds {what}"
+    return labels.astype(np.int64), tuple(classes.tolist()), (note,) * (config.task == "auto")

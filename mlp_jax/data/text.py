@@ -9,25 +9,21 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from mlp_jax.config.schema import Table
 from mlp_jax.data.files import shortened
+from mlp_jax.data.preprocessing import NUMBER
 from mlp_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": r"\s+"}
 DECIMALS = {"point": ".", "comma": ","}
 
-_SAMPLE_BYTES = 2**18
+_SAMPLE_CHARACTERS = 2**18
 _SAMPLE_ROWS = 200
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-_CODE = re.compile(r"0\d+")
 _SIGNS = r"[\s$€£¥%]*"
 _DECIMAL_COMMA = re.compile(_SIGNS + r"[+-]?\d*,\d+" + _SIGNS)
 _DECIMAL_POINT = re.compile(_SIGNS + r"[+-]?\d*\.\d+" + _SIGNS)
@@ -45,9 +41,6 @@ class Row(NamedTuple):
     entries: list[str]
 
 
-Rows = list[Row]
-
-
 class Layout(NamedTuple):
     """How the rows of a text are written; `skip` rows stand before the first one of data."""
 
@@ -55,67 +48,66 @@ class Layout(NamedTuple):
     decimal: str
     names: list[str]
     skip: int
-    texts: list[int]
-    """The columns in which a number begins with a 0, as in 01234: a code, not a number."""
 
 
 def read_text(
     file: IO[bytes] | io.BytesIO, config: Table
-) -> tuple[list[tuple[str, Any]], tuple[str, ...], str]:
-    """The columns with their names, what was found out for the user to see, and the decimal mark.
+) -> tuple[list[tuple[str, "pandas.Series[str]"]], tuple[str, ...], str]:
+    """The columns and their names, what was found out for the user to see, and the decimal mark.
 
-    Entries stay texts in a column where one of them is no number; only the empty one is missing.
+    All entries are texts; one of blanks only is missing.
     """
+    encoding = config.encoding
+    if encoding == "auto":
+        is_utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding = "utf-16" if is_utf_16 else "utf-8-sig"
+        file.seek(0)
+    stream = io.TextIOWrapper(file, encoding, newline="")
+    try:
+        sample = stream.read(_SAMPLE_CHARACTERS)
+        layout, notes = find_layout(sample, len(sample) == _SAMPLE_CHARACTERS, config)
+        stream.seek(0)
+        frame = _parse(stream, layout)
+    except UnicodeDecodeError:
+        file.seek(0)
+        raise _wrong_encoding(file.read(), encoding, config) from None
+    finally:
+        stream.detach()  # else it would close the file
+    if config.encoding == "auto" and encoding == "utf-16":
+        notes += ("data.encoding=utf-16",)
+    frame = frame.where(frame.apply(lambda texts: texts.str.strip() != ""))
+    return list(zip(layout.names, (frame[at] for at in frame), strict=True)), notes, layout.decimal
+
+
+def _parse(stream: io.TextIOWrapper, layout: Layout) -> "pandas.DataFrame":
     import pandas as pd
 
-    head = file.read(_SAMPLE_BYTES)
-    encoding = _encoding(head, config)
-    try:
-        sample = codecs.getincrementaldecoder(encoding)().decode(head)
-    except UnicodeDecodeError:
-        raise _wrong_encoding(head, encoding, config) from None
-    if len(head) == _SAMPLE_BYTES:
-        sample = sample.rpartition("\n")[0] or sample  # the last line may be cut
-    layout, notes = find_layout(sample, config)
-    file.seek(0)
+    width = len(layout.names)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            frame = pd.read_csv(
-                file,
+            return pd.read_csv(
+                stream,
                 sep=layout.separator,
-                decimal=layout.decimal,
-                encoding=encoding,
                 header=None,
-                names=list(range(len(layout.names))),
+                names=range(width),
                 skiprows=layout.skip,
                 index_col=False,
-                low_memory=False,
-                keep_default_na=False,
-                na_values=[""],
-                dtype=dict.fromkeys(layout.texts, str),
+                dtype=str,
+                na_filter=False,
             )
-        except UnicodeDecodeError:
-            file.seek(0)
-            raise _wrong_encoding(file.read(), encoding, config) from None
         except pd.errors.ParserWarning:
             raise ValueError(
-                f"rows have more entries than the header, which has {len(layout.names)}: "
+                f"rows have more entries than the header, which has {width}: "
                 f"{shortened(layout.names)}"
             ) from None
         except pd.errors.ParserError as error:
-            raise _too_long_a_row(error, len(layout.names)) from None
-    if config.encoding == "auto" and encoding == "utf-16":
-        notes += ("data.encoding=utf-16",)
-    columns = [(name, frame[at]) for at, name in enumerate(layout.names)]
-    return columns, notes, layout.decimal
-
-
-def _encoding(head: bytes, config: Table) -> str:
-    if config.encoding != "auto":
-        return config.encoding
-    marked = [name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)]
-    return marked[0] if marked else "utf-8"
+            found = re.search(r"Expected \d+ fields in line (\d+), saw (\d+)", str(error))
+            if found is None:
+                raise
+            raise ValueError(
+                f"line {found[1]} has {found[2]} entries, the header {width}"
+            ) from None
 
 
 def _wrong_encoding(content: bytes, encoding: str, config: Table) -> UserError:
@@ -128,64 +120,56 @@ def _wrong_encoding(content: bytes, encoding: str, config: Table) -> UserError:
         there = content[start : error.start + 12].decode("cp1252", errors="replace")
         there = there.splitlines()[0]
         return UserError(
-            f"data.path={config.path}: line {line} is not {encoding} (byte "
+            f"data.path={config.path}: line {line} is not {encoding.removesuffix('-sig')} (byte "
             f"{content[error.start]:#x}). Say how it is written: data.encoding=cp1252 (Western "
             f"Windows) reads {there!r}; or latin-1, mac_roman, …; or save the file as UTF-8."
         )
     return UserError(f"data.path={config.path}: cannot be decoded as {encoding}.")
 
 
-def _too_long_a_row(error: Exception, width: int) -> ValueError:
-    """The parser's own words, in plain ones."""
-    found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-    if found is None:
-        return ValueError(str(error))
-    return ValueError(f"line {found[2]} has {found[3]} entries, the header {width}")
+def find_layout(text: str, is_cut: bool, config: Table) -> tuple[Layout, tuple[str, ...]]:
+    """The layout of a text from its first lines; raises `UserError` where it is uncertain.
 
-
-def find_layout(text: str, config: Table) -> tuple[Layout, tuple[str, ...]]:
-    """The layout of a text from its first lines; raises `UserError` where it is uncertain."""
+    The last row is no witness where the text `is_cut`.
+    """
     told = re.match(r"\s*\"?sep=(.)\"?\s*\n", text, re.IGNORECASE)
     if config.separator != "auto":
         separator = SEPARATORS.get(config.separator, config.separator)
     else:
         separator = told[1] if told else _likely_separator(text)
     rows = _rows(text, separator)
-    if told:
-        rows = [row for row in rows if row.line > 1]
+    rows = [row for row in rows if not told or row.line > 1]
     if not rows:
         raise ValueError("it is empty")
+    if is_cut and len(rows) > 1:
+        del rows[-1]
     at = _header_row(rows, config)
     if at is None:
-        skip, names = 0, [str(number) for number in range(_width(rows))]
+        skip, names = rows[0].number, [str(number) for number in range(_width(rows))]
     else:
         skip, names = rows[at].number + 1, _names(rows[at].entries)
-        if config.header == "auto":
-            _insist_on_names(names, [row.entries for row in rows[at + 1 :]], config)
     body = [row.entries for row in rows if row.number >= skip]
-    notes = [f"data.separator={name}" for name, sep in SEPARATORS.items() if sep == separator][:1]
-    if separator == "," or config.separator != "auto":
-        notes = []
+    if at is not None and config.header == "auto":
+        _insist_on_names(names, body, config)
+    notes = []
+    if config.separator == "auto" and separator != ",":
+        known = [name for name, mark in SEPARATORS.items() if mark == separator]
+        notes.append(f"data.separator={(known or [separator])[0]}")
     if at:
         notes.append(f"lines before the header, left out: {rows[at].line - 1}")
     decimal = DECIMALS.get(config.decimal) or _likely_decimal(body)
     if config.decimal == "auto" and decimal == ",":
         notes.append("data.decimal=comma")
-    texts = [
-        at
-        for at in range(len(names))
-        if any(at < len(row) and _CODE.fullmatch(row[at]) for row in body)
-    ]
-    return Layout(separator, decimal, names, skip, texts), tuple(notes)
+    return Layout(separator, decimal, names, skip), tuple(notes)
 
 
-def _rows(text: str, separator: str) -> Rows:
+def _rows(text: str, separator: str) -> list[Row]:
     """The first rows, without those that are blank."""
     if separator == SEPARATORS["space"]:
-        lines = text.splitlines()[:_SAMPLE_ROWS]
-        return [Row(at, at + 1, line.split()) for at, line in enumerate(lines) if line.strip()]
+        text = re.sub(r"^[ \t]+|[ \t]+$", "", text, flags=re.MULTILINE)
+        text, separator = re.sub(r"[ \t]+", " ", text), " "
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows: Rows = []
+    rows: list[Row] = []
     line = 1
     try:
         for number, entries in enumerate(reader):
@@ -199,9 +183,9 @@ def _rows(text: str, separator: str) -> Rows:
     return rows
 
 
-def _width(rows: Rows) -> int:
+def _width(rows: list[Row]) -> int:
     """The commonest number of entries."""
-    return Counter(len(row.entries) for row in rows).most_common(1)[0][0]
+    return Counter(len(row.entries) for row in rows).most_common(1)[0][0] if rows else 1
 
 
 def _likely_separator(text: str) -> str:
@@ -209,16 +193,15 @@ def _likely_separator(text: str) -> str:
 
     def score(separator: str) -> tuple[float, int]:
         rows = _rows(text, separator)
-        width = _width(rows) if rows else 1
+        width = _width(rows)
         share = sum(len(row.entries) == width for row in rows) / max(len(rows), 1)
         return (share, width) if width > 1 and share > 0.5 else (0.0, 1)
 
     best = max(SEPARATORS.values(), key=score)  # the first, a comma, where none cuts
-    certain = score(best)[0] > score(",")[0]
-    return best if certain else ","
+    return best if score(best)[0] > score(",")[0] else ","
 
 
-def _header_row(rows: Rows, config: Table) -> int | None:
+def _header_row(rows: list[Row], config: Table) -> int | None:
     """Which of the rows has the names; None where no row has them."""
     if config.header == "none":
         return None
@@ -228,41 +211,32 @@ def _header_row(rows: Rows, config: Table) -> int | None:
             raise UserError(f"data.header={config.header}: no names stand in that line.")
         return found[0]
     width = _width(rows)
-    at = 0
-    while at < len(rows) - 1 and _is_comment(rows[at].entries, width):
-        at += 1
-    _, line, row = rows[at]
-    later = [other.line for other in rows[at + 1 :] if len(other.entries) == width]
-    if len(row) < width and later:
+    is_comment = [row.entries[0].startswith("#") and len(row.entries) != width for row in rows]
+    at = is_comment.index(False) if False in is_comment else len(rows) - 1
+    _, line, entries = rows[at]
+    later = [row.line for row in rows[at + 1 :] if len(row.entries) == width]
+    if len(entries) < width and later:
         raise UserError(
-            f"data.path={config.path}: line {line} ({shortened(row)}) has {len(row)} "
-            f"{'entry' if len(row) == 1 else 'entries'} where the lines below have {width}. If it "
-            f"stands before the header, say in which line that is: data.header={later[0]}."
+            f"data.path={config.path}: line {line} ({shortened(entries)}) has {len(entries)} "
+            f"{'entry' if len(entries) == 1 else 'entries'} where the lines below have {width}. "
+            f"If it stands before the header, say in which line that is: data.header={later[0]}."
         )
     return at
 
 
-def _is_comment(entries: list[str], width: int) -> bool:
-    return entries[0].startswith("#") and len(entries) != width
-
-
-def _names(row: Sequence[str]) -> list[str]:
+def _names(entries: list[str]) -> list[str]:
     """As the header has them; a column without a name gets pandas' own for it."""
-    names = list(row)
-    names[0] = (
-        names[0].removeprefix("#") if names[0].startswith("#") and names[0] != "#" else names[0]
-    )
-    return [name if name else f"Unnamed: {at}" for at, name in enumerate(names)]
+    first = entries[0] if entries[0] == "#" else entries[0].removeprefix("#")
+    return [name or f"Unnamed: {at}" for at, name in enumerate([first, *entries[1:]])]
 
 
 def _insist_on_names(names: list[str], body: list[list[str]], config: Table) -> None:
     """Raises `UserError` where the first row looks like data and not like names."""
     if not body:
         return
-    are_numbers = [bool(_NUMBER.fullmatch(name)) for name in names]
+    are_numbers = [bool(NUMBER.fullmatch(name.strip())) for name in names]
     count_up = names in [[str(at + first) for at in range(len(names))] for first in (0, 1)]
-    below = [{row[at] for row in body if at < len(row)} for at in range(len(names))]
-    repeated = [name in entries for name, entries in zip(names, below, strict=True)]
+    repeated = [name in {row[at] for row in body if at < len(row)} for at, name in enumerate(names)]
     texts_repeated = any(
         again and not number for again, number in zip(repeated, are_numbers, strict=True)
     )

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -431,6 +432,22 @@ def test_a_lying_idx_header_allocates_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="declares 1024 x 1024 x 1024 entries and holds fewer"):
         read_idx(tmp_path / "images.gz", 3)
     assert asked == [16]
+
+
+def test_an_idx_file_that_memory_does_not_hold(tmp_path, monkeypatch):
+    """It is refused by the count of its header, before its entries are unpacked."""
+    monkeypatch.setattr("mlp_jax.data.files.half_of_memory", lambda: 400)
+    (tmp_path / "images.gz").write_bytes(gzip.compress(idx_bytes(np.zeros((2, 51, 1), np.uint8))))
+    with pytest.raises(UserError, match="2 x 51 x 1 entries, as float32 408 bytes; at most 400"):
+        read_idx(tmp_path / "images.gz", 3)
+
+
+def test_mnist_waits_for_no_pipe(tmp_path):
+    write_mnist(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    os.mkfifo(tmp_path / "t10k-images-idx3-ubyte")
+    with pytest.raises(UserError, match="a pipe, not a file"):
+        load(mnist(tmp_path))
 
 
 def test_mnist_takes_raw_pixels(tmp_path):

@@ -58,8 +58,8 @@ def test_is_read_as_meant(name, tmp_path):
     assert note is None or any(note in said for said in dataset.notes), dataset.notes
 
 
-def column(values, name="c"):
-    return text(f"{name},b,y", [(v, *row[1:]) for v, row in zip(values, ROWS, strict=True)])
+def column(values, name="c", n=60):
+    return text(f"{name},b,y", [(v, *row[1:]) for v, row in zip(values, ROWS[:n], strict=True)])
 
 
 def several(*texts):
@@ -96,6 +96,13 @@ REFUSED = {
     "ids": (column([12345678901234567 + i for i in range(60)]).encode(), {}, "beyond 2.53"),
     "larger ids": (column([12345678901234567000 + i for i in range(60)]).encode(), {}, "2.53"),
     "one long line": (b"{" + b"1" * 300_000 + b"}", {}, "no column of"),
+    "dates": (column(several("2024-01-05", "2024-02-29")).encode(), {}, "'c'.*are dates.*categor"),
+    "german dates": (column(several("5.1.2024", "NA", "29.2.24")).encode(), {}, "'c'.*are dates"),
+    "times": (column(several('"Jan 5, 2024 7:30 pm"', "12:45")).encode(), {}, "'c'.*are dates"),
+    "free texts": (
+        column([f"the {i} of them said {i % 7}" for i in range(20)], n=20).encode(), {},
+        "'c': 20 different texts",
+    ),
     "a name like a number": (
         text("1e3,b,y").encode(), {"target": "1000.0"}, "'data.target=\"1e3\"'"
     ),
@@ -124,6 +131,7 @@ HELPS = {
     "percent": {"numeric": ["c"]},
     "dollars": {"numeric": ["c"]},
     "surnames": {"categorical": ["c"]},
+    "dates": {"categorical": ["c"]},
     "ids": {"ignore": ["c"]},
     "a name like a number": {"target": "1e3", "task": "regression"},
 }
@@ -219,6 +227,77 @@ def test_what_the_columns_became_is_said(tmp_path):
     assert any("1 numbers: b; 1 of categories (inputs): c (3)" in note for note in notes)
 
 
+def test_blanks_around_an_entry_are_nothing(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("yes", " yes", "no ", "no")))
+    dataset = load(table(path, target="b", task="regression"))
+    assert dataset.feature_names == ("c=no", "c=yes", "y")
+    x = dataset.preprocessing.encode(pd.DataFrame({"c": ["yes", " yes", "no\t"], "y": 0}))
+    np.testing.assert_array_equal(x, [[0, 1, 0], [0, 1, 0], [1, 0, 0]])
+    assert load(table(path, target="c")).class_names == ("no", "yes")
+
+
+def test_numbers_for_missing_entries(tmp_path):
+    """They are the same numbers however they are written, in training and in prediction."""
+    path = tmp_path / "t.csv"
+    path.write_text(column(several("1", "-999", "5", "-999.0")))
+    dataset = load(table(path, missing_values=["-999"], missing="mean"))
+    assert set(dataset.train.x[:, 0]) == {1, 3, 5}
+    for code in (-999, -999.0, "-999", None):
+        x = dataset.preprocessing.encode(pd.DataFrame({"c": [code, "1"], "b": 0.0}))
+        assert x[:, 0].tolist() == [3, 1]
+
+
+def test_columns_without_names_are_numbers_to_the_model_too(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text().partition("\n")[2])
+    dataset = load(table(path, header="none", target="2"))
+    frame = pd.read_csv(path, header=None)
+    np.testing.assert_array_equal(dataset.preprocessing.encode(frame), dataset.train.x)
+    with pytest.raises(UserError, match="'0': 2 columns have this name"):
+        dataset.preprocessing.encode(frame.rename(columns={1: 0}))
+
+
+def test_a_target_that_is_empty_somewhere(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text(rows=[*ROWS, (1.5, 2.5, "")]))
+    with pytest.raises(UserError, match=r"missing in 'y' \(1\).*data\.missing=drop"):
+        load(table(path))
+    dataset = load(table(path, missing="drop"))
+    assert len(dataset.train.x) == 60 and dataset.class_values == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", object])
+def test_whole_numbers_that_floats_round(dtype, tmp_path):
+    path = tmp_path / "t.parquet"
+    ids = pd.Series([2**53 + i for i in range(60)], dtype=dtype)
+    pd.DataFrame({"id": ids, "a": np.arange(60.0) ** 2, "y": np.arange(60) / 7}).to_parquet(path)
+    with pytest.raises(UserError, match=r"'id': .*beyond 2\^53.*data\.ignore=\[id\]"):
+        load(table(path))
+    assert load(table(path, numeric=["id"])).feature_names == ("id", "a")
+    path = tmp_path / "t.csv"
+    path.write_text(column(["NA", *(2**53 + i for i in range(59))]))
+    with pytest.raises(UserError, match=r"'c': .*beyond 2\^53"):
+        load(table(path, missing="mean"))
+
+
+def test_structured_arrays(tmp_path):
+    x = np.zeros(4, [("a", float), ("b", int)])
+    np.savez(tmp_path / "t.npz", x=x, y=np.arange(4) / 3)
+    with pytest.raises(UserError, match=r"x\.npy is structured, with the fields 'a', 'b'"):
+        load(table(tmp_path / "t.npz"))
+
+
+def test_one_array_is_not_read_as_several(tmp_path, monkeypatch):
+    with (tmp_path / "t.npz").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
+        )
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("was read"))
+    with pytest.raises(UserError, match=r"numpy\.savez"):
+        load(table(tmp_path / "t.npz"))
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(UserError, match="a pipe, not a file"):
@@ -228,8 +307,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_what_unpacks_to_too_much(tmp_path, monkeypatch):
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text().encode()))
     pd.DataFrame({"a": np.zeros(5000), "y": 1.5}).to_parquet(tmp_path / "t.parquet")
-    for module in ("files", "table"):
-        monkeypatch.setattr(f"mlp_jax.data.{module}.half_of_memory", lambda: 1000)
+    monkeypatch.setattr("mlp_jax.data.files.half_of_memory", lambda: 1000)
     for name in ("t.csv.gz", "t.parquet"):
         with pytest.raises(UserError, match="unpacks to"):
             load(table(tmp_path / name))
@@ -238,7 +316,7 @@ def test_what_unpacks_to_too_much(tmp_path, monkeypatch):
 def test_inputs_that_memory_does_not_hold(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_text(column(several("u", "v", "w")))
-    monkeypatch.setattr("mlp_jax.data.columns.half_of_memory", lambda: 1000)
+    monkeypatch.setattr("mlp_jax.data.files.half_of_memory", lambda: 3000)
     with pytest.raises(UserError, match="'c': makes 3 of 4 inputs"):
         load(table(path))
 
