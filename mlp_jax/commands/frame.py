@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mlp_jax.commands.output import outlast
 from mlp_jax.config import guard
-from mlp_jax.config.checks import to_experiment
+from mlp_jax.config.checks import meant_key, to_experiment
 from mlp_jax.config.compose import (
     Composer,
     Job,
@@ -89,7 +89,7 @@ class Command(NamedTuple):
 
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line asks for; the exit status says how it ended.
+    """Does what the command line asks for, without arguments the help; the exit status says how.
 
     0: done. 1: the run failed. 2: a mistake in what was asked for; nothing was written.
     130: stopped by Ctrl-C or SIGTERM.
@@ -100,7 +100,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     gc.set_threshold(100_000)  # the imports allocate much and free little
     try:
-        call(command, sys.argv[1:] if arguments is None else arguments)
+        call(command, (sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except (UserError, RunError) as error:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
@@ -290,8 +290,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.
         raise UserError(f"{message}; see --help and --hydra-help.")
 
     parser = get_args_parser()
+    parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
-    options = parser.parse_args(list(arguments))
+    options, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise _no_option(unknown[0], arguments)
     if options.experimental_rerun is not None:
         raise UserError("--experimental-rerun: would read a pickle, which can run any code.")
     if options.config_path is not None:
@@ -301,6 +304,15 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.
     if options.resolve and not options.cfg:
         raise UserError("--resolve: goes with --cfg.")
     return parser, options
+
+
+def _no_option(option: str, arguments: Sequence[str]) -> UserError:
+    """With the override that may be meant by --KEY VALUE or --KEY=VALUE."""
+    name, _, value = option.partition("=")
+    following = arguments[arguments.index(option) + 1 :][:1]
+    value = value or "".join(text for text in following if "=" not in text)
+    hint = meant_key(name.lstrip("-").replace("-", "_"), f"={value}" if value else "")
+    return UserError(f"unrecognized arguments: {option}; see --help and --hydra-help.{hint}")
 
 
 def _is_directory(name: str) -> bool:

@@ -88,6 +88,7 @@ def _command(arguments: Sequence[str], quiet: bool = False) -> frame.Command:
 
 
 def train(config: Experiment, arguments: Sequence[str], quiet: bool) -> "Result":
+    console = _console(quiet)
     _pin_if_deterministic([config])
     rundir.check_root(config.checkpoint.root)
     if config.tracking.name != "none":  # a mistake in it is told before the data is read
@@ -100,7 +101,7 @@ def train(config: Experiment, arguments: Sequence[str], quiet: bool) -> "Result"
     _pin_if_small(config, dataset)
     from mlp_jax.experiment import run as experiment
 
-    return experiment.run(config, _console(quiet), _line(arguments), dataset=dataset)
+    return experiment.run(config, console, _line(arguments), dataset=dataset)
 
 
 def search_loss(result: "Result") -> float:

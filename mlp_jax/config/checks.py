@@ -11,17 +11,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mlp_jax.config.schema import (
     ANY,
-    CHOICES,
     OUTPUT_LOSS_NAMES,
-    SECTIONS,
     Allowed,
     Experiment,
+    all_fields,
     describe,
     is_optional,
     with_values,
 )  # fmt: skip
 from mlp_jax.errors import UserError, nearest
 
+OTHER_NAMES = {
+    "lr": "optimizer.learning_rate", "eta": "optimizer.learning_rate", "dataset": "data",
+    "hidden": "model.hidden_sizes", "layers": "model.hidden_sizes", "exp": "+exp",
+    "experiment": "+exp", "sgd": "gradient_descent", "gd": "gradient_descent",
+}  # fmt: skip
+"""What keys, groups and choices are called elsewhere."""
 MAX_HIDDEN_WEIGHTS = 10**9
 """Between two hidden layers: 4 GB in float32."""
 
@@ -92,8 +97,11 @@ def _not_set(path: str) -> UserError:
     return UserError(f"{path} is not set: give it as {path}=VALUE.")
 
 
-def unknown_key(where: str, path: str, schema: Any) -> UserError:
-    """The error for a key that `schema`, a dataclass, does not have; `where` it stood, or ''."""
+def unknown_key(where: str, path: str, schema: Any, value: str = "") -> UserError:
+    """The error for a key that `schema`, a dataclass, does not have; `where` it stood, or ''.
+
+    `value` is what it was to be, as =VALUE, where that is known.
+    """
     if path == "exp":  # where Hydra puts a file of exp/ that doesn't say otherwise
         return UserError(
             f"{where}exp: is a group, +exp=NAME; the first line of exp/NAME.yaml must be "
@@ -101,16 +109,22 @@ def unknown_key(where: str, path: str, schema: Any) -> UserError:
         )
     parent, _, name = path.rpartition(".")
     names = [item.name for item in fields(schema)] if is_dataclass(schema) else []
-    elsewhere = {
-        item.name: f"{section}.{item.name}"
-        for section, schemas in {**CHOICES, **SECTIONS}.items()
-        for schema in schemas
-        for item in fields(schema)
-        if parent == ""
-    }
-    hint = nearest(name, names) or nearest(name, elsewhere, elsewhere)
+    own = {other: p for other, p in OTHER_NAMES.items() if p.startswith(f"{parent}.")}
+    own |= {each: f"{parent}.{each}".removeprefix(".") for each in names}
+    hint = _meant(own, name, value) or ("" if parent else meant_key(name, value))
     has = f" {parent or 'An experiment'} has {', '.join(names)}." if names else ""
     return UserError(f"{where}{path}: no such key.{hint}{has}")
+
+
+def meant_key(name: str, value: str = "") -> str:
+    """' Did you mean KEY=VALUE?': a key or a group of an experiment, or nothing."""
+    own = {item.name: item.name for item in fields(Experiment)}
+    every = {path.rpartition(".")[2]: path for path, _ in all_fields()} | OTHER_NAMES
+    return _meant(own, name, value) or _meant(every, name, value)
+
+
+def _meant(paths: Mapping[str, str], name: str, value: str) -> str:
+    return nearest(name, paths, {each: f"{path}{value}" for each, path in paths.items()})
 
 
 def _validate_together(config: Experiment) -> None:

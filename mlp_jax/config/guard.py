@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlp_jax.config.checks import unknown_key
+from mlp_jax.config.checks import OTHER_NAMES, unknown_key
 from mlp_jax.config.schema import describe, find_field
 from mlp_jax.errors import UserError, nearest
 
@@ -261,19 +261,20 @@ def explain(error: Exception, overrides: list[str]) -> UserError:
         allowed = f" {group} is one of {', '.join(options)}." if options else ""
         return UserError(
             f"{group or '--config-name'}={choice}: no such choice."
-            f"{nearest(choice, options)}{allowed}"
+            f"{nearest(OTHER_NAMES.get(choice, choice), options)}{allowed}"
         )
     message = " ".join(re.sub(r"\n +full_key: .*", "", str(error), flags=re.DOTALL).split())
     where = match[0] if (match := re.match(r"In '[^']+': ", message)) else ""
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             path, reason = cause.full_key.partition("[")[0], str(cause.msg).splitlines()[0]
-            if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-                return unknown_key(where, path, cause.object_type)
             given = [text for text in overrides if text.partition("=")[0].lstrip("+~") == path]
+            if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+                value = "".join(given[-1].partition("=")[1:]) if given else ""
+                return unknown_key(where, path, cause.object_type, value)
             if not given:  # it stands in a file
-                value = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
-                given = [f"{path}={value[1]}" if value else path]
+                found = re.search(r"alue:? '?(.*?)'?( of type.*| is not .*)?$", reason)
+                given = [f"{path}={found[1]}" if found else path]
             item = find_field(path)
             why = f"must be {describe(item)}" if item else reason.rstrip(".")
             return UserError(f"{where}{given[-1]}: {why}.")

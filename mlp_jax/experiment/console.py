@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich import progress
 from rich.console import Console as RichConsole
@@ -24,6 +25,11 @@ class Console:
 
     def __init__(self, rich_console: RichConsole | None = None) -> None:
         self.rich = rich_console or RichConsole(highlight=False, soft_wrap=True)
+        self._start = time.perf_counter()
+
+    def age(self) -> str:
+        """The time since the beginning."""
+        return duration(time.perf_counter() - self._start)
 
     def line(self, text: str) -> None:
         self.rich.print(text, markup=False)
@@ -125,6 +131,11 @@ def where(step: int, num_steps: int, steps_per_epoch: int) -> str:
 def measured(metrics: Mapping[str, float]) -> str:
     """Names and values on one line."""
     return "  ".join(f"{name} {number(value)}" for name, value in metrics.items())
+
+
+def duration(seconds: float) -> str:
+    """As 3.1 s or, from a minute on, 0:01:05."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def number(value: object) -> str:

@@ -14,12 +14,12 @@ import numpy as np
 
 from mlp_jax import data
 from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
-from mlp_jax.core.fit import Fitted
+from mlp_jax.core.fit import Fitted, evaluate_parts
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
-from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.console import Console, duration
 from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
@@ -48,12 +48,14 @@ class Result(NamedTuple):
 
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
     config = problem.config
-    parts = {"train": problem.train, "validation": problem.validation, "test": problem.test}
-    sizes = ", ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
+    parts = {"training": problem.train, "validation": problem.validation, "test": problem.test}
+    sizes = [f"{len(part.x):,} for {name}" for name, part in parts.items() if part]
+    num_examples = sum(len(part.x) for part in parts.values() if part)
     return {
-        "data": f"{problem.dataset.name}: {sizes}",
-        "network": f"{_sizes(problem)}, {num_params(problem.params):,} parameters, "
-        f"{_activation(problem)}, {config.model.output} + {config.model.loss}",
+        "data": f"{problem.dataset.name}: {_count(num_examples, 'example')}, {', '.join(sizes)}",
+        "network": f"{_sizes(problem)}: {_sizes_in_words(problem)}, "
+        f"{num_params(problem.params):,} parameters, {_activation(problem)}, "
+        f"{config.model.output} + {config.model.loss}",
         "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
         f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
         "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
@@ -72,6 +74,16 @@ def gradient_line(gradient: GradientCheck) -> str:
 
 def _sizes(problem: Problem) -> str:
     return "-".join(map(str, problem.sizes))
+
+
+def _sizes_in_words(problem: Problem) -> str:
+    n_0, *hidden, n_last = problem.sizes
+    units = f"{' + '.join(map(str, hidden))} hidden units" if hidden else "no hidden layer"
+    return f"{_count(n_0, 'input')}, {units}, {_count(n_last, 'output')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _activation(problem: Problem) -> str:
@@ -191,10 +203,24 @@ def print_result(result: Result, console: Console) -> None:
             ],
         )
     last = int(result.fitted.history.steps[-1])
-    if result.fitted.step != last or last < result.problem.num_steps:
-        console.line(
-            f"stopped at step {last:,}; the parameters of step {result.fitted.step:,} are kept"
-        )
+    stopped = f"stopped at step {last:,}; " if last < result.problem.num_steps else ""
+    if stopped or result.fitted.step != last:
+        console.line(f"{stopped}the parameters of step {result.fitted.step:,} are kept")
+    if warning := _warning(result):
+        console.line(f"warning: {warning}")
+    console.line(f"time      {duration(result.seconds)} of training, {console.age()} in all")
+
+
+def _warning(result: Result) -> str:
+    """That the training made it worse, which nobody wants."""
+    problem = result.problem
+    start = evaluate_parts(problem, problem.params)["train"]["loss"]
+    if (loss := result.metrics["train"]["loss"]) <= start:
+        return ""
+    return (
+        f"the loss of the training part is {loss:.4g} at the end and was {start:.4g} before the "
+        "first step; try a smaller optimizer.learning_rate."
+    )
 
 
 def params_sha256(params: Params) -> str:

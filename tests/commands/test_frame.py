@@ -239,8 +239,8 @@ def test_bad_configs(command: Command, composed: list[Experiment], kind: str, pa
     [
         (["optimizer=adm"], "optimizer=adm: no such choice. Did you mean adam? optimizer is one"),
         (["+exp=xorr"], "exp=xorr: no such choice. Did you mean xor? exp is one of boolean"),
-        (["sede=1"], "sede: no such key. Did you mean seed? An experiment has name, seed"),
-        (["learning_rate=1"], "Did you mean optimizer.learning_rate?"),
+        (["sede=1"], "sede: no such key. Did you mean seed=1? An experiment has name, seed"),
+        (["learning_rate=1"], "Did you mean optimizer.learning_rate=1?"),
         (["seed=1.5"], "seed=1.5: must be a whole number from 0 to 4,294,967,295."),
         (["model.hidden_sizes=[true]"], "model.hidden_sizes=[true]: must be a list of whole"),
         (["optimizer.learning_rate=true"], "learning_rate=true: must be a number > 0."),
@@ -251,6 +251,10 @@ def test_bad_configs(command: Command, composed: list[Experiment], kind: str, pa
         (["--config-dir", "nope"], "--config-dir=nope: is not a directory."),
         (["--config-name", "nope"], "--config-name=nope: no such choice."),
         (["--nope"], "unrecognized arguments: --nope; see --help"),
+        (["--exp", "xor"], "--exp; see --help and --hydra-help. Did you mean +exp=xor?"),
+        (["--exp=xor", "seed=1"], "Did you mean +exp=xor?"),
+        (["--lr", "0.3", "+exp=xor"], "Did you mean optimizer.learning_rate=0.3?"),
+        (["--hidden-sizes=[3]"], "Did you mean model.hidden_sizes=[3]?"),
         (["-m", "seed=0,1,-1"], "seed=-1: must be a whole number from 0 to 4,294,967,295. (In the"),
         (["-m", "seed=0,x", "num_epochs=1"], "seed=x: must be a whole number"),
         (["hydra.run.dir=out", "seed=-1"], "seed=-1: must be"),
@@ -325,6 +329,12 @@ def test_help_lists_groups_choices_and_examples(
         assert file.stem in outcome.out
     assert " own," in outcome.out.partition("    +exp ")[2]
     assert outcome.out.count("python -m mlp_jax.train ") == 1 + 5
+
+
+def test_without_arguments_there_is_the_help(command: Command, composed: list[Experiment]) -> None:
+    outcome = command()
+    assert (outcome.status, outcome.err, outcome.files, composed) == (0, "", [], [])
+    assert outcome.out == command("--help").out
 
 
 def test_cfg_job_prints_every_key(command: Command, composed: list[Experiment]) -> None:

@@ -46,7 +46,7 @@ def test_a_run_from_python_is_continued_and_is_that_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["sede=1"], "sede: no such key. Did you mean seed?"),
+        (["sede=1"], "sede: no such key. Did you mean seed=1?"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["batch_size=5", *SHORT], "there are 4 training examples"),
         (["-m", "seed=0,-1"], "seed=-1: must be a whole number"),

@@ -1,6 +1,7 @@
 """Whole runs, from a config to what MLflow holds, read back through its public client."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,19 @@ def test_early_stopping_keeps_the_best_and_says_so(min_delta):
     assert summary.final_metrics(result)["best/validation_loss"] == losses[fitted.step]
     assert max(losses) < result.problem.num_steps
     np.testing.assert_allclose(result.metrics["validation"]["loss"], losses[fitted.step], rtol=1e-5)
-    assert f"the parameters of step {fitted.step:,} are kept" in output
+    last = fitted.history.steps[-1]
+    assert f"stopped at step {last:,}; the parameters of step {fitted.step:,} are kept" in output
+
+
+def test_the_end_says_how_long_it_took_and_whether_it_got_worse():
+    _, output = run("+exp=moons", "optimizer.learning_rate=1e9", "num_epochs=2", "tracking=none")
+    assert re.search(
+        r"^warning: the loss of the training part is \d.* was 0\.8\d* before", output, re.M
+    )
+    assert re.search(r"^time +\S+ s of training, \S+ s in all$", output, re.M)
+    _, output = run("+exp=xor", "num_epochs=200", "tracking=none")
+    assert "warning" not in output
+    assert "stopped at" not in output
 
 
 def test_a_run_that_diverges_fails_at_its_step_and_keeps_what_was_finite():
