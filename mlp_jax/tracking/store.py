@@ -133,7 +133,9 @@ def _connect(uri: str) -> None:
     import sqlalchemy
 
     seconds = {} if uri.startswith("mssql") else {"connect_timeout": 2}
-    sqlalchemy.create_engine(uri, connect_args=seconds).connect().close()
+    engine = sqlalchemy.create_engine(uri, connect_args=seconds)
+    engine.connect().close()
+    engine.dispose()
 
 
 def preload() -> None:
@@ -273,26 +275,28 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 _REFUSED = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|"
-    "Access denied|Unknown database|Login failed"
+    "Access denied|Unknown database|Login failed|Name or service not known"
 )
-"""What databases say to a wrong user, password or name, which stays wrong."""
+"""What databases say to a wrong user, password or name, and the system of an unknown host."""
 
 
 def _may_pass(error: Exception, uri: str) -> bool:
     from sqlalchemy.exc import OperationalError
 
+    if _REFUSED.search(str(error)):
+        return False
     if hasattr(error, "get_http_status_code"):
         status = error.get_http_status_code()
         # A database's own 500 is a schema of another version.
         return status in (408, 409, 429, 503) or (status >= 500 and uri.startswith(_SERVERS))
-    return isinstance(error, OperationalError) and not _REFUSED.search(str(error))
+    return isinstance(error, OperationalError)
 
 
 def failure(error: Exception, uri: str) -> str:
     """What went wrong with the store in two lines, without anything of `uri` that is secret."""
     cause = redacted(str(error).partition("\n")[0])
-    if "psycopg2" in cause:
-        cause += "; with pip install 'mlp_jax[postgresql]' write postgresql+psycopg://…"
+    if isinstance(error, ImportError) and uri.startswith("postgresql"):
+        cause += "; pip install 'mlp_jax[postgresql]', and write postgresql+psycopg://…"
     if not isinstance(error, _store_errors()):
         cause = f"{type(error).__name__}: {cause}"
     if "HTTPConnection" in cause:  # the last of several errors, each around the next
