@@ -154,7 +154,8 @@ def resume(
     given = saved.from_record(rundir.read(directory, rundir.CONFIG), directory)
     config = saved.prolonged(given, overrides)
     result = rundir.result(directory)
-    if result is not None and (config == given or result["stopped_early"]):
+    is_recorded = config.tracking.name == "none" or (directory / rundir.RUN).exists()
+    if result is not None and is_recorded and (config == given or result["stopped_early"]):
         early = "; early stopping ended it" if result["stopped_early"] else ""
         if not quiet:
             print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")

@@ -271,6 +271,11 @@ class Record:
                     sha256 = digest(path)
                     _move(path, self._folder(sha256) / file)
                     self.note(files={**self.facts["files"], file: sha256})
+        except Exception as error:
+            if (cause := _disk_error(error)) is None:
+                raise
+            text = cause.strerror or str(cause)
+            raise OSError(cause.errno, text, str(self.directory)) from None
         finally:  # half a model would fill the disk that was too small for it
             shutil.rmtree(incoming, ignore_errors=True)
 
@@ -401,6 +406,13 @@ class Record:
         if self.facts.get("is_delivered"):
             (self.directory / LOCK).unlink(missing_ok=True)
         self._lock.release()
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """Also one that a library has wrapped in an error of its own."""
+    while not (error is None or isinstance(error, OSError)):
+        error = error.__context__
+    return error
 
 
 def _is_below(name: str) -> bool:

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlp_jax.durable.rundir import resume_command, shown
+from mlp_jax.durable import rundir
 from mlp_jax.errors import RunError, redacted
 from mlp_jax.tracking import old, search, store
 from mlp_jax.tracking.mirror import mirror
@@ -43,7 +43,7 @@ _REPAIRED = "left RUNNING by a process that is gone; marked KILLED when this was
 
 
 def sync_command(directory: Path) -> str:
-    return f"python -m mlp_jax.sync {shown(directory)}"
+    return f"python -m mlp_jax.sync {rundir.shown(directory)}"
 
 
 # --- is its process gone? ----------------------------------------------------------------------
@@ -84,15 +84,20 @@ def _boot() -> str:
 
 
 def run_directories(root: Path) -> list[Path]:
-    """The directories of runs at or right below `root`, the one that began first first.
-
-    What only a run can have left is one, too, where its `run.json` is gone; not the lock of a
-    process that died before it began a run.
-    """
-    signs = (FACTS, HISTORY, old.JOURNAL, FILES, MODEL)
-    places = [root, *root.glob("*/")]
-    found = [place for place in places if any((place / sign).exists() for sign in signs)]
+    """The directories of runs at or right below `root`, the one that began first first."""
+    found = filter(_is_run, [root, *root.glob("*/")])
     return sorted(found, key=lambda directory: (_started(directory), directory))
+
+
+def _is_run(directory: Path) -> bool:
+    """Also where `run.json` is gone; not where a process died before it began the run."""
+    if any((directory / sign).exists() for sign in (FACTS, HISTORY, old.JOURNAL, FILES, MODEL)):
+        return True
+    if not any((directory / rundir.CHECKPOINTS).glob("*")):  # the first thing after `run.json`
+        return False
+    with suppress(RunError, LookupError):
+        return bool(rundir.read(directory, rundir.CONFIG)["tracking"]["name"] != "none")
+    return False
 
 
 def _started(directory: Path) -> int:
@@ -105,7 +110,10 @@ def read(directory: Path) -> dict[str, Any]:
     """The facts of a run. Raises `RunError` where they are damaged or gone."""
     if facts := read_facts(directory):
         return facts
-    raise RunError(f"{directory / FACTS}: is gone, which says what run this is; the rest is here.")
+    how = "Bring it back from a copy; the rest of the run is here."
+    if (directory / rundir.CONFIG).exists():
+        how = f"Record the run anew, with all its points: {rundir.resume_command(directory)}"
+    raise RunError(f"{directory / FACTS}: is gone, which says what the store has of it. {how}")
 
 
 def is_left(directory: Path) -> bool:
@@ -213,7 +221,7 @@ def _line(recovered: Recovered, directory: Path | None) -> str:
     lines = []
     if recovered.is_repaired:
         is_there = directory is not None and directory.exists()  # a sweep's is removed
-        how = f"; go on with: {resume_command(directory)}" if directory and is_there else ""
+        how = f"; go on with: {rundir.resume_command(directory)}" if directory and is_there else ""
         lines.append(
             f"the run {recovered.name!r} was left RUNNING by a process that is gone: marked "
             f"KILLED{how}"

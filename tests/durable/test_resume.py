@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlp_jax import data
-from mlp_jax.commands import train
+from mlp_jax.commands import sync, train
 from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.fit import compile_programs, fit, template
@@ -365,6 +365,31 @@ def test_a_run_goes_on_without_its_record_where_that_is_damaged(interrupted, cap
     assert "run.json: cannot be read ('sha256'). The run goes on without being recorded." in output
     a, b = (rundir.read(path, "result.json") for path in (damaged, other))
     assert a == b
+
+
+def test_a_run_whose_record_is_gone_is_named_and_recorded_anew(capsys):
+    run(*CIRCLES)
+    run("tracking=none", *CIRCLES[:-1], "num_epochs=1")
+    directory = next(path for path in directories() if (path / "run.json").exists())
+    first = rundir.read(directory, "run.json")["run_id"]
+    (directory / "run.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        sync.main([])
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert "run.json: is gone" in told and "1 runs here, 1 with" in told
+    command = f"python -m mlp_jax.train resume=runs/{directory.name}"
+    assert command in told
+    train.resume(directory.name, [])
+    assert sync.sync([directory])
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    again = rundir.read(directory, "run.json")["run_id"]
+    losses = [
+        [(point.step, point.value) for point in client.get_metric_history(run_id, "train/loss")]
+        for run_id in (first, again)
+    ]
+    assert first != again and losses[0] == losses[1]
+    assert client.get_run(again).info.status == "FINISHED"
 
 
 def test_a_run_that_the_store_refuses_leaves_nothing():

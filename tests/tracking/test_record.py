@@ -163,6 +163,25 @@ def test_a_file_that_is_replaced_has_its_last_content(tmp_path):
             assert record.file("a.txt").read_text() == text
 
 
+def test_a_disk_that_is_full_is_told_as_such_whatever_a_library_makes_of_it(tmp_path):
+    def write_half(path):
+        path.mkdir()
+        (path / "MLmodel").write_text("half")
+        try:
+            raise OSError(28, "No space left on device", "/elsewhere/params")
+        except OSError as error:
+            raise ValueError("cannot copy; specify another path") from error
+
+    with closing(Record(tmp_path)) as record:
+        record.note(id="abc")
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            record.add(MODEL, write_half)
+        assert raised.value.filename == str(tmp_path)
+        assert not list(tmp_path.rglob("MLmodel"))
+        with pytest.raises(ZeroDivisionError):
+            record.add("a.txt", lambda path: 1 / 0)
+
+
 def test_one_process_holds_it(run):
     with closing(Record(run)), pytest.raises(BusyError, match="another process"):
         Record(run)
