@@ -235,13 +235,15 @@ def as_numbers(
     `decimal` is the decimal mark, the other one of point and comma separates thousands. With
     `signs` a sign of a currency or of percent, blanks and separators of thousands are left out.
     """
+    import pandas as pd
+
     if signs:
         texts = texts.str.replace(_SIGNS, "", regex=True)
         ungrouped = texts.str.replace("." if decimal == "," else ",", "", regex=False)
         texts = texts.mask(texts.str.fullmatch(_GROUPED[decimal]), ungrouped)
     if decimal == ",":  # a point is none of its marks
         texts = texts.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
-    return texts.where(texts.str.fullmatch(NUMBER.pattern)).astype(float)
+    return pd.to_numeric(texts.where(texts.str.fullmatch(NUMBER.pattern))).astype(float)
 
 
 def without_missing_words(numbers: np.ndarray, words: Sequence[str]) -> np.ndarray:
@@ -265,6 +267,8 @@ def as_floats(values: "pandas.Series[Any]") -> np.ndarray:
 
 def as_texts(values: "pandas.Series[Any]") -> "pandas.Series[str]":
     """The categories of a column: that of a whole number has no point, however it was read."""
+    if values.dtype == "str":
+        return values.str.strip()
     return values.astype(object).map(_text, "ignore").astype("str")
 
 

@@ -75,8 +75,8 @@ def read_text(
         stream.detach()  # else it would close the file
     if config.encoding == "auto" and encoding == "utf-16":
         notes += ("data.encoding=utf-16",)
-    frame = frame.where(frame.apply(lambda texts: texts.str.strip() != ""))
-    return list(zip(layout.names, (frame[at] for at in frame), strict=True)), notes, layout.decimal
+    columns = [(name, frame[at].str.strip()) for at, name in enumerate(layout.names)]
+    return [(name, texts.mask(texts == "")) for name, texts in columns], notes, layout.decimal
 
 
 def _parse(stream: io.TextIOWrapper, layout: Layout) -> "pandas.DataFrame":
@@ -189,16 +189,19 @@ def _width(rows: list[Row]) -> int:
 
 
 def _likely_separator(text: str) -> str:
-    """The one that cuts the most lines into equally many entries, and into the most of them."""
+    """The one that cuts the most lines into equally many entries.
 
-    def score(separator: str) -> tuple[float, int]:
+    Where two do, a comma is within numbers rather than a semicolon, and a blank within texts.
+    """
+
+    def share(separator: str) -> float:
         rows = _rows(text, separator)
         width = _width(rows)
-        share = sum(len(row.entries) == width for row in rows) / max(len(rows), 1)
-        return (share, width) if width > 1 and share > 0.5 else (0.0, 1)
+        cut = sum(len(row.entries) == width for row in rows) / max(len(rows), 1)
+        return cut if width > 1 and cut > 0.5 else 0.0
 
-    best = max(SEPARATORS.values(), key=score)  # the first, a comma, where none cuts
-    return best if score(best)[0] > score(",")[0] else ","
+    shares = {separator: share(separator) for separator in (";", "\t", "|", ",", r"\s+")}
+    return max(shares, key=lambda separator: shares[separator]) if any(shares.values()) else ","
 
 
 def _header_row(rows: list[Row], config: Table) -> int | None:

@@ -46,12 +46,14 @@ def scikit_learn(name, **other):
 
 
 def mnist(root, **other):
-    return config(Mnist, {"root": str(root), "validation_size": 10, "shuffle": True}, other)
+    return config(
+        Mnist, {"name": "mnist", "root": str(root), "validation_size": 10, "shuffle": True}, other
+    )
 
 
 def table(path, **other):
-    defaults = {"path": str(path), "target": "y", "task": "auto", "missing": "refuse", "ignore": []}
-    defaults |= {"numeric": [], "categorical": [], "missing_values": None}
+    defaults = {"name": "table", "path": str(path), "target": "y", "task": "auto", "ignore": []}
+    defaults |= {"missing": "refuse", "numeric": [], "categorical": [], "missing_values": None}
     defaults |= dict.fromkeys(("separator", "decimal", "encoding", "header"), "auto")
     return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
 

@@ -248,6 +248,13 @@ def test_numbers_for_missing_entries(tmp_path):
         assert x[:, 0].tolist() == [3, 1]
 
 
+def test_a_comma_in_each_line_does_not_separate(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("".join(f"{'uv'[i % 2]};{i},5\n" for i in range(20)))
+    dataset = load(table(path, header="none", target="1"))
+    assert dataset.feature_names == ("0=u", "0=v") and dataset.train.y[1, 0] == 1.5
+
+
 def test_columns_without_names_are_numbers_to_the_model_too(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(text().partition("\n")[2])
