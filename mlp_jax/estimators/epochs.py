@@ -1,4 +1,4 @@
-"""Epochs with scikit-learn's objective, updates and rules of stopping, as one compiled program.
+"""An epoch with scikit-learn's objective and updates, as one compiled program.
 
 It is compiled once for each rule and shape: what differs in numbers only is trained by the same.
 
@@ -7,7 +7,7 @@ sum of weights:
 
     J = (Σ_i w_i L_i + α/2 Σ_l ‖W^l‖²) / Σ_i w_i
 
-An epoch's last batch is filled up with examples of weight 0, so that all have one shape.
+The last batch is filled up with examples of weight 0, so that all have one shape.
 """
 
 from functools import partial
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, Int
 
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Penalty, backprop, penalty_value
 from mlp_jax.core.losses import LOSSES, Loss, example_weighted
-from mlp_jax.core.metrics import r2
 from mlp_jax.core.network import Params, apply
 from mlp_jax.core.optimizers import make_optimizer
 
@@ -48,21 +48,9 @@ class Rule(NamedTuple):
     optimizer: str
     """A name of `core.optimizers`, or `sgd`, which is momentum or nesterov."""
     nesterov: bool
-    learning_rate: str
-    """`constant`, `invscaling` or `adaptive`."""
 
 
-NUMBERS = (
-    "learning_rate_init",
-    "alpha",
-    "momentum",
-    "beta_1",
-    "beta_2",
-    "epsilon",
-    "power_t",
-    "tol",
-    "n_iter_no_change",
-)
+NUMBERS = ("alpha", "momentum", "beta_1", "beta_2", "epsilon")
 """scikit-learn's parameters that are arguments of the program."""
 
 Numbers = dict[str, Any]
@@ -76,27 +64,15 @@ class Examples(NamedTuple):
     weight: Float[Any, " rows"]
 
 
-class Progress(NamedTuple):
-    """All that changes from epoch to epoch, on the device or, between two calls, on the host."""
+class Optimizer(NamedTuple):
+    """What an optimizer carries from update to update."""
 
-    params: Params
-    opt_state: Any
-    learning_rate: Float[Any, ""]
+    state: Any
     num_updates: Int[Any, ""]
-    """Of this optimizer."""
-    num_seen: Float[Any, ""]
-    """Examples since the parameters were drawn: scikit-learn's t_."""
-    best_score: Float[Any, ""]
-    """The highest validation score; without a validation part minus the lowest loss."""
-    best_params: Params | None
-    """Those of the best validation score."""
-    num_worse: Float[Any, ""]
-    """Epochs since the score improved by `tol`."""
-    num_epochs: Int[Any, ""]
-    is_done: Bool[Any, ""]
+    learning_rate: Any
 
 
-def optimizer_of(rule: Rule, numbers: Any, learning_rate: Any, num_updates: Any) -> Any:
+def _transformation(rule: Rule, numbers: Numbers, learning_rate: Any, num_updates: Any) -> Any:
     """The core's optimizer in scikit-learn's form, for the update after `num_updates`."""
     if rule.optimizer == "sgd":  # see `_update`
         name = "nesterov" if rule.nesterov else "momentum"
@@ -109,9 +85,10 @@ def optimizer_of(rule: Rule, numbers: Any, learning_rate: Any, num_updates: Any)
 
 
 @partial(jax.jit, static_argnums=0)
-def init_opt_state(rule: Rule, numbers: Numbers, params: Params) -> Any:
-    """The optimizer's state before its first update."""
-    return optimizer_of(rule, numbers, numbers["learning_rate_init"], 0).init(params)
+def new_optimizer(rule: Rule, numbers: Numbers, params: Params, learning_rate: Any) -> Optimizer:
+    """Before its first update."""
+    state = _transformation(rule, numbers, learning_rate, 0).init(params)
+    return Optimizer(state, jnp.int32(0), learning_rate)
 
 
 def objective(
@@ -126,10 +103,14 @@ def objective(
 
 
 def _update(
-    rule: Rule, numbers: Numbers, examples: Examples, progress: Progress, rows: Array
-) -> tuple[Progress, Float[Array, ""]]:
+    rule: Rule,
+    numbers: Numbers,
+    examples: Examples,
+    trained: tuple[Params, Optimizer],
+    rows: Int[Array, " batch"],
+) -> tuple[tuple[Params, Optimizer], Float[Array, ""]]:
     """One update of the parameters, and the batch's J before it."""
-    params, eta = progress.params, progress.learning_rate
+    params, (state, num_updates, eta) = trained
     x, y, weight = (array[rows] for array in examples)
     value, grads = objective(rule, numbers["alpha"], params, x, y, weight)
     if rule.output == "identity":  # scikit-learn reports the mean over the targets, not their sum
@@ -137,106 +118,29 @@ def _update(
         value = (value - penalty) / y.shape[1] + penalty
     if rule.optimizer == "sgd":  # v ← μv − η∇J: a velocity keeps the rate that it was made with
         grads = jax.tree.map(lambda g: eta * g, grads)
-    optimizer = optimizer_of(rule, numbers, eta, progress.num_updates)
-    updates, opt_state = optimizer.update(grads, progress.opt_state, params)
+    optimizer = _transformation(rule, numbers, eta, num_updates)
+    updates, state = optimizer.update(grads, state, params)
     params = jax.tree.map(jnp.add, params, updates)
-    num_updates = progress.num_updates + 1
-    return progress._replace(params=params, opt_state=opt_state, num_updates=num_updates), value
-
-
-def _validation_score(rule: Rule, params: Params, examples: Examples, rows: Array) -> Array:
-    """Accuracy (of all labels of an example together), or the mean of the targets' R²."""
-    x, y, weight = (array[rows] for array in examples)
-    y_hat = outputs(rule.activation, rule.output, params, x)
-    if rule.output in ("softmax", "logistic"):
-        by_class = rule.output == "softmax"
-        found, wanted = (jnp.argmax(a, 1)[:, None] if by_class else a > 0.5 for a in (y_hat, y))
-        is_correct = jnp.all(found == wanted, axis=1)
-        return jnp.sum(jnp.where(is_correct, weight, 0)) / jnp.sum(weight)
-    weight = weight / jnp.sum(weight)
-    mean = jnp.dot(weight, y)
-    score = jnp.mean(r2(jnp.dot(weight, (y_hat - y) ** 2), jnp.dot(weight, (y - mean[None]) ** 2)))
-    return jnp.where(jnp.all(jnp.isfinite(y_hat)), score, jnp.nan)
-
-
-def _epoch(
-    rule: Rule,
-    numbers: Numbers,
-    examples: Examples,
-    progress: Progress,
-    order: Int[Array, "batches batch"],
-    num_examples: Array,
-    validation: Array | None,
-) -> tuple[Progress, Array, Array]:
-    """One epoch: all updates, the score, and whether it is time to stop. Returns loss and score."""
-    step = partial(_update, rule, numbers, examples)
-    progress, values = jax.lax.scan(step, progress, order)
-    num_batches, batch_size = order.shape
-    count = jnp.clip(num_examples - batch_size * jnp.arange(num_batches), 0, batch_size)
-    loss = jnp.sum(values * count) / num_examples
-    num_seen = progress.num_seen + num_examples
-
-    score, best, best_params = -loss, progress.best_score, progress.best_params
-    if validation is not None:
-        score = _validation_score(rule, progress.params, examples, validation)
-        best_params = jax.tree.map(
-            lambda new, old: jnp.where(score > best, new, old), progress.params, best_params
-        )
-    num_worse = jnp.where(score < best + numbers["tol"], progress.num_worse + 1, 0)
-    has_stalled: Array = num_worse > numbers["n_iter_no_change"]
-    is_done = has_stalled
-
-    eta = progress.learning_rate
-    if rule.learning_rate == "invscaling":
-        eta = numbers["learning_rate_init"] / (num_seen + 1) ** numbers["power_t"]
-    if rule.learning_rate == "adaptive":
-        is_done = has_stalled & (eta <= 1e-6)
-        eta = jnp.where(has_stalled & ~is_done, eta / 5, eta)
-        num_worse = jnp.where(has_stalled & ~is_done, 0, num_worse)
-    progress = progress._replace(
-        learning_rate=eta,
-        num_seen=num_seen,
-        best_score=jnp.where(score > best, score, best),
-        best_params=best_params,
-        num_worse=num_worse,
-        num_epochs=progress.num_epochs + 1,
-        is_done=is_done,
-    )
-    return progress, loss, score
+    return (params, Optimizer(state, num_updates + 1, eta)), value
 
 
 @partial(jax.jit, static_argnums=0)
-def train_epochs(
+def train_epoch(
     rule: Rule,
     numbers: Numbers,
     examples: Examples,
-    first: Progress,
-    orders: Int[Array, "epochs batches batch"],
+    trained: tuple[Params, Optimizer],
+    order: Int[Array, "batches batch"],
     num_examples: Array,
-    validation: Int[Array, " held_out"] | None,
-    max_epochs: Array,
-) -> tuple[Progress, Float[Array, " epochs"], Float[Array, " epochs"]]:
-    """The epochs of `orders`, up to `max_epochs` or until it is done, with their losses and scores.
+) -> tuple[tuple[Params, Optimizer], Float[Array, ""]]:
+    """An update for each row of `order`, and the mean J of all examples, each before its update.
 
-    The rows of an epoch are those of `orders`; where `num_examples` do not fill its last batch
-    there are rows of weight 0. `validation` are the rows that are held out.
+    Where `num_examples` do not fill the last batch there are examples of weight 0.
     """
-
-    def is_going(carry: tuple[Progress, Array, Array]) -> Array:
-        num_epochs = carry[0].num_epochs
-        has_order = num_epochs - first.num_epochs < len(orders)
-        return ~carry[0].is_done & has_order & (num_epochs < max_epochs)
-
-    def epoch(carry: tuple[Progress, Array, Array]) -> tuple[Progress, Array, Array]:
-        progress, losses, scores = carry
-        k = progress.num_epochs - first.num_epochs
-        progress, loss, score = _epoch(
-            rule, numbers, examples, progress, orders[k], num_examples, validation
-        )
-        return progress, losses.at[k].set(loss), scores.at[k].set(score)
-
-    empty = jnp.zeros(len(orders), examples.x.dtype)
-    return jax.lax.while_loop(is_going, epoch, (first, empty, empty))
+    trained, values = jax.lax.scan(partial(_update, rule, numbers, examples), trained, order)
+    num_batches, batch_size = order.shape
+    count = jnp.clip(num_examples - batch_size * jnp.arange(num_batches), 0, batch_size)
+    return trained, jnp.sum(values * count) / num_examples
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -248,8 +152,10 @@ def outputs(
 
 
 @partial(jax.jit, static_argnums=0)
-def objective_of_all(
-    rule: Rule, alpha: Array, params: Params, examples: Examples
-) -> tuple[Float[Array, ""], Params]:
-    """J of all examples and its gradient, for L-BFGS."""
-    return objective(rule, alpha, params, *examples)
+def objective_at(
+    rule: Rule, theta: Float[Array, " theta"], like: Params, alpha: Array, examples: Examples
+) -> tuple[Float[Array, ""], Float[Array, " theta"]]:
+    """J of all examples and its gradient, for parameters like those of `like` as one vector."""
+    _, as_params = ravel_pytree(like)
+    value, grads = objective(rule, alpha, as_params(theta), *examples)
+    return value, ravel_pytree(grads)[0]

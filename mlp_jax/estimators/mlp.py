@@ -14,25 +14,29 @@ from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import sklearn.neural_network
+from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import check_random_state, column_or_1d, shuffle
+from sklearn.utils import check_random_state, shuffle
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
+from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.network import Layer, Params
 from mlp_jax.core.optimizers import OPTIMIZERS
 from mlp_jax.estimators import epochs
-from mlp_jax.estimators.epochs import Examples, Progress, Rule
+from mlp_jax.estimators.epochs import Examples, Optimizer, Rule
 
 T = TypeVar("T", bound="_MLP")
 
@@ -57,6 +61,9 @@ def _is_stochastic(estimator: "_MLP") -> bool:
 @dataclass(eq=False, repr=False)
 class _MLP(BaseEstimator):
     """What classifier and regressor share. `fit` checks the fields, as scikit-learn wants it."""
+
+    _theirs: ClassVar[Any]
+    """scikit-learn's class."""
 
     hidden_layer_sizes: Any = (100,)
     activation: Any = "relu"
@@ -85,12 +92,12 @@ class _MLP(BaseEstimator):
     hidden_sizes: Any = None
 
     @abstractmethod
-    def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
-        """X as it is used, and the targets, one row an example."""
-
-    @abstractmethod
     def _output(self) -> str:
         """The output activation, by scikit-learn's name."""
+
+    @abstractmethod
+    def _score(self, y: NDArray[Any], y_hat: NDArray[Any], weight: NDArray[Any]) -> float:
+        """What early stopping maximises: the accuracy, of all labels together, or the mean R²."""
 
     # --- fitting -------------------------------------------------------------------------------
 
@@ -111,6 +118,11 @@ class _MLP(BaseEstimator):
         if self.solver == "lbfgs":
             return self._fit_lbfgs(examples)
         return self._fit_stochastic(examples, X.shape[0], incremental)
+
+    def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
+        """X as it is used, and the targets, one row an example."""
+        X, y = self._theirs._validate_input(self, X, y, incremental, self._is_first(incremental))
+        return X, y.reshape(len(y), -1)
 
     def _checked_finite(self: T) -> T:
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
@@ -153,11 +165,8 @@ class _MLP(BaseEstimator):
             bound = np.sqrt(factor / (n_in + n_out))
             for arrays, shape in (self.coefs_, (n_in, n_out)), (self.intercepts_, (n_out,)):
                 arrays.append(self._random_state.uniform(-bound, bound, shape).astype(dtype))
-        self.n_layers_, self.n_outputs_, self.out_activation_ = (
-            len(sizes),
-            num_outputs,
-            self._output(),
-        )
+        self.n_layers_, self.n_outputs_ = len(sizes), num_outputs
+        self.out_activation_ = self._output()
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
@@ -170,13 +179,8 @@ class _MLP(BaseEstimator):
         return "sigmoid" if self.activation == "logistic" else self.activation
 
     def _rule(self) -> Rule:
-        return Rule(
-            self._activation(),
-            self.out_activation_,
-            self.solver,
-            bool(self.nesterovs_momentum),
-            "constant" if self.solver == "adam" else self.learning_rate,
-        )
+        nesterov = bool(self.nesterovs_momentum)
+        return Rule(self._activation(), self.out_activation_, self.solver, nesterov)
 
     def _params(self, dtype: Any) -> Params:
         """The lecture's W: (n_out, n_in), of scikit-learn's coefs_: (n_in, n_out)."""
@@ -193,43 +197,32 @@ class _MLP(BaseEstimator):
     def _fit_stochastic(self: T, examples: Examples, num_examples: int, incremental: bool) -> T:
         dtype, rows, held_out = examples.x.dtype, np.arange(num_examples), None
         if self.early_stopping:
-            rows, held_out = self._split(examples, rows)
-        order = _Order(
-            rows, self._batch_size(len(rows)), self._random_state if self.shuffle else None
-        )
+            rows, held_out_rows = self._split(examples, rows)
+            held_out = Examples(*(array[held_out_rows] for array in examples))
+        order = np.full(self._batches(len(rows)), len(examples.x) - 1, np.int32)
         numbers = {name: np.asarray(getattr(self, name), dtype) for name in epochs.NUMBERS}
         max_epochs = 1 if incremental else self.max_iter
         self.n_iter_, is_done = 0, False
         with jax.enable_x64(dtype == np.float64):
-            progress = self._progress(numbers, self._params(dtype), incremental)
+            params = kept = self._params(dtype)
+            optimizer = self._resumed(numbers, params, incremental)
             examples = jax.device_put(examples)
             try:
                 while self.n_iter_ < max_epochs and not is_done:
-                    orders = order.draw(max_epochs - self.n_iter_, len(examples.x) - 1)
-                    progress, losses, scores = jax.device_get(
-                        epochs.train_epochs(
-                            self._rule(),
-                            numbers,
-                            examples,
-                            progress,
-                            orders,
-                            len(rows),
-                            held_out,
-                            max_epochs,
-                        )
+                    rows = shuffle(rows, random_state=self._random_state) if self.shuffle else rows
+                    order.flat[: len(rows)] = rows
+                    (params, optimizer), loss = epochs.train_epoch(
+                        self._rule(), numbers, examples, (params, optimizer), order, len(rows)
                     )
-                    num_new, is_done = int(progress.num_epochs) - self.n_iter_, progress.is_done
-                    order.rewind(num_new)
-                    self._report(losses[:num_new].tolist(), scores[:num_new].tolist())
+                    self._log(float(loss), len(rows))
+                    if self._is_best(params, held_out) or held_out is None:
+                        kept = params
+                    eta, is_done = self._next_learning_rate(float(optimizer.learning_rate))
+                    optimizer = optimizer._replace(learning_rate=np.asarray(eta, dtype))
             except KeyboardInterrupt:
                 warnings.warn("Training interrupted by user.", stacklevel=4)
-        self._take(progress, self.n_iter_ * len(rows))
-        if self.verbose and is_done:
-            name = "Validation score" if self.early_stopping else "Training loss"
-            print(
-                f"{name} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} "
-                "consecutive epochs. Stopping."
-            )
+        self._optimizer = jax.device_get(optimizer)
+        self._set_coefs(jax.device_get(kept), self.coefs_[0].dtype)
         if self.n_iter_ == self.max_iter and not (is_done or incremental):
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
@@ -238,6 +231,62 @@ class _MLP(BaseEstimator):
                 stacklevel=4,
             )
         return self._checked_finite()
+
+    def _resumed(self, numbers: epochs.Numbers, params: Params, incremental: bool) -> Optimizer:
+        """The optimizer as the last `partial_fit` left it, or a new one."""
+        dtype = params[0].W.dtype
+        if not incremental or not hasattr(self, "_optimizer"):
+            eta = np.asarray(self.learning_rate_init, dtype)
+            return epochs.new_optimizer(self._rule(), numbers, params, eta)
+        return jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf, self._optimizer
+        )
+
+    def _log(self, loss: float, num_seen: int) -> None:
+        self.n_iter_ += 1
+        self.t_ += num_seen
+        self.loss_ = loss
+        self.loss_curve_.append(loss)
+        if self.verbose:
+            print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
+
+    def _is_best(self, params: Params, held_out: Examples | None) -> bool:
+        """Whether the epoch has the best score so far, of what is held out or minus the loss."""
+        if held_out is None:
+            score, best = -self.loss_, -self.best_loss_
+        else:
+            y_hat = self._y_hat(params, held_out.x)
+            is_finite = np.isfinite(y_hat).all()
+            score = self._score(held_out.y, y_hat, held_out.weight) if is_finite else np.nan
+            best = self.best_validation_score_
+            self.validation_scores_.append(score)
+            if self.verbose:
+                print(f"Validation score: {score:f}")
+        has_stalled = score < best + self.tol
+        self._no_improvement_count = self._no_improvement_count + 1 if has_stalled else 0
+        if score > best and held_out is None:
+            self.best_loss_ = self.loss_
+        elif score > best:
+            self.best_validation_score_ = score
+        return score > best
+
+    def _next_learning_rate(self, eta: float) -> tuple[float, bool]:
+        """That of the next epoch, and whether there is none."""
+        rule = "constant" if self.solver == "adam" else self.learning_rate
+        if rule == "invscaling":
+            eta = self.learning_rate_init / (self.t_ + 1) ** self.power_t
+        if self._no_improvement_count <= self.n_iter_no_change:
+            return eta, False
+        if rule == "adaptive" and eta > 1e-6:
+            self._no_improvement_count = 0
+            return eta / 5, False
+        if self.verbose:
+            name = "Validation score" if self.early_stopping else "Training loss"
+            print(
+                f"{name} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} "
+                "consecutive epochs. Stopping."
+            )
+        return eta, True
 
     def _split(self, examples: Examples, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The rows for training, and those held out for early stopping."""
@@ -255,7 +304,8 @@ class _MLP(BaseEstimator):
             )
         return rows, held_out
 
-    def _batch_size(self, num_examples: int) -> int:
+    def _batches(self, num_examples: int) -> tuple[int, int]:
+        """How many batches there are, and of how many examples."""
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
         if batch_size > num_examples and self.batch_size != "auto":
             warnings.warn(
@@ -263,100 +313,38 @@ class _MLP(BaseEstimator):
                 "clipped",
                 stacklevel=5,
             )
-        return min(batch_size, num_examples)
-
-    def _progress(self, numbers: epochs.Numbers, params: Params, incremental: bool) -> Progress:
-        """With the optimizer as the last `partial_fit` left it, or a new one."""
-        dtype, start = params[0].W.dtype, np.int32(0)
-        if incremental and hasattr(self, "_optimizer"):
-            last = self._optimizer
-            opt_state, eta = jax.tree.map(
-                lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf,
-                (last.opt_state, last.learning_rate),
-            )
-            num_updates = last.num_updates
-        else:
-            opt_state = jax.device_get(epochs.init_opt_state(self._rule(), numbers, params))
-            eta, num_updates = numbers["learning_rate_init"], start
-        best = self.best_validation_score_ if self.early_stopping else -self.best_loss_
-        return Progress(
-            params=params,
-            opt_state=opt_state,
-            learning_rate=eta,
-            num_updates=num_updates,
-            num_seen=np.asarray(self.t_, dtype),
-            best_score=np.asarray(best, dtype),
-            best_params=params if self.early_stopping else None,
-            num_worse=np.asarray(self._no_improvement_count, dtype),
-            num_epochs=start,
-            is_done=np.bool_(False),
-        )
-
-    def _report(self, losses: list[float], scores: list[float]) -> None:
-        for loss, score in zip(losses, scores, strict=True):
-            self.n_iter_ += 1
-            self.loss_curve_.append(loss)
-            if self.early_stopping:
-                self.validation_scores_.append(score)
-            if self.verbose:
-                print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
-                print(f"Validation score: {score:f}\n" * self.early_stopping, end="")
-
-    def _take(self, progress: Progress, num_seen: int) -> None:
-        """What has become of the network."""
-        self._optimizer = progress._replace(params=(), best_params=None)
-        self._no_improvement_count = int(progress.num_worse)
-        self.t_ += num_seen
-        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
-        if self.early_stopping:
-            self.best_validation_score_ = float(progress.best_score)
-        else:
-            self.best_loss_ = -float(progress.best_score)
-        self._set_coefs(progress.best_params or progress.params, self.coefs_[0].dtype)
+        if batch_size >= num_examples:  # in multiples of 64: folds and small sets share programs
+            return 1, -(-num_examples // 64) * 64
+        return -(-num_examples // batch_size), batch_size
 
     # --- L-BFGS --------------------------------------------------------------------------------
 
     def _fit_lbfgs(self: T, examples: Examples) -> T:
         """SciPy's L-BFGS-B with the gradient by backprop, in float64 as scikit-learn's."""
-        leaves, structure = jax.tree.flatten(self._params(np.float64))
-        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-
-        def params_of(theta: NDArray[Any]) -> Params:
-            parts = zip(np.split(theta, ends), leaves, strict=True)
-            return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
-
-        def flat(leaves: list[Any]) -> NDArray[Any]:
-            return np.concatenate([np.ravel(leaf) for leaf in leaves])
-
+        params = self._params(np.float64)
         with jax.enable_x64(True):
+            theta, as_params = ravel_pytree(params)
             examples = jax.device_put(Examples(*(np.asarray(a, np.float64) for a in examples)))
-            alpha = np.float64(self.alpha)
 
             def value_and_gradient(theta: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-                value, grads = epochs.objective_of_all(
-                    self._rule(), alpha, params_of(theta), examples
+                value, grads = epochs.objective_at(
+                    self._rule(), theta, params, np.float64(self.alpha), examples
                 )
-                return float(value), flat(jax.tree.leaves(grads))
+                return float(value), np.asarray(grads)
 
             result = scipy.optimize.minimize(
                 value_and_gradient,
-                flat(leaves),
+                theta,
                 method="L-BFGS-B",
                 jac=True,
                 options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
             )
-        self.n_iter_, self.loss_ = min(result.nit, self.max_iter), float(result.fun)
-        self._set_coefs(params_of(result.x), self.coefs_[0].dtype)
+            params = jax.device_get(as_params(jnp.asarray(result.x)))
+        self.n_iter_ = _check_optimize_result("lbfgs", result, self.max_iter)
+        self.loss_ = float(result.fun)
+        self._set_coefs(params, self.coefs_[0].dtype)
         if self.verbose:
             print(f"L-BFGS: {result.message}, {result.nit} iterations, loss = {result.fun:.8f}")
-        if result.status != 0:
-            warnings.warn(
-                f"lbfgs failed to converge after {self.n_iter_} iteration(s) "
-                f"(status={result.status}): {result.message}. Increase the number of iterations "
-                "(max_iter, max_fun), or scale the data.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
         return self._checked_finite()
 
     # --- using ---------------------------------------------------------------------------------
@@ -366,14 +354,15 @@ class _MLP(BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=False)
         X = X.toarray() if hasattr(X, "toarray") else X
-        dtype, num_examples = self._dtype(), len(X)
-        rows = np.zeros((max(8, 1 << (num_examples - 1).bit_length()), X.shape[1]), dtype)
-        rows[:num_examples] = X  # in powers of 2, so that few programs serve all numbers of rows
+        dtype = self._dtype()
         with jax.enable_x64(dtype == np.float64):
-            y_hat = epochs.outputs(
-                self._activation(), self.out_activation_, self._params(dtype), rows
-            )
-        return np.array(y_hat)[:num_examples]
+            return self._y_hat(self._params(dtype), X)
+
+    def _y_hat(self, params: Params, X: NDArray[Any]) -> NDArray[Any]:
+        rows = np.zeros((max(8, 1 << (len(X) - 1).bit_length()), X.shape[1]), params[0].W.dtype)
+        rows[: len(X)] = X  # in powers of 2, so that few programs serve all numbers of rows
+        y_hat = epochs.outputs(self._activation(), self.out_activation_, params, rows)
+        return np.array(y_hat)[: len(X)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -395,28 +384,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     ['no', 'yes', 'yes', 'no']
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = (
-        sklearn.neural_network.MLPClassifier._parameter_constraints | _CONSTRAINTS
-    )
-
-    def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = _checked(self, X, y, incremental)
-        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
-        else:
-            classes = unique_labels(y)
-            if self.warm_start and set(classes) != set(self.classes_):
-                raise ValueError(
-                    "warm_start can only be used where `y` has the same classes as in the "
-                    f"previous call to fit. Previously got {self.classes_}, `y` has {classes}"
-                )
-            if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
-                raise ValueError(
-                    "`y` has classes not in `self.classes_`. "
-                    f"`self.classes_` has {self.classes_}. 'y' has {classes}."
-                )
-        return X, self._label_binarizer.transform(y)
+    _theirs: ClassVar[Any] = sklearn.neural_network.MLPClassifier
+    _parameter_constraints: ClassVar[Any] = _theirs._parameter_constraints | _CONSTRAINTS
 
     def _output(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
@@ -435,6 +404,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self._label_binarizer.inverse_transform(
             y_hat.ravel() if self.n_outputs_ == 1 else y_hat
         )
+
+    def _score(self, y: NDArray[Any], y_hat: NDArray[Any], weight: NDArray[Any]) -> float:
+        by_class = self.out_activation_ == "softmax"
+        found, wanted = (np.argmax(a, 1)[:, None] if by_class else a > 0.5 for a in (y_hat, y))
+        return float(np.average((found == wanted).all(axis=1), weights=weight))
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """The probability of each class, in the order of `classes_`."""
@@ -472,20 +446,20 @@ class MLPRegressor(RegressorMixin, _MLP, _Loss):
     True
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = (
-        sklearn.neural_network.MLPRegressor._parameter_constraints
-        | _CONSTRAINTS
-        | {"loss": [StrOptions({"squared_error", "poisson"})]}
-    )
+    _theirs: ClassVar[Any] = sklearn.neural_network.MLPRegressor
+    _parameter_constraints: ClassVar[Any] = _theirs._parameter_constraints | _CONSTRAINTS
 
     def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = _checked(self, X, y, incremental, y_numeric=True)
+        X, y = super()._check_data(X, y, incremental)
         if self.loss == "poisson" and (y < 0).any():
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}")
-        return X, y.reshape(len(y), -1)
+        return X, y
 
     def _output(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"
+
+    def _score(self, y: NDArray[Any], y_hat: NDArray[Any], weight: NDArray[Any]) -> float:
+        return float(r2_score(y, y_hat, sample_weight=weight))
 
     @available_if(_is_stochastic)
     def partial_fit(self: T, X: Any, y: Any, sample_weight: Any = None) -> T:
@@ -496,56 +470,3 @@ class MLPRegressor(RegressorMixin, _MLP, _Loss):
         """ŷ of each example, one number or a row of them."""
         y_hat = self._outputs(X)
         return y_hat.ravel() if y_hat.shape[1] == 1 else y_hat
-
-
-class _Order:
-    """The order of the examples, epoch after epoch, as scikit-learn draws it."""
-
-    def __init__(
-        self, rows: NDArray[Any], batch_size: int, random_state: np.random.RandomState | None
-    ) -> None:
-        """Without a `random_state` the rows stay in their order."""
-        self.rows, self.random_state = rows, random_state
-        self.place = np.arange(len(rows))
-        num_batches = -(-len(rows) // batch_size)
-        if num_batches == 1:  # so that folds and small sets share programs
-            batch_size = -(-batch_size // 64) * 64
-        self.shape = max(1, min(32, 2**16 // (num_batches * batch_size))), num_batches, batch_size
-
-    def draw(self, max_epochs: int, filler: int) -> NDArray[np.int32]:
-        """The rows of the next epochs, and behind them `filler`, a row of weight 0."""
-        state = None if self.random_state is None else self.random_state.get_state()
-        self._before: tuple[Any, Any] = state, self.place
-        orders = np.full((self.shape[0], self.shape[1] * self.shape[2]), filler, np.int32)
-        for order in orders[:max_epochs]:
-            self._shuffle()
-            order[: len(self.rows)] = self.rows[self.place]
-        return orders.reshape(self.shape)
-
-    def _shuffle(self) -> None:
-        if self.random_state is not None:
-            self.place = shuffle(self.place, random_state=self.random_state)
-
-    def rewind(self, num_used: int) -> None:
-        """Leaves the generator as if only `num_used` epochs of the last ones had been drawn."""
-        if self.random_state is not None and num_used < self.shape[0]:
-            state, self.place = self._before
-            self.random_state.set_state(state)
-            for _ in range(num_used):
-                self._shuffle()
-
-
-def _checked(
-    estimator: _MLP, X: Any, y: Any, incremental: bool, **checks: Any
-) -> tuple[Any, NDArray[Any]]:
-    X, y = validate_data(
-        estimator,
-        X,
-        y,
-        accept_sparse=["csr", "csc"],
-        multi_output=True,
-        dtype=_FLOATS,
-        reset=estimator._is_first(incremental),
-        **checks,
-    )
-    return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.neural_network as theirs
+from jax.flatten_util import ravel_pytree
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -94,7 +95,7 @@ def test_the_gradient_is_that_of_jax(output):
         params = model.fit(X, TARGETS)._params(np.float64)
         x, weight = X[:6], np.append(rng.uniform(0.5, 2, 5), 0.0)
         y = rng.dirichlet([1, 1], 6)
-        rule = epochs.Rule("tanh", output, "adam", True, "constant")
+        rule = epochs.Rule("tanh", output, "adam", nesterov=True)
         loss = epochs.OUTPUTS[output]
 
         def objective(params):
@@ -103,7 +104,10 @@ def test_the_gradient_is_that_of_jax(output):
             penalty = 0.3 / 2 * sum((W**2).sum() for W, _ in params)
             return (weight @ losses + penalty) / weight.sum()
 
-        value, grads = epochs.objective_of_all(rule, 0.3, params, epochs.Examples(x, y, weight))
+        theta, as_params = ravel_pytree(params)
+        examples = epochs.Examples(x, y, weight)
+        value, grads = epochs.objective_at(rule, theta, params, 0.3, examples)
+        grads = as_params(grads)
         wanted, wanted_grads = jax.value_and_grad(objective)(params)
         np.testing.assert_allclose(value, wanted, rtol=1e-12)
         for mine, its in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted_grads), strict=True):
@@ -113,10 +117,10 @@ def test_the_gradient_is_that_of_jax(output):
 def test_candidates_that_differ_in_numbers_share_a_program():
     model = MLPClassifier(hidden_sizes=(6,), max_iter=3, random_state=0)
     GridSearchCV(model, {"alpha": [0.1]}, cv=3).fit(X, CLASSES)
-    before = epochs.train_epochs._cache_size()
+    before = epochs.train_epoch._cache_size()
     grid = {"alpha": [0.0, 1.0], "learning_rate_init": [0.01, 0.1], "beta_1": [0.5], "tol": [0.1]}
     search = GridSearchCV(model, grid, cv=3).fit(X, CLASSES)
-    assert epochs.train_epochs._cache_size() == before
+    assert epochs.train_epoch._cache_size() == before
     wanted = GridSearchCV(
         theirs.MLPClassifier(hidden_layer_sizes=(6,), max_iter=3, random_state=0), grid, cv=3
     ).fit(X, CLASSES)
