@@ -21,11 +21,11 @@ from matplotlib.text import Text
 from experiments.study import Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import batch_loss
-from mlp_jax.core.explain import Explanation, explain
 from mlp_jax.core.losses import LOSSES, Loss
 from mlp_jax.core.metrics import LN2
 from mlp_jax.core.network import Layer, Network, Params
 from mlp_jax.core.optimizers import gradient_descent
+from mlp_jax.library.explain import Explanation, explain
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 BINARY_CROSS_ENTROPY = LOSSES["sigmoid", "binary_cross_entropy"]

@@ -11,14 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from mlp_jax.commands.train import run as run
     from mlp_jax.core.activations import ACTIVATIONS as ACTIVATIONS
     from mlp_jax.core.boolean import boolean as boolean
-    from mlp_jax.core.explain import explain as explain
     from mlp_jax.core.initializers import INITIALIZERS as INITIALIZERS
-    from mlp_jax.core.library import backprop as backprop
-    from mlp_jax.core.library import check_gradient as check_gradient
-    from mlp_jax.core.library import evaluate as evaluate
-    from mlp_jax.core.library import fit as fit
-    from mlp_jax.core.library import fit_many as fit_many
-    from mlp_jax.core.library import forward as forward
     from mlp_jax.core.losses import LOSSES as LOSSES
     from mlp_jax.core.network import Network as Network
     from mlp_jax.core.optimizers import OPTIMIZERS as OPTIMIZERS
@@ -26,6 +19,13 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from mlp_jax.core.towers import towers as towers
     from mlp_jax.estimators import MLPClassifier as MLPClassifier
     from mlp_jax.estimators import MLPRegressor as MLPRegressor
+    from mlp_jax.library.explain import explain as explain
+    from mlp_jax.library.functions import backprop as backprop
+    from mlp_jax.library.functions import check_gradient as check_gradient
+    from mlp_jax.library.functions import evaluate as evaluate
+    from mlp_jax.library.functions import fit as fit
+    from mlp_jax.library.functions import fit_many as fit_many
+    from mlp_jax.library.functions import forward as forward
 
 _HOMES = {
     # a network, and what it can be made of
@@ -34,16 +34,16 @@ _HOMES = {
     "LOSSES": "core.losses",
     "INITIALIZERS": "core.initializers",
     # its training, of one and of many
-    "fit": "core.library",
-    "fit_many": "core.library",
+    "fit": "library.functions",
+    "fit_many": "library.functions",
     "OPTIMIZERS": "core.optimizers",
     "SCHEDULES": "core.optimizers",
     # what it computes, and how the gradient comes about
-    "evaluate": "core.library",
-    "forward": "core.library",
-    "backprop": "core.library",
-    "check_gradient": "core.library",
-    "explain": "core.explain",
+    "evaluate": "library.functions",
+    "forward": "library.functions",
+    "backprop": "library.functions",
+    "check_gradient": "library.functions",
+    "explain": "library.explain",
     # networks whose parameters are written down, not trained
     "boolean": "core.boolean",
     "towers": "core.towers",

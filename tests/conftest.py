@@ -33,7 +33,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-LOOPS = ["divergence", "library", "mutants", "population", "training"]
+LOOPS = ["divergence", "mutants", "population", "training"]
 """Of tests/core, those that compile whole trainings, again and again."""
 
 

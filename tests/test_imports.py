@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
     "core": {"errors"},
     "estimators": {"errors", "core"},
+    "library": {"errors", "core"},
     "config": {"errors"},
     "durable": {"errors"},
     "tracking": {"errors", "durable"},
@@ -31,7 +32,7 @@ MAY_IMPORT["sweep"] = MAY_IMPORT["experiment"] | {"experiment"}
 MAY_IMPORT["commands"] = MAY_IMPORT["sweep"] | {"sweep"}
 DOORS = {"__main__", "train", "gradcheck", "report", "ui", "sync"}
 KNOWS = {  # the places that may import a library; core.optimizers, say, is one within core
-    "jax": ("core", "estimators", "experiment", "sweep"),
+    "jax": ("core", "estimators", "library", "experiment", "sweep"),
     "optax": ("core",),
     "mlflow": ("tracking", "experiment.model"),
     "sqlalchemy": ("tracking",),

@@ -99,7 +99,8 @@ def compile_programs(task: Task) -> Programs:
     carry, num_steps = template(task), jax.ShapeDtypeStruct((), jnp.int32)
 
     def compiled(function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...]) -> Any:
-        return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+        with jax.disable_jit(False):  # else there is nothing to compile
+            return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     return Programs(
         start=compiled(partial(_start, task), task.params, donated=()),

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core run as they are written, in float32 and in float64."""
+"""The examples in docstrings run as they are written, in float32 and in float64."""
 
 import ast
 import doctest
@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 
 import mlp_jax as mlp
-from mlp_jax import core
+from mlp_jax import core, library
 
-MODULES = [module.name for module in pkgutil.iter_modules(core.__path__)]
-FACE = ["boolean", "backprop", "explain", "gradcheck", "losses", "network", "optimizers", "towers"]
+MODULES = [
+    f"{folder.__name__}.{module.name}"
+    for folder in (core, library)
+    for module in pkgutil.iter_modules(folder.__path__)
+]
+FACE = ["boolean", "backprop", "gradcheck", "losses", "network", "optimizers", "towers"]
 
 
 def examples(name: str) -> list[doctest.DocTest]:
     """Those of every docstring, also of one behind an assignment."""
-    module = importlib.import_module(f"mlp_jax.core.{name}")
+    module = importlib.import_module(name)
     nodes = ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
     names = vars(module) | {"jax": jax, "jnp": jnp, "np": np, "mlp": mlp}
     parser = doctest.DocTestParser()
@@ -41,6 +45,8 @@ def test_examples_run_as_they_are_written(name: str, float64: bool) -> None:
             assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("name", FACE)
+@pytest.mark.parametrize(
+    "name", [*(f"mlp_jax.core.{name}" for name in FACE), "mlp_jax.library.explain"]
+)
 def test_the_modules_behind_the_face_have_examples(name: str) -> None:
     assert examples(name)

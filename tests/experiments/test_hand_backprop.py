@@ -5,7 +5,7 @@ import math
 import pytest
 
 from experiments import hand_backprop
-from mlp_jax.core.explain import explain
+from mlp_jax.library.explain import explain
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What `fit` and `fit_many` make a training of, checked: a `ValueError` says what is none."""
 
 import operator
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -192,13 +191,3 @@ def not_negative(name: str, value: Any) -> np.ndarray:
     if not np.all(np.isfinite(numbers) & (numbers >= 0)):
         raise ValueError(f"{name}={value!r}: must be finite and not negative")
     return numbers
-
-
-def seeds_of(name: str, given: Any, ndim: int) -> np.ndarray:
-    """Seeds as JAX's keys take them: whole numbers, `ndim` 0 for one and 1 for many."""
-    seeds = np.asarray(given)
-    is_whole = seeds.ndim == ndim and seeds.size and seeds.dtype.kind in "iu"
-    if not is_whole or not 0 <= seeds.min() <= seeds.max() < 2**32:
-        what = "a whole number" if ndim == 0 else "whole numbers in one dimension, at least one,"
-        raise ValueError(f"{name}={reprlib.repr(given)}: must be {what} from 0 to {2**32 - 1:,}")
-    return seeds.astype(np.uint32)

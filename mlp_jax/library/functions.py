@@ -25,11 +25,12 @@ from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted, Programs, Task
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.initializers import Initializer
-from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Layers, Network, Params, as_layers
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.population import FittedMany, Population
-from mlp_jax.core.recipe import (
+from mlp_jax.core.training import Order, Part, Training, keys_of
+from mlp_jax.library.arrays import order_of, part_of, parts_of, seeds_of
+from mlp_jax.library.recipe import (
     Choice,
     Numbers,
     Observe,
@@ -37,10 +38,8 @@ from mlp_jax.core.recipe import (
     make_recipe,
     not_negative,
     objective,
-    seeds_of,
     threshold,
 )
-from mlp_jax.core.training import Order, Part, Parts, Training, keys_of
 
 # --- one network, one batch --------------------------------------------------------------------
 
@@ -76,7 +75,7 @@ def backprop(
     (0.5, [[3.0]], [1.0])
     """
     params = as_layers(net, params)
-    x, y = _part(net, params[0].W.dtype, x, y)
+    x, y = part_of(net, params[0].W.dtype, x, y)
     return backpropagation.backprop(params, x, y, *_penalized(net, l2, l1))
 
 
@@ -94,7 +93,7 @@ def check_gradient(
     True
     """
     params = as_layers(net, params)
-    x, y = _part(net, params[0].W.dtype, x, y)
+    x, y = part_of(net, params[0].W.dtype, x, y)
     return gradcheck.check_gradient(_penalized(net, l2, l1), params, x, y)
 
 
@@ -110,7 +109,7 @@ def evaluate(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> dict[s
     1.0
     """
     params = as_layers(net, params)
-    measured = _evaluate(net, params, _part(net, params[0].W.dtype, x, y))
+    measured = _evaluate(net, params, part_of(net, params[0].W.dtype, x, y))
     return {name: float(value) for name, value in measured.items()}
 
 
@@ -167,9 +166,9 @@ def fit(
     """
     params = as_layers(net, params)
     shuffle_key = keys_of(int(seeds_of("seed", seed, ndim=0)))[1]
-    parts = _parts(net, params[0].W.dtype, x, y, validation)
+    parts = parts_of(net, params[0].W.dtype, x, y, validation)
     if order is not None:
-        order = _order(order, len(parts.train.x), num_steps, batch_size)
+        order = order_of(order, len(parts.train.x), num_steps, batch_size)
         num_steps, batch_size = order.shape
     recipe = make_recipe(
         net, parts,
@@ -258,7 +257,7 @@ def fit_many(
             f"seeds={reprlib.repr(seeds.tolist())}: {num_networks} seeds, and params of "
             f"{len(given[0].b)} networks; give as many, or leave one of them out"
         )
-    parts = _parts(net, dtype, x, y, validation, num_networks)
+    parts = parts_of(net, dtype, x, y, validation, num_networks)
     recipe = make_recipe(
         net, parts, scale=scale,
         learning_rate=learning_rate, num_steps=num_steps, optimizer=optimizer, schedule=schedule,
@@ -300,9 +299,6 @@ def fit_many(
     )
 
 
-# --- what is given -----------------------------------------------------------------------------
-
-
 def _penalized(net: Network, l2: Any, l1: Any) -> Objective:
     """The objective with the numbers of a caller, which JAX may trace."""
     for name, value in ("l2", l2), ("l1", l1):
@@ -322,86 +318,3 @@ def _evaluate(net: Network, params: Params, part: Part) -> training.Metrics:
         threshold=threshold(net),
     )
     return training.evaluate(of_net, params, part)
-
-
-def _part(net: Network, dtype: DTypeLike, x: Any, y: Any, num_networks: int | None = None) -> Part:
-    """Examples of `net` as JAX's arrays; each of `num_networks` may have its own."""
-    part = Part(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
-    own = f", or with a leading axis of the {num_networks} networks" if num_networks else ""
-    for name, array, width in ("x", part.x, net.sizes[0]), ("y", part.y, net.sizes[-1]):
-        is_one = array.ndim == 2 or array.shape[:-2] == (num_networks,)
-        if not is_one or array.shape[-1] != width or not array.size:
-            raise ValueError(
-                f"{name} has shape {array.shape}: it must be (num_examples, {width}){own}"
-            )
-    if part.x.shape[:-1] != part.y.shape[:-1]:
-        raise ValueError(
-            f"x has shape {part.x.shape} and y {part.y.shape}: their examples differ in number"
-        )
-    return part
-
-
-def _parts(
-    net: Network,
-    dtype: DTypeLike,
-    x: Any,
-    y: Any,
-    validation: Any,
-    num_networks: int | None = None,
-) -> Parts:
-    """The data of `fit`; of `fit_many`, where each network may have its own."""
-    parts = Parts(_part(net, dtype, x, y, num_networks))
-    if validation is not None:
-        try:
-            held_out_x, held_out_y = validation
-        except (TypeError, ValueError):
-            given = reprlib.repr(validation)
-            raise ValueError(f"validation={given}: must be two arrays, (x, y)") from None
-        held_out = _part(net, dtype, held_out_x, held_out_y, num_networks)
-        if held_out.x.ndim != parts.train.x.ndim:
-            raise ValueError("validation: it has a leading axis of networks where x and y have one")
-        parts = parts._replace(validation=held_out)
-    for part in filter(None, parts):
-        for name, values in part._asdict().items():
-            if not bool(jnp.all(jnp.isfinite(values))):
-                raise ValueError(f"{name} has a number that is not finite")
-        _check_targets(net, part.y)
-    return parts
-
-
-def _check_targets(net: Network, y: Array) -> None:
-    """A cross-entropy takes probabilities; those of a softmax are a distribution."""
-    binary = LOSSES["sigmoid", "binary_cross_entropy"]
-    of_classes = LOSSES["softmax", "cross_entropy"]
-    loss, sums = net.loss_function, jnp.sum(y, axis=-1)
-    if loss in (binary, of_classes) and not bool(jnp.all((y >= 0) & (y <= 1))):
-        raise ValueError(
-            f"y reaches from {jnp.min(y):g} to {jnp.max(y):g}: a cross-entropy takes 0 ≤ y ≤ 1. "
-            "Give classes −1 and 1 as 0 and 1, and numbers of classes one-hot, "
-            "np.eye(num_classes)[y]"
-        )
-    if loss == of_classes and not bool(jnp.all(jnp.abs(sums - 1) < 0.01)):  # it may be rounded
-        raise ValueError(
-            f"y has rows whose sums reach from {jnp.min(sums):g} to {jnp.max(sums):g}: behind a "
-            "softmax each sums to 1. Give numbers of classes one-hot, np.eye(num_classes)[y], and "
-            'where several classes may hold at once output="sigmoid"'
-        )
-
-
-def _order(order: Any, num_examples: int, num_steps: int | None, batch_size: int | None) -> Array:
-    rows = np.asarray(order)
-    if rows.ndim != 2 or rows.dtype.kind not in "iu":
-        raise ValueError(
-            f"order has shape {rows.shape} and dtype {rows.dtype}: it must be "
-            "(num_steps, batch_size) whole numbers"
-        )
-    given = {"num_steps": num_steps, "batch_size": batch_size}
-    for (name, number), length in zip(given.items(), rows.shape, strict=True):
-        if number not in (None, length):
-            raise ValueError(f"{name}={number}: order has shape {rows.shape}; leave {name} out")
-    if rows.size and not (rows.min() >= 0 and rows.max() < num_examples):
-        raise ValueError(
-            f"order reaches from {rows.min()} to {rows.max()}: it must name the examples "
-            f"0 to {num_examples - 1}"
-        )
-    return jnp.asarray(rows, jnp.int32)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop, batch_loss
-from mlp_jax.core.explain import MAX_PATHS, explain
 from mlp_jax.core.losses import LOSSES, smoothed
 from mlp_jax.core.network import Layer, Network
 from mlp_jax.errors import UserError
+from mlp_jax.library.explain import MAX_PATHS, explain
 
 SIGMOID, BINARY = ACTIVATIONS["sigmoid"], LOSSES["sigmoid", "binary_cross_entropy"]
 SOFTMAX = LOSSES["softmax", "cross_entropy"]

@@ -14,6 +14,7 @@ from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.experiment.setup import prepare
+from mlp_jax.library import functions
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 Y = np.array([[0], [1], [1], [0]])
@@ -91,6 +92,14 @@ def test_fit_is_the_training_of_a_run_to_the_bit():
     assert result.history.steps.tolist() == [7, 14, 20]
     measured = mlp.evaluate(net, result.params, *run.validation)
     assert measured["accuracy"] == result.history["validation/accuracy"][-1]
+
+
+def test_a_training_is_compiled_where_jit_is_disabled_too():
+    trained = {"learning_rate": 0.5, "num_steps": 7, "batch_size": 3, "optimizer": "momentum"}
+    expected = mlp.fit(NET, start(), X, Y, **trained)
+    functions._programs.clear()
+    with jax.disable_jit():
+        assert same_bits(mlp.fit(NET, start(), X, Y, **trained).params, expected.params)
 
 
 def test_many_are_each_what_fit_makes_of_it_alone():
