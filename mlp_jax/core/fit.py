@@ -93,14 +93,14 @@ def template(task: Task) -> Carry:
     return jax.eval_shape(partial(_start, task), task.params)
 
 
+@jax.disable_jit(False)
 def compile_programs(task: Task) -> Programs:
     """For all tasks of these shapes and this fixed part, whatever their parameters and keys."""
     fixed, train = task.training, task.train
     carry, num_steps = template(task), jax.ShapeDtypeStruct((), jnp.int32)
 
     def compiled(function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...]) -> Any:
-        with jax.disable_jit(False):  # else there is nothing to compile
-            return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+        return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
 
     return Programs(
         start=compiled(partial(_start, task), task.params, donated=()),
@@ -121,6 +121,7 @@ def _advance(task: Task, programs: Programs, carry: Carry, num_steps: int) -> tu
     return carry, int(num_finite)
 
 
+@jax.disable_jit(False)  # the programs are compiled; $JAX_DISABLE_JIT leaves nothing of them
 def fit(
     task: Task,
     programs: Programs,

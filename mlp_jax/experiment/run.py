@@ -48,6 +48,9 @@ from mlp_jax.tracking.record import BusyError
 
 T = TypeVar("T")
 
+MANY_LAYERS = 100
+"""From here on XLA takes a quarter of a minute and more, of which the user is told."""
+
 
 def run(
     config: Experiment,
@@ -141,6 +144,8 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
     console.facts(describe.header(problem, device))
     for note in problem.dataset.notes:
         console.line(note)
+    if len(problem.params) >= MANY_LAYERS:
+        console.line(f"compiling {len(problem.params)} layers one by one: this takes a while")
     x, y = problem.train.x[:32], problem.train.y[:32]
     gradient = check_gradient(problem.training.objective, problem.params, x, y)
     console.line(describe.gradient_line(gradient))

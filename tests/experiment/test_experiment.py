@@ -234,6 +234,16 @@ def test_a_wrong_gradient_stops_the_run_before_it_begins(monkeypatch):
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.parametrize(("hidden_sizes", "is_said"), [("[2]", False), ("[2,2]", True)])
+def test_that_many_layers_take_long_to_compile_is_said_first(hidden_sizes, is_said, monkeypatch):
+    monkeypatch.setattr(experiment, "MANY_LAYERS", 3)
+    output = io.StringIO()
+    config = compose(["+exp=xor", f"model.hidden_sizes={hidden_sizes}", "tracking=none"])
+    experiment.prove(config, Console(RichConsole(file=output, width=200)))
+    before, _, _ = output.getvalue().partition("gradient  ")
+    assert ("compiling 3 layers" in before) == is_said
+
+
 @pytest.mark.parametrize("change", ["log_every=7", "log_every=33", "tracking=none"])
 def test_the_result_depends_neither_on_the_log_interval_nor_on_tracking(change):
     common = ["+exp=circles", "num_epochs=3", "tracking.model=false", "tracking.figures=false"]
