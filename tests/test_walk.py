@@ -35,7 +35,7 @@ print(*sorted(entered), sep="\\n", file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize(("overrides", "most"), [(["tracking=none"], 34), ([], 47)])
+@pytest.mark.parametrize(("overrides", "most"), [(["tracking=none"], 34), ([], 44)])
 def test_a_run_walks_through_few_files(overrides, most, tmp_path):
     """At most as many as now; a new one has to be worth being read."""
     done = subprocess.run(

@@ -10,7 +10,6 @@ runs that the client wrote.
 
 import shutil
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -25,7 +24,7 @@ from mlp_jax.errors import RunError, reached, redacted
 from mlp_jax.tracking import facts, store
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.mirror import Mirror
-from mlp_jax.tracking.record import FORM, Point, Record
+from mlp_jax.tracking.record import Point, Record
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
@@ -107,20 +106,9 @@ def _keep(directory: Path, record: RunRecord, context: Mapping[str, str], **plac
     for file, text in record.texts.items():
         kept.add(file, partial(_write_text, text))
     kept.history.secure()
-    kept.note(  # last: what has no `run.json` is no run
-        form=FORM,
-        id=record.id or uuid.uuid4().hex,
-        name=record.name,
-        status=record.status,
-        started=int(time.time() * 1000),  # after the parent
-        start_time=record.start_time,
-        end_time=record.end_time,
-        params=flat.params,
-        tags=flat.tags,
-        data=record.data,
-        history=kept.history.length,
-        **places,
-    )
+    begun = facts.begun(record._replace(id=record.id or uuid.uuid4().hex), context)
+    ended = {"end_time": record.end_time, "tags": flat.tags, "history": kept.history.length}
+    kept.note(**begun | ended, **places)  # last: what has no `run.json` is no run
     return kept
 
 

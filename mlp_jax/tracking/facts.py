@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +76,20 @@ def run_tags(record: RunRecord, context: Mapping[str, str]) -> dict[str, str]:
     """All tags of a run at its start, without secrets and cut to what a store takes."""
     all_tags = {**context, "mlflow.note.content": record.note, **record.tags}
     return {name: tag_text(value) for name, value in all_tags.items()}
+
+
+def begun(record: RunRecord, context: Mapping[str, str]) -> dict[str, Any]:
+    """What `run.json` says of a run at its start, but for its place."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "status": record.status,
+        "started": int(time.time() * 1000),
+        "start_time": record.start_time,
+        "params": flat_params(record.params),
+        "tags": run_tags(record, context),
+        "data": record.data,
+    }
 
 
 def tag_text(value: str) -> str:

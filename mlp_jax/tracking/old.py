@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mlp_jax.tracking.facts import Data
-from mlp_jax.tracking.record import FACTS, FORM, MODEL, BusyError, Point, Record, checked
+from mlp_jax.tracking.record import FACTS, MODEL, BusyError, Point, Record, checked
 
 JOURNAL = "journal.jsonl"
 _OUTBOX, _LOCK = "outbox", "journal.lock"
@@ -25,13 +25,12 @@ def is_left(directory: Path, facts: dict[str, Any]) -> bool:
 
 
 def open_record(directory: Path) -> Record:
-    """The record of a run, turned into the new form where it has the old one."""
+    """The record of a run, turned into the new form."""
     record = Record(directory)
     try:
-        if "id" in record.facts and "form" not in record.facts:
-            with FileLock(directory / _LOCK).acquire(blocking=False):
-                _convert(record)
-            (directory / _LOCK).unlink(missing_ok=True)
+        with FileLock(directory / _LOCK).acquire(blocking=False):
+            _convert(record)
+        (directory / _LOCK).unlink(missing_ok=True)
     except BaseException as error:
         record.close()
         if isinstance(error, Timeout):
@@ -55,7 +54,7 @@ def _convert(record: Record) -> None:
     _add_points(record, entries["metrics"])
     damage = [f"{num_lost} entries of its journal"] if num_lost else []
     damage += [f"{file} is gone" for file in _move_files(record, entries)]
-    begun = next(iter(entries["run"]), {})
+    begun: dict[str, Any] = next(iter(entries["run"]), {})
     tags = dict(begun.get("tags", {}))
     for body in [*entries["tags"], *([{"run.damaged": "; ".join(damage)}] if damage else [])]:
         tags |= body
@@ -63,7 +62,6 @@ def _convert(record: Record) -> None:
     record.history.secure()
     record.facts = {**facts, **record.facts}
     record.note(
-        form=FORM,
         process=f"{pid}/{boot}",
         parent=begun.get("parent"),
         start_time=begun.get("start_time", facts.get("started")),

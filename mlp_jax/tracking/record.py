@@ -31,7 +31,9 @@ FACTS, HISTORY, LOCK = "run.json", "history.jsonl", "run.lock"
 FILES, MODEL, DAMAGED, _INCOMING = "files", "model", "damaged", "incoming"
 FORM = 2
 """Of the directory; the first one had a journal."""
-EMPTY: Mapping[str, Any] = {"params": {}, "tags": {}, "data": None, "files": {}, "model": {}}
+_EMPTY: Mapping[str, Any] = {
+    "form": FORM, "params": {}, "tags": {}, "data": None, "files": {}, "model": {}
+}  # fmt: skip
 """What a run has besides its names, before it has any."""
 
 
@@ -212,7 +214,7 @@ class Record:
             )
         self._lock, self._mutex = lock, threading.RLock()
         try:
-            self.facts: dict[str, Any] = {**EMPTY, **read_facts(directory)}
+            self.facts: dict[str, Any] = {**_EMPTY, **read_facts(directory)}
             self._open_history()
         except BaseException:
             self._lock.release()
@@ -223,7 +225,7 @@ class Record:
 
     def start_over(self) -> None:
         """Forgets what was read, and nothing is noted until there is an `id` again."""
-        self.facts = dict(EMPTY)
+        self.facts = dict(_EMPTY)
         (self.directory / HISTORY).unlink(missing_ok=True)
         self._open_history()
 
@@ -381,7 +383,7 @@ class Record:
 
         A directory that was only lent goes, too.
         """
-        self.facts = {**self.facts, **EMPTY, "history": None, "is_delivered": True}
+        self.facts = {**self.facts, **_EMPTY, "history": None, "is_delivered": True}
         with suppress(OSError):
             self._save()  # first: what it names must be there
             self._remove(HISTORY)

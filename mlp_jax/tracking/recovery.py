@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax.durable import rundir
 from mlp_jax.errors import RunError, redacted
-from mlp_jax.tracking import old, search, store
+from mlp_jax.tracking import old, store
 from mlp_jax.tracking.mirror import mirror
 from mlp_jax.tracking.record import (
     FACTS,
@@ -25,6 +25,7 @@ from mlp_jax.tracking.record import (
     HISTORY,
     MODEL,
     BusyError,
+    Record,
     is_locked,
     read_facts,
 )
@@ -122,8 +123,16 @@ def is_left(directory: Path) -> bool:
         facts = read_facts(directory)
     except RunError:  # `recover` tells what is wrong
         return True
-    is_old = facts and "form" not in facts
-    return old.is_left(directory, facts) if is_old else not facts.get("is_delivered")
+    return old.is_left(directory, facts) if _is_old(facts) else not facts.get("is_delivered")
+
+
+def _is_old(facts: Mapping[str, Any]) -> bool:
+    return bool(facts) and "form" not in facts
+
+
+def open_record(directory: Path) -> Record:
+    """The record of a run, turned into the new form where it has the old one."""
+    return (old.open_record if _is_old(read_facts(directory)) else Record)(directory)
 
 
 def damage(directory: Path) -> list[str]:
@@ -149,7 +158,7 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
     """
     read(directory)
     last_seen = (directory / FACTS).stat().st_mtime
-    with closing(old.open_record(directory)) as record:
+    with closing(open_record(directory)) as record:
         facts = record.facts
         is_running = facts["status"] == "RUNNING"
         if is_running and not is_gone(facts, last_seen, is_unlocked=True):
@@ -192,7 +201,7 @@ def _repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[st
     host = socket.gethostname()
     experiments = [e.experiment_id for e in client.search_experiments()]
     query = f"attributes.status = 'RUNNING' AND tags.`run.host` = '{host}'"
-    for run in list(search.pages(client, experiments, query)):  # what follows changes the pages
+    for run in list(store.pages(client, experiments, query)):  # what follows changes the pages
         run_id, tags = run.info.run_id, run.data.tags
         if run_id == own_run_id or "run.process" not in tags:
             continue

@@ -14,19 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Union
 
 from mlp_jax.errors import UserError, redacted
-from mlp_jax.tracking import old
-from mlp_jax.tracking.facts import (
-    RunRecord,
-    context_tags,
-    flat_params,
-    not_finite_tag,
-    run_tags,
-    tag_text,
-)
+from mlp_jax.tracking.facts import RunRecord, begun, context_tags, not_finite_tag, tag_text
 from mlp_jax.tracking.links import base_url, run_url, ui_command
 from mlp_jax.tracking.live import Live, Patience
-from mlp_jax.tracking.record import FORM, MODEL, Point, Record, read_facts
-from mlp_jax.tracking.recovery import process_facts, sync_command
+from mlp_jax.tracking.record import MODEL, Point, Record, read_facts
+from mlp_jax.tracking.recovery import open_record, process_facts, sync_command
 from mlp_jax.tracking.store import check
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -188,23 +180,15 @@ def begin(
     one that cannot be reached now is only warned of.
     """
     uri, client = _uri_and_client(store)
-    id_, now = record.id or uuid.uuid4().hex, int(time.time() * 1000)
-    kept = _new_record(directory or root / id_)
+    record = record._replace(id=record.id or uuid.uuid4().hex, start_time=int(time.time() * 1000))
+    kept = _new_record(directory or root / record.id)
     process = process_facts(kept.directory)
     kept.note(
-        form=FORM,
-        id=id_,
-        name=record.name,
+        **begun(record, {**context_tags(), **_process_tags(process)}),
         experiment=experiment,
         uri=redacted(uri),
         parent=parent.id if parent else None,
-        status="RUNNING",
-        started=now,
-        start_time=now,
         is_temporary=directory is None,
-        params=flat_params(record.params),
-        tags=run_tags(record, {**context_tags(), **_process_tags(process)}),
-        data=record.data,
         **process,
     )
     try:
@@ -222,7 +206,7 @@ def resume(store: Store, directory: Path, *, warn: Callable[[str], None] = _prin
     uri, client = _uri_and_client(store)
     if not read_facts(directory):
         raise UserError(f"{directory}: is not the directory of a run.")
-    record = old.open_record(directory)
+    record = open_record(directory)
     record.mend()
     process = process_facts(directory)
     record.note(

@@ -1,7 +1,6 @@
 """Runs that a store has, side by side."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +12,6 @@ if TYPE_CHECKING:  # these take seconds to import
     import mlflow
     import mlflow.entities
     import pandas
-
-_PAGE = 1000
 
 
 def runs(
@@ -35,23 +32,15 @@ def runs(
         file = stores.known_database(client.tracking_uri)
         if found and file is not None and not where:
             return _read(file, found.experiment_id)
-        rows = [_row(run) for run in pages(client, [found.experiment_id], where)] if found else []
+        rows = (
+            [_row(run) for run in stores.pages(client, [found.experiment_id], where)]
+            if found
+            else []
+        )
     return pandas.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, "data", "model"])
 
 
 _ATTRIBUTES = ("run_id", "name", "status", "start_time", "end_time")
-
-
-def pages(
-    client: "mlflow.MlflowClient", experiment_ids: list[str], where: str = ""
-) -> Iterator["mlflow.entities.Run"]:
-    """All runs of experiments, which a store gives in pages."""
-    token = None
-    while True:
-        page = client.search_runs(experiment_ids, where, max_results=_PAGE, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
 
 
 def _row(run: "mlflow.entities.Run") -> dict[str, Any]:

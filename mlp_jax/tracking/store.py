@@ -17,10 +17,12 @@ from mlp_jax.errors import RunError, UserError, reached, redacted
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow
+    import mlflow.entities
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _LOCKED_SECONDS = 2.0  # a database that is locked for longer is not used
+_PAGE = 1000  # runs that a store gives at once
 _KNOWN_SCHEMA = "dc11669786a5"  # MLflow 3.17
 
 
@@ -341,6 +343,18 @@ def experiment_id(client: "mlflow.MlflowClient", name: str) -> str:
             f"with: mlflow experiments restore -x {experiment.experiment_id}"
         )
     return experiment.experiment_id
+
+
+def pages(
+    client: "mlflow.MlflowClient", experiment_ids: list[str], where: str = ""
+) -> Iterator["mlflow.entities.Run"]:
+    """All runs of experiments, which a store gives in pages."""
+    token = None
+    while True:
+        page = client.search_runs(experiment_ids, where, max_results=_PAGE, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _artifact_location(uri: str) -> str | None:

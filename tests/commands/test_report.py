@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlp_jax.commands import report
-from mlp_jax.tracking import bulk, search
+from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 
@@ -80,7 +80,7 @@ def test_runs_are_ranked_by_their_objective(client, capsys):
 
 
 def test_more_runs_than_a_page(uri, capsys, monkeypatch):
-    monkeypatch.setattr(search, "_PAGE", 3)
+    monkeypatch.setattr(store, "_PAGE", 3)
     assert "7 finished runs" in printed(capsys, "xor", "--uri", uri).out
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlp_jax.commands import sync
 from mlp_jax.errors import UserError
-from mlp_jax.tracking import recovery, search, store
+from mlp_jax.tracking import recovery, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.record import FACTS, FORM, LOCK, BusyError, Record, digest, read_facts
@@ -143,7 +143,7 @@ def test_a_run_that_ends_while_it_is_looked_at_keeps_its_status(client, monkeypa
 
 
 def test_all_that_was_left_running_is_found_however_much_it_is(client, monkeypatch):
-    monkeypatch.setattr(search, "_PAGE", 2)
+    monkeypatch.setattr(store, "_PAGE", 2)
     experiment = store.experiment_id(client, "many")
     host = recovery.process_facts(Path())["host"]
     tags = {"run.host": host, "run.process": "1/another", "run.directory": "/nowhere"}

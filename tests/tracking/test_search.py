@@ -26,7 +26,7 @@ def test_a_row_has_all_that_a_run_measured(client):
 
 
 def test_a_condition_chooses_and_pages_lose_nothing(client, monkeypatch):
-    monkeypatch.setattr(search, "_PAGE", 2)
+    monkeypatch.setattr(store, "_PAGE", 2)
     bulk.write(client, "pages", [record(seed) for seed in range(5)])
     assert sorted(search.runs(client.tracking_uri, "pages")["params.seed"]) == list("01234")
     assert list(search.runs(client, "pages", "params.seed = '3'")["params.seed"]) == ["3"]
