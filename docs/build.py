@@ -1,7 +1,7 @@
 """What MkDocs builds beside the pages of docs/.
 
-README is the front page, and the schema of the configs a page. Files of the repository that pages
-link to come along, so that a link works on the site and in a checkout.
+README is the front page, and the schema of the configs and the lines of mistakes are pages. Files
+of the repository that pages link to come along, so that a link works on the site and in a checkout.
 
 The repository's folders are the site's, but for docs/, whose pages stand at its root.
 """
@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import mistakes
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -92,6 +93,7 @@ def on_files(files: Files, config: Any) -> Files:
         if path.endswith(".md"):
             wanted += links(path)
     files.append(File.generated(config, "configuration.md", content=configuration()))
+    files.append(File.generated(config, "mistakes.md", content=mistakes.page()))
     return files
 
 

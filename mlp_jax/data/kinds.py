@@ -108,8 +108,8 @@ def _insist_on_exact(name: str, large: "pandas.Series[Any]", config: Table) -> N
     if len(large) and name not in config.numeric:
         raise _DoubtError(
             f"whole numbers such as {int(large.iloc[0]):,} are beyond 2^53, where floats are no "
-            f"longer exact. They are ids, as a rule{_or_ignore(name, config)}; or let them be "
-            f"rounded with 'data.numeric=[{name}]'."
+            f"longer exact; ids, as a rule. Round them with 'data.numeric=[{name}]'"
+            f"{_or_ignore(name, config)}."
         )
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-GENERATED = {ROOT / "docs" / "configuration.md"}  # docs/build.py makes it
+GENERATED = {ROOT / "docs" / name for name in ("configuration.md", "mistakes.md")}
+"""docs/build.py makes them."""
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 NAMED = re.compile(r"`((?:conf|docs|experiments|mlp_jax|requirements|tests)/[\w./]+)`")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -51,6 +53,13 @@ def overrides(words: list[str]) -> list[str]:
         if not text.startswith("hydra"):
             chosen.append(text)
     return chosen
+
+
+def test_each_mistake_gets_its_lines() -> None:
+    lines = runpy.run_path(str(ROOT / "docs" / "mistakes.py"))["rows"]()
+    assert len(lines) > 25
+    for what, line in lines.items():
+        assert len(line) < 1000 and line.count("\n") <= 5 and "Traceback" not in line, what
 
 
 def test_the_readme_is_a_poster() -> None:
