@@ -54,7 +54,7 @@ class Live:
         self._has_begun = self._has_warned = False
         self._is_closing = self._is_done = self._is_abandoned = False
         self._refusal: UserError | None = None
-        self._earlier_runs: Iterator[str] | None = self._deliver_earlier_runs()
+        self._earlier_runs: Iterator[str] | None = None
         self._beat_at = self._secured_at = time.monotonic()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -219,6 +219,7 @@ class Live:
             self._client = store.open_store(self._uri)
         with self._changed:
             self._mirror = Mirror(self._record, self._client, on_call=self._notify)
+            self._earlier_runs = recovery.deliver(self._record.directory.parent, self._client)
             self._num_failures = 0
             self._changed.notify_all()
 
@@ -243,18 +244,13 @@ class Live:
             self._changed.notify_all()
 
     def _recover_one(self, earlier_runs: Iterator[str]) -> None:
+        """One by one, so that this run's own points come first."""
         if line := next(earlier_runs, None):
             self._warn(line)
         elif line is None:
             with self._changed:
                 self._earlier_runs = None
                 self._changed.notify_all()
-
-    def _deliver_earlier_runs(self) -> Iterator[str]:
-        """Takes them one by one, so that this run's own points come first."""
-        assert self._client is not None
-        root, own = self._record.directory.parent, self._record.facts["run_id"]
-        yield from recovery.deliver(root, self._client, own)
 
     def _note_failure(self, error: Exception) -> None:
         with self._changed:

@@ -119,7 +119,7 @@ class History:
         self._sha256 = hashlib.sha256(content[: self._size])
         self._mutex = threading.Lock()
         self._unwritten: list[bytes] = []
-        self._is_durable = True
+        self._num_durable = len(self.points)
 
     @property
     def length(self) -> list[Any]:
@@ -134,7 +134,6 @@ class History:
             self.points.append(point)
             self._sha256.update(line)
             self._unwritten.append(line)
-            self._is_durable = False
             with suppress(OSError):
                 self._write()
 
@@ -152,15 +151,11 @@ class History:
         """Makes the points survive a power cut, too. Raises `OSError` where they don't."""
         with self._mutex:
             self._write()
-            if self._is_durable:
-                return
-            self._is_durable = True
-        try:
+            num_written = len(self.points)
+        if num_written > self._num_durable:
             verified.sync(self._path)
             verified.sync(self._path.parent)
-        except OSError:
-            self._is_durable = False
-            raise
+            self._num_durable = num_written
 
 
 def encode(points: Sequence[Point]) -> tuple[bytes, list[Any]]:

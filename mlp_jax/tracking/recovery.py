@@ -174,12 +174,12 @@ def recover(directory: Path, client: "mlflow.MlflowClient") -> Recovered:
 # --- all of them -------------------------------------------------------------------------------
 
 
-def deliver(root: Path, client: "mlflow.MlflowClient", own_run_id: str = "") -> Iterator[str]:
+def deliver(root: Path, client: "mlflow.MlflowClient") -> Iterator[str]:
     """Recovers the runs below `root` that belong to this store, and those that it has as RUNNING.
 
     One after the other; after each it yields what the user should know, or ''.
     """
-    yield from _repair_store(client, own_run_id)
+    yield from _repair_store(client)
     uri = redacted(client.tracking_uri)
     for directory in run_directories(root):
         try:
@@ -193,7 +193,7 @@ def deliver(root: Path, client: "mlflow.MlflowClient", own_run_id: str = "") -> 
             yield f"{directory}: is not delivered yet. {store.failure(error, client.tracking_uri)}"
 
 
-def _repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[str]:
+def _repair_store(client: "mlflow.MlflowClient") -> Iterator[str]:
     """Marks the runs of processes of this host that are gone KILLED.
 
     One whose directory is still there, wherever it is, is recovered from that.
@@ -203,7 +203,7 @@ def _repair_store(client: "mlflow.MlflowClient", own_run_id: str) -> Iterator[st
     query = f"attributes.status = 'RUNNING' AND tags.`run.host` = '{host}'"
     for run in list(store.pages(client, experiments, query)):  # what follows changes the pages
         run_id, tags = run.info.run_id, run.data.tags
-        if run_id == own_run_id or "run.process" not in tags:
+        if "run.process" not in tags:
             continue
         directory = Path(tags.get("run.directory", "/nowhere"))
         try:
