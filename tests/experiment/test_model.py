@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -231,6 +232,15 @@ def test_loaded_by_mlflow_it_predicts_the_same(moons):
     pd.testing.assert_frame_equal(by_run.predict(raw), expected)
 
 
+def test_a_model_that_was_moved_loads_by_its_path(moons, tmp_path):
+    model, _, loaded = moons
+    stored = mlflow.artifacts.download_artifacts(f"models:/{loaded.model_id}")
+    shutil.copytree(stored, tmp_path / "elsewhere")
+    raw = np.array([[0.5, -0.25], [1.0, 1.0]])
+    moved = mlflow.pyfunc.load_model(str(tmp_path / "elsewhere"))
+    pd.testing.assert_frame_equal(moved.predict(raw), model.predict(raw))
+
+
 def test_model_is_ready_and_belongs_to_its_run(client, moons):
     _, run, loaded = moons
     assert client.get_logged_model(loaded.model_id).status.name == "READY"
@@ -282,8 +292,7 @@ def test_table_goes_by_column_names(client, tmp_path):
 
 WITHOUT_THE_PACKAGE = """
 import sys, mlflow, numpy as np
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model(sys.argv[2])
+model = mlflow.pyfunc.load_model(sys.argv[1])
 found = {"jax", "mlp_jax", "omegaconf", "optax"} & set(sys.modules)
 assert not found, found
 print(float(model.predict(np.zeros((1, 2)))["probability_1"][0]))
@@ -291,13 +300,13 @@ print(float(model.predict(np.zeros((1, 2)))["probability_1"][0]))
 
 
 def test_loads_where_the_package_is_not_installed(client, moons, tmp_path):
-    model, _, loaded = moons
-    uri = f"models:/{loaded.model_id}"
+    model, run, _ = moons
+    paths = {"PYTHONPATH": sysconfig.get_paths()["purelib"]}
     done = subprocess.run(
         # -S leaves out what an editable install adds to the path.
-        [sys.executable, "-S", "-c", WITHOUT_THE_PACKAGE, client.tracking_uri, uri],
+        [sys.executable, "-S", "-c", WITHOUT_THE_PACKAGE, f"runs:/{run.run_id}/model"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]},
+        env=os.environ | paths | {"MLFLOW_TRACKING_URI": client.tracking_uri},
         capture_output=True,
         text=True,
         check=False,
