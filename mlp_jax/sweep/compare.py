@@ -104,7 +104,9 @@ def run_table(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     metrics = [c for c in map(str, runs) if c.startswith(parts)]
     first = f"metrics.{metric}"
     keys = [f"params.{key}" for key in keys_of(runs)]
-    columns = ["name", *keys, first, *(c for c in metrics if c != first), "status", "run_id"]
+    steps = ["steps"] if "steps" in runs and runs["steps"].nunique() > 1 else []  # some were ended
+    others = [c for c in metrics if c != first]
+    columns = ["name", *keys, *steps, first, *others, "status", "run_id"]
     table = best_first(runs, metric)[columns].fillna(dict.fromkeys(keys, ""))
     return table.rename(columns=lambda c: "run" if c == "name" else _short(c))
 

@@ -16,7 +16,7 @@ import yaml
 from mlp_jax import data
 from mlp_jax.config import saved
 from mlp_jax.config.saved import config_hash
-from mlp_jax.config.schema import flat_values
+from mlp_jax.config.schema import MAX_NAME_LENGTH, flat_values
 from mlp_jax.core.fit import divergence
 from mlp_jax.errors import NoResultError, RunError, reached, redacted
 from mlp_jax.experiment import describe, machine
@@ -88,8 +88,10 @@ def record(trained: Trained) -> RunRecord:
         speed = {"steps_per_second": last[0] / result.seconds}
         final = {**describe.final_metrics(result), **speed}
         metrics |= {name: (last, np.array([value])) for name, value in final.items()}
-    if result.halved_at is not None:
+    name = job.config.tracking.run_name or describe.run_name(problem)
+    if result.halved_at is not None:  # MLflow has no status for it
         tags["halved_at"] = str(result.halved_at)
+        name = f"halved at step {result.halved_at:,}, {name}"
     texts = {
         "config.yaml": saved.to_record(
             problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
@@ -97,7 +99,7 @@ def record(trained: Trained) -> RunRecord:
         "environment.yaml": machine.environment(trained.device, problem.dataset.digest),
     }
     return RunRecord(
-        name=job.config.tracking.run_name or describe.run_name(problem),
+        name=name[:MAX_NAME_LENGTH],
         params=describe.parameters(problem),
         tags=tags,
         note=describe.note(problem, trained.device, trained.command),

@@ -1,6 +1,6 @@
 """What the parent of a sweep holds, from its children: curves, a figure, tables and a note."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,13 +55,21 @@ def log(
                 if np.isfinite(value):
                     parent.log({f"{name}/{statistic}": value}, step)
 
-    def draw() -> Any:
-        name = _history_behind(metric, {name for metrics in histories for name in metrics})
-        shown = curves(histories, name, best, worst)
-        return sweep_figure.draw(name, shown, compare.groups(runs, metric), metric)
+    groups = compare.groups(runs, metric)
 
-    if (picture := figures.to_png("sweep", draw, warn)) is not None:
-        parent.add("sweep.png", picture)
+    def draw_sweep() -> Any:
+        name = _history_behind(metric, {name for metrics in histories for name in metrics})
+        tags = [record.tags for record in records.values()]
+        halvings = {int(of_run["halved_at"]) for of_run in tags if "halved_at" in of_run}
+        shown = curves(histories, name, best, worst)
+        return sweep_figure.draw(name, shown, groups, metric, sorted(halvings))
+
+    drawings = {"sweep": draw_sweep}
+    if len(compare.keys_of(groups)) > 1 and len(groups) > 2:
+        drawings["keys"] = lambda: sweep_figure.draw_keys(groups, metric)
+    for name, draw in drawings.items():
+        if (picture := figures.to_png(name, draw, warn)) is not None:
+            parent.add(f"{name}.png", picture)
     table = compare.run_table(runs, metric)
     parent.add("runs.csv", compare.to_csv(table))
     parent.add("runs.md", compare.to_markdown(table.drop(columns="run_id")[:_NUM_IN_MARKDOWN]))
@@ -103,6 +111,9 @@ def frame(records: Mapping[str, RunRecord]) -> "pd.DataFrame":
             "name": record.name,
             "status": record.status,
             "tags.halved_at": record.tags.get("halved_at"),
+            "steps": max(
+                (steps[-1] for steps, _ in record.metrics.values() if len(steps)), default=0
+            ),
             **{f"params.{k}": v for k, v in flat_params(record.params).items()},
             **{
                 f"metrics.{name}": float(values[-1])
@@ -147,7 +158,7 @@ def _part(run: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
 
 # --- curves ------------------------------------------------------------------------------------
 
-Histories = Iterable[Mapping[str, tuple[np.ndarray, np.ndarray]]]
+Histories = Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]
 """Of each run the steps and the values of its metrics."""
 
 
@@ -172,13 +183,15 @@ def aligned(histories: Histories, name: str) -> tuple[np.ndarray, np.ndarray]:
 def curves(
     histories: Histories, name: str, best: int, worst: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """At each step the mean and quantiles of the runs, and the values of two of them."""
+    """At each step the mean and quantiles of the runs, and the whole curves of two of them."""
     steps, values = aligned(histories, name)
     p10, median, p90 = np.nanquantile(values, (0.1, 0.5, 0.9), axis=0)
-    mean = np.nanmean(values, axis=0)
-    named = {"mean": mean, "median": median, "p10": p10, "p90": p90,
-             "best": values[best], "worst": values[worst]}  # fmt: skip
-    return {statistic: (steps, curve) for statistic, curve in named.items()}
+    of_all = {"mean": np.nanmean(values, axis=0), "median": median, "p10": p10, "p90": p90}
+    found = {statistic: (steps, curve) for statistic, curve in of_all.items()}
+    nothing = np.array([], int), np.array([])
+    for end, row in ("best", best), ("worst", worst):
+        found[end] = histories[row].get(name, nothing)
+    return found
 
 
 def ends(runs: "pd.DataFrame", metric: str) -> tuple[int, int]:

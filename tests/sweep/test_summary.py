@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 
 from mlp_jax.sweep import compare as comparison
 from mlp_jax.sweep import figure as sweep_figure
@@ -147,9 +147,53 @@ def test_points_where_two_hyperparameters_were_sampled():
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
-def test_three_hyperparameters_have_no_panel():
-    groups = pd.DataFrame(group([float(k)], a=k, b=k, c=k) for k in "123")
-    assert len(draw(groups).axes) == 1
+def three_keys():
+    """Of which `rate` alone makes a difference."""
+    rates, sizes, seeds = ("0.1", "1", "10"), ("[4]", "[16]"), ("relu", "tanh", "sin")
+    return pd.DataFrame(
+        group([float(rate)], rate=rate, sizes=size, activation=activation)
+        for rate in rates
+        for size in sizes
+        for activation in seeds
+    )
+
+
+def test_parallel_coordinates_of_more_hyperparameters():
+    _, axes, bar = draw(three_keys()).axes
+    (lines,) = [c for c in axes.collections if isinstance(c, LineCollection)]
+    assert len(lines.get_segments()) == 18
+    for segment, loss in zip(lines.get_segments(), lines.get_array(), strict=True):
+        heights = {0.1: 0.0, 1.0: 0.5, 10.0: 1.0}  # on a logarithmic axis
+        np.testing.assert_allclose(segment[0], [0, heights[loss]], atol=1e-9)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["rate", "sizes", "activation"]
+    assert bar.get_ylabel() == "best/train_loss"
+
+
+def test_a_panel_for_each_hyperparameter_the_most_important_first():
+    shown = sweep_figure.draw_keys(three_keys(), "train/loss").axes
+    assert shown[0].get_xlabel() == "rate"
+    assert shown[0].get_title() == "importance 100 %"
+    assert {axes.get_xlabel() for axes in shown} == {"rate", "sizes", "activation"}
+    (line,) = shown[0].get_lines()
+    np.testing.assert_allclose(line.get_ydata(), [0.1, 1, 10])
+
+
+def test_halvings_are_marked_and_the_winner_is_drawn_whole():
+    records = [
+        record([4.0], [10], seed=0), record([3.0], [10], seed=1), record([2.5], [10], seed=3),
+        record([2.0, 1.0, 0.5], STEPS, seed=2),
+    ]  # fmt: skip
+    found = curves(records)
+    np.testing.assert_array_equal(found["median"][0], [10])
+    np.testing.assert_array_equal(found["best"], [STEPS, [2.0, 1.0, 0.5]])
+    groups = pd.DataFrame([group([0.1])])
+    (axes,) = sweep_figure.draw("train/loss", found, groups, "train/loss", [10, 20]).axes
+    marks = [line.get_xdata()[0] for line in axes.get_lines() if len(set(line.get_xdata())) == 1]
+    assert {10, 20} <= set(marks)
+    table = comparison.run_table(
+        overview.frame({str(i): record for i, record in enumerate(records)}), "train/loss"
+    )
+    assert list(table["steps"]) == [30, 10, 10, 10]
 
 
 # --- all of it ---------------------------------------------------------------------------------
