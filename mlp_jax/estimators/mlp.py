@@ -116,21 +116,20 @@ class _MLP(BaseEstimator):
         if is_first:
             self._initialize(X.shape[1], y.shape[1], X.dtype)
         if self.solver == "lbfgs":
-            return self._fit_lbfgs(examples)
-        return self._fit_stochastic(examples, X.shape[0], incremental)
-
-    def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
-        """X as it is used, and the targets, one row an example."""
-        X, y = self._theirs._validate_input(self, X, y, incremental, self._is_first(incremental))
-        return X, y.reshape(len(y), -1)
-
-    def _checked_finite(self: T) -> T:
+            self._fit_lbfgs(examples)
+        else:
+            self._fit_stochastic(examples, X.shape[0], incremental)
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
             )
         return self
+
+    def _check_data(self, X: Any, y: Any, incremental: bool) -> tuple[Any, NDArray[Any]]:
+        """X as it is used, and the targets, one row an example."""
+        X, y = self._theirs._validate_input(self, X, y, incremental, self._is_first(incremental))
+        return X, y.reshape(len(y), -1)
 
     def _is_first(self, incremental: bool) -> bool:
         return not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -194,7 +193,7 @@ class _MLP(BaseEstimator):
 
     # --- sgd, adam and the core's other optimizers ---------------------------------------------
 
-    def _fit_stochastic(self: T, examples: Examples, num_examples: int, incremental: bool) -> T:
+    def _fit_stochastic(self, examples: Examples, num_examples: int, incremental: bool) -> None:
         dtype, rows, held_out = examples.x.dtype, np.arange(num_examples), None
         if self.early_stopping:
             rows, held_out_rows = self._split(examples, rows)
@@ -230,7 +229,6 @@ class _MLP(BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        return self._checked_finite()
 
     def _resumed(self, numbers: epochs.Numbers, params: Params, incremental: bool) -> Optimizer:
         """The optimizer as the last `partial_fit` left it, or a new one."""
@@ -319,7 +317,7 @@ class _MLP(BaseEstimator):
 
     # --- L-BFGS --------------------------------------------------------------------------------
 
-    def _fit_lbfgs(self: T, examples: Examples) -> T:
+    def _fit_lbfgs(self, examples: Examples) -> None:
         """SciPy's L-BFGS-B with the gradient by backprop, in float64 as scikit-learn's."""
         params = self._params(np.float64)
         with jax.enable_x64(True):
@@ -345,7 +343,6 @@ class _MLP(BaseEstimator):
         self._set_coefs(params, self.coefs_[0].dtype)
         if self.verbose:
             print(f"L-BFGS: {result.message}, {result.nit} iterations, loss = {result.fun:.8f}")
-        return self._checked_finite()
 
     # --- using ---------------------------------------------------------------------------------
 
