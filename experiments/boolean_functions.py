@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
-from mlp_jax.core.boolean import boolean, boolean_padded, num_inputs_of, parity, vertices
 from mlp_jax.core.network import Params, apply
 from mlp_jax.errors import UserError
+from mlp_jax.library.boolean import boolean, boolean_padded, num_inputs_of, parity, vertices
 
 STEP = ACTIVATIONS["step"]
 SEPARABLE = {1: 4, 2: 14, 3: 104, 4: 1882}

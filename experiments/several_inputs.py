@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
-from mlp_jax.core.boolean import check_weights
 from mlp_jax.core.network import Layer, Params
-from mlp_jax.core.towers import (
+from mlp_jax.errors import UserError
+from mlp_jax.library.boolean import check_weights
+from mlp_jax.library.towers import (
     Approximation,
     Function,
     Number,
@@ -25,7 +26,6 @@ from mlp_jax.core.towers import (
     towers,
     values_of,
 )
-from mlp_jax.errors import UserError
 
 
 def check_box(lower: Sequence[Number], upper: Sequence[Number]) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.network import Layer, Params, apply
-from mlp_jax.core.towers import outputs, sigmoid_step, staircase, tower, towers
+from mlp_jax.library.towers import outputs, sigmoid_step, staircase, tower, towers
 
 SIGMOID = ACTIVATIONS["sigmoid"]
 LIPSCHITZ = 7.0

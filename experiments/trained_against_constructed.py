@@ -22,7 +22,7 @@ import mlp_jax as mlp
 from experiments.study import ChildRun, Results, Row, networks, run_study, subplots
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.network import Params, apply
-from mlp_jax.core.towers import staircase, towers
+from mlp_jax.library.towers import staircase, towers
 
 LIPSCHITZ = 7.0
 TOLERANCES = (0.8, 0.4, 0.2, 0.1)  # ε of the constructions: 5, 10, 20, 39 towers

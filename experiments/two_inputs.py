@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.several_inputs import Ridge, approximate_by_grids, approximate_ridges
 from experiments.study import ChildRun, Results, Row, run_study, subplots
 from mlp_jax.core.network import Params
-from mlp_jax.core.towers import Approximation, outputs
+from mlp_jax.library.towers import Approximation, outputs
 
 LOWER, UPPER = (0.0, 0.0), (1.0, 1.0)
 LITERAL = {10: 0.0505, 20: 0.0250}  # cells along an axis: mean error

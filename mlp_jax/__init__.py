@@ -10,15 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Python
     from mlp_jax.commands.train import run as run
     from mlp_jax.core.activations import ACTIVATIONS as ACTIVATIONS
-    from mlp_jax.core.boolean import boolean as boolean
     from mlp_jax.core.initializers import INITIALIZERS as INITIALIZERS
     from mlp_jax.core.losses import LOSSES as LOSSES
     from mlp_jax.core.network import Network as Network
     from mlp_jax.core.optimizers import OPTIMIZERS as OPTIMIZERS
     from mlp_jax.core.optimizers import SCHEDULES as SCHEDULES
-    from mlp_jax.core.towers import towers as towers
     from mlp_jax.estimators import MLPClassifier as MLPClassifier
     from mlp_jax.estimators import MLPRegressor as MLPRegressor
+    from mlp_jax.library.boolean import boolean as boolean
     from mlp_jax.library.explain import explain as explain
     from mlp_jax.library.functions import backprop as backprop
     from mlp_jax.library.functions import check_gradient as check_gradient
@@ -26,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOMES` says the same to Py
     from mlp_jax.library.functions import fit as fit
     from mlp_jax.library.functions import fit_many as fit_many
     from mlp_jax.library.functions import forward as forward
+    from mlp_jax.library.towers import towers as towers
 
 _HOMES = {
     # a network, and what it can be made of
@@ -45,8 +45,8 @@ _HOMES = {
     "check_gradient": "library.functions",
     "explain": "library.explain",
     # networks whose parameters are written down, not trained
-    "boolean": "core.boolean",
-    "towers": "core.towers",
+    "boolean": "library.boolean",
+    "towers": "library.towers",
     # the command from Python
     "run": "commands.train",
     # in scikit-learn's interface

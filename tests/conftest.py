@@ -33,15 +33,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-LOOPS = ["divergence", "mutants", "population", "training"]
-"""Of tests/core, those that compile whole trainings, again and again."""
+LOOPS = ["divergence", "functions", "mutants", "population", "training"]
+"""Of tests/core and tests/library, those that compile whole trainings, again and again."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m core` is what a change to the mathematics must pass: a minute on two cores."""
     loops = {f"test_{name}.py" for name in LOOPS}
     for item in items:
-        is_core = item.path.parent.name == "core" and item.path.name not in loops
+        is_core = item.path.parent.name in ("core", "library") and item.path.name not in loops
         if is_core or item.path.name == "test_imports.py":
             item.add_marker(pytest.mark.core)
 

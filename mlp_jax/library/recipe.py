@@ -101,7 +101,7 @@ def make_recipe(
     observe: Observe | None,
     **numbers: Numbers,
 ) -> Recipe:
-    """The same of what a caller gives. The tables of optimizers and schedules check their own."""
+    """Of what a caller gives, checked; the tables of optimizers and schedules check their own."""
     num_examples = parts.train.x.shape[-2]
     num_steps = _whole("num_steps", num_steps)
     batch_size = num_examples if batch_size is None else _whole("batch_size", batch_size)

@@ -19,7 +19,10 @@ MODULES = [
     for folder in (core, library)
     for module in pkgutil.iter_modules(folder.__path__)
 ]
-FACE = ["boolean", "backprop", "gradcheck", "losses", "network", "optimizers", "towers"]
+FACE = [
+    *("core.backprop", "core.gradcheck", "core.losses", "core.network", "core.optimizers"),
+    *("library.boolean", "library.explain", "library.towers"),
+]
 
 
 def examples(name: str) -> list[doctest.DocTest]:
@@ -45,8 +48,6 @@ def test_examples_run_as_they_are_written(name: str, float64: bool) -> None:
             assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize(
-    "name", [*(f"mlp_jax.core.{name}" for name in FACE), "mlp_jax.library.explain"]
-)
+@pytest.mark.parametrize("name", FACE)
 def test_the_modules_behind_the_face_have_examples(name: str) -> None:
-    assert examples(name)
+    assert examples(f"mlp_jax.{name}")

@@ -14,11 +14,11 @@ from scipy.special import expit
 from experiments import boolean_functions
 from experiments.boolean_functions import fewest_hidden_units, linearly_separable, truth_tables
 from experiments.several_inputs import Ridge, approximate_by_grids, approximate_ridges
-from mlp_jax.core import boolean as logic
-from mlp_jax.core import towers
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.network import apply, forward, num_params
 from mlp_jax.errors import UserError
+from mlp_jax.library import boolean as logic
+from mlp_jax.library import towers
 
 STEP, SIGMOID = ACTIVATIONS["step"], ACTIVATIONS["sigmoid"]
 FEW = settings(max_examples=10, deadline=None)
