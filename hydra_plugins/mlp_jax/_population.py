@@ -63,8 +63,9 @@ def launch(
         )
     jobs = [composer.job(first_index + i, texts) for i, texts in enumerate(job_overrides)]
     directories = Directories(composer, hydra.output_subdir or launcher.output_subdir)
-    folders = {job.index: directories.make(job) for job in jobs}
     returns = {job.index: PopulationReturn(composer, job) for job in jobs}
+
+    folders: dict[int, Path] = {}
 
     def on_done(outcome: "Outcome") -> None:
         index = outcome.job.index
@@ -74,6 +75,7 @@ def launch(
 
     env: dict[str, str] = dict(hydra.job.env_set)
     with launcher.sweep(jobs) as sweep, env_override(env):
+        folders |= {job.index: directories.make(job) for job in jobs}
         sweep.train(jobs, on_done)
     return list(returns.values())
 

@@ -40,10 +40,8 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
             if not returns:
                 _check(jobs, together is not None)
                 if together and together.trains_together:
-                    _check_halvings(jobs)
-                _save(sweeper.config)
-                if together and together.trains_together:
                     stack.enter_context(together.sweep(jobs))
+                _save(sweeper.config)
             returns.append(launcher.launch(batch, initial_job_idx=first))
             batch = _next(batches, returns[-1])
     _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)
@@ -56,28 +54,6 @@ def _check(jobs: Sequence[Job], together: bool) -> None:
         store.check(uri)
     if not together and any(job.config.sweep.resume for job in jobs):
         raise UserError("sweep.resume=true: only hydra/launcher=population can resume a sweep.")
-
-
-def _check_halvings(jobs: Sequence[Job]) -> None:
-    """As far as it can be said without the data, whose size may say how many log points there are.
-
-    Without a `log_every` they are counted in epochs, if the length is.
-    """
-    for config in [job.config for job in jobs if job.config.sweep.halvings]:
-        halvings, every, length = config.sweep.halvings, config.log_every, config.num_steps
-        if config.population.exact or config.optimizer.name == "lbfgs":
-            raise UserError(
-                f"sweep.halvings={halvings}: networks that are trained one after the other cannot "
-                "be halved; set population.exact=false, and another optimizer than lbfgs."
-            )
-        if every is None:
-            length = length or config.num_epochs or 1
-            every = -(-length // 100)
-        if length is not None and (num_points := -(-length // every)) < 2**halvings:
-            raise UserError(
-                f"sweep.halvings={halvings}: needs {2**halvings} log points, there are "
-                f"{num_points}: make log_every smaller, or halve less often."
-            )
 
 
 def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:

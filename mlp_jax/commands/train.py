@@ -123,7 +123,9 @@ def open_sweep(jobs: Sequence[Job], arguments: Sequence[str], quiet: bool) -> "S
 
     options = _config_dir(arguments)
     alone = lambda overrides: _line([*options, *overrides])  # noqa: E731
-    return Sweep(_line(arguments), alone, _console(quiet))
+    sweep = Sweep(_line(arguments), alone, _console(quiet))
+    sweep.check(jobs)
+    return sweep
 
 
 def _line(arguments: Sequence[str]) -> str:

@@ -311,6 +311,20 @@ def make_training(
     )
 
 
+def check(config: Experiment, dataset: Dataset) -> int:
+    """Raises `UserError` where config and data don't fit; the number of log points where they do.
+
+    All that `prepare` would raise of their sizes and classes, without computing anything.
+    """
+    pair = choose_output_and_loss(config, dataset)
+    config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
+    check_smoothing(config, dataset)
+    _make_loss(config, dataset, pair)
+    _monitor(config, dataset)
+    _, _, num_steps, log_every = _lengths(config, len(dataset.train.x))
+    return -(-num_steps // log_every)
+
+
 def prepare(config: Experiment, dataset: Dataset) -> Problem:
     """The pure problem behind a config. Raises `UserError` where config and data don't fit."""
     pair = choose_output_and_loss(config, dataset)

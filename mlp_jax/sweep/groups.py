@@ -31,7 +31,7 @@ from mlp_jax.core.population import OnProgress, Population, check_start
 from mlp_jax.core.training import Order, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import machine
+from mlp_jax.experiment import machine, setup
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.setup import (
     Problem,
@@ -91,6 +91,26 @@ def _structure(experiment: Experiment) -> str:
     return json.dumps(structure)
 
 
+def check(config: Experiment, load_data: LoadData = data.load) -> None:
+    """Whether a network and those of its structure can be trained, as far as nothing is computed.
+
+    Raises `UserError` for a device that is not there, and for what does not fit the data.
+    """
+    halvings = config.sweep.halvings
+    if halvings and (config.population.exact or config.optimizer.name == "lbfgs"):
+        raise UserError(
+            f"sweep.halvings={halvings}: networks that are trained one after the other cannot be "
+            "halved; set population.exact=false, and another optimizer than lbfgs."
+        )
+    with numeric_settings(config):
+        num_points = setup.check(config, load_data(config.data))
+    if num_points < 2**halvings:
+        raise UserError(
+            f"sweep.halvings={halvings}: needs {2**halvings} log points, there are {num_points}: "
+            "make log_every smaller, or halve less often."
+        )
+
+
 def train(
     configs: Sequence[Experiment],
     *,
@@ -108,11 +128,6 @@ def train(
     always exact. `halvings` are those of `population.train`. Raises `UserError`.
     """
     exact = exact or configs[0].optimizer.name == "lbfgs"
-    if exact and halvings:
-        raise UserError(
-            f"{halvings} halvings: networks that are trained one after the other cannot be halved; "
-            "set population.exact=false, and another optimizer than lbfgs."
-        )
     results: dict[int, Result] = {}
     num_steps = 0
     with numeric_settings(configs[0]) as device:

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax import data
+from mlp_jax.config.schema import Data
 from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.history import Progress
 from mlp_jax.core.population import OnProgress
@@ -76,6 +77,22 @@ class Sweep:
         """Those that are tracked, by their store and experiment."""
         self._runs: dict[tuple[str, str], Runs] = {}
         self._stack = ExitStack()
+        self._loaded: dict[str, data.Dataset] = {}
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Raises `UserError`, which names the job, where one fits neither its data nor a device."""
+        spread_over_cores()
+        for job, *_ in groups.by_structure(jobs):
+            try:
+                groups.check(job.config, self._load_data)
+            except UserError as error:
+                raise UserError(f"{error} (In the job {' '.join(job.overrides)}.)") from error
+
+    def _load_data(self, config: Data) -> data.Dataset:
+        """The data of a config; it remembers those that it has loaded last."""
+        if repr(config) not in self._loaded:
+            self._loaded = {repr(config): data.load(config)}
+        return self._loaded[repr(config)]
 
     def __enter__(self) -> "Sweep":
         return self
@@ -157,6 +174,7 @@ class Sweep:
                 exact=first.population.exact,
                 halvings=first.sweep.halvings,
                 on_progress=show,
+                load_data=self._load_data,
             )
         end = _now()
         seconds = max(end - start, 1) / 1000

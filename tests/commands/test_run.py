@@ -56,6 +56,10 @@ def test_a_run_from_python_is_continued_and_is_that_of_the_command() -> None:
         (["-m", "seed=0,1", "num_epochs=null", "num_steps=90", "log_every=50", "sweep.halvings=2"],
          "sweep.halvings=2: needs 4 log points, there are 2"),
         (["-m", "seed=0,1", "population.exact=true", "sweep.halvings=2"], "cannot be halved"),
+        (["-m", "num_epochs=20", "log_every=10", "sweep.halvings=2"], "4 log points, there are 2"),
+        (["-m", "batch_size=2,5", *SHORT], "batch_size=5: there are 4 training examples"),
+        (["-m", "device=cpu,tpu", *SHORT], "device=tpu: JAX finds none"),
+        (["-m", *SHORT, "data=sine", "model.label_smoothing=0,0.2"], "model.label_smoothing=0.2: "),
         (["hydra/sweeper=basic", "+hydra.sweeper.params.seed=1"], "stands below one that is null"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """A sweep's jobs are trained together, recorded as they would be alone, and never lost."""
 
 import csv
+import errno
 import io
 import os
 import signal
@@ -430,10 +431,10 @@ def test_a_disk_that_is_full_ends_the_sweep(
     client: MlflowClient, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(bulk, "_write_text", fail)
-    with pytest.raises(RunError, match="could not be recorded: no space left"):
+    with pytest.raises(RunError, match=r"could not be recorded: .*no space left"):
         run(make_jobs(["seed=0"], common=[*SHORT, "name=full"]))
     assert not children(client, "full")
     assert parents(client, "full")[0].info.status == "FAILED"
@@ -458,7 +459,7 @@ def lose_store_midway(patch: pytest.MonkeyPatch) -> None:
             raise MlflowException("the server is gone")
         log_artifact(*args)
 
-    patch.setattr(bulk, "_KNOWN_SCHEMA", "another")
+    patch.setattr(store, "_KNOWN_SCHEMA", "another")
     patch.setattr(MlflowClient, "log_artifact", fail)
 
 
