@@ -46,7 +46,7 @@ def bulk_against_client() -> tuple[str, str, str, str]:
         fast, slow = [], []
         for _ in range(REPEATS):
             fast.append(_ms_a_run(write, at_once))
-            with patch.object(bulk, "_KNOWN_SCHEMA", "none"):
+            with patch.object(store, "_KNOWN_SCHEMA", "none"):
                 slow.append(_ms_a_run(write, one_by_one))
     ratios = [b / a for a, b in zip(fast, slow, strict=True)]
     return (
