@@ -269,7 +269,8 @@ class Record:
                     _move(path, self._folder(sha256) / file)
                     self.note(files={**self.facts["files"], file: sha256})
         except Exception as error:
-            if (cause := _disk_error(error)) is None:
+            cause = _disk_error(error)
+            if cause is None or cause is error:
                 raise
             text = cause.strerror or str(cause)
             raise OSError(cause.errno, text, str(self.directory)) from None
@@ -406,7 +407,7 @@ class Record:
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """Also one that a library has wrapped in an error of its own."""
+    """The error itself, or the one that a library has wrapped in one of its own."""
     while not (error is None or isinstance(error, OSError)):
         error = error.__context__
     return error
