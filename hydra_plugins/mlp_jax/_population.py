@@ -49,9 +49,10 @@ class PopulationReturn(JobReturn):
 def launch(
     launcher: "PopulationLauncher", job_overrides: Sequence[Sequence[str]], first_index: int
 ) -> list[JobReturn]:
-    """Checks all jobs, then makes their directories and trains them.
+    """Checks all jobs, then trains them.
 
-    Each job's log is written and its return is filled in as soon as its group is done.
+    Each job's directory is made, and its return filled in, as soon as its group is done. Jobs that
+    an earlier sweep has done with have their directories from it.
     """
     reached("composing")
     assert launcher.config is not None
@@ -65,17 +66,14 @@ def launch(
     directories = Directories(composer, hydra.output_subdir or launcher.output_subdir)
     returns = {job.index: PopulationReturn(composer, job) for job in jobs}
 
-    folders: dict[int, Path] = {}
-
     def on_done(outcome: "Outcome") -> None:
-        index = outcome.job.index
-        file = folders[index] / f"{hydra.job.name}.log"
-        file.write_text(redacted(outcome.log), encoding="utf-8")
-        returns[index].end(outcome)
+        returns[outcome.job.index].end(outcome)
+        if not outcome.is_earlier:
+            file = directories.make(outcome.job) / f"{hydra.job.name}.log"
+            file.write_text(redacted(outcome.log), encoding="utf-8")
 
     env: dict[str, str] = dict(hydra.job.env_set)
     with launcher.sweep(jobs) as sweep, env_override(env):
-        folders |= {job.index: directories.make(job) for job in jobs}
         sweep.train(jobs, on_done)
     return list(returns.values())
 

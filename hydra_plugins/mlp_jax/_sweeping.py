@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.mlp_jax.launcher import PopulationLauncher
 from mlp_jax.config.compose import Composer, Job, fix_time
 from mlp_jax.errors import NoResultError, RunError, UserError, redacted
+from mlp_jax.experiment.console import waiting
 from mlp_jax.sweep import search
 from mlp_jax.tracking import store
 
@@ -36,7 +37,8 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
         batch = next(batches)
         while batch is not None:
             first = sum(map(len, returns))
-            jobs = [composer.job(first + i, job) for i, job in enumerate(batch)]
+            with waiting(f"composing {len(batch):,} jobs"):
+                jobs = [composer.job(first + i, job) for i, job in enumerate(batch)]
             if not returns:
                 _check(jobs, together is not None)
                 if together and together.trains_together:

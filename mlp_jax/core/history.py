@@ -59,7 +59,7 @@ def value_of(value: Any) -> Any:
 
 
 class Progress(NamedTuple):
-    """How far a population is; `best` is the best value so far of its objective."""
+    """How far a population is; `best` is that of its objective at the last log points."""
 
     share: float
     """Of the way of all networks, from 0 to 1."""
@@ -67,6 +67,7 @@ class Progress(NamedTuple):
     num_networks: int
     network_steps: int
     best: float
+    higher_is_better: bool
 
 
 class Histories:
@@ -157,6 +158,7 @@ class Histories:
             num_networks=len(self.is_done),
             network_steps=int(taken.sum()),
             best=float(self.sign * scores.max()),
+            higher_is_better=self.sign > 0,
         )
 
     def __getitem__(self, key: Any) -> Any:

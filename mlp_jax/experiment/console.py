@@ -13,9 +13,9 @@ from rich.text import Text
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called at a log point with the step and what was measured."""
 
-OnSweep = Callable[[float, int, int, str], None]
-"""Called with the share of a sweep that is done, from 0 to 1; the number of networks that are;
-the steps of all networks together; and the best result."""
+OnSweep = Callable[[float, int, str, int | None], None]
+"""Called with the share of a sweep that is done, from 0 to 1; the number of networks that are; what
+it is about, or the best result so far; and in training the steps of all networks together."""
 
 NUM_PLAIN_LINES = 10
 
@@ -73,9 +73,13 @@ class Console:
         speed = _Speed()
         with self._progress(1.0) as show:
 
-            def on_sweep(share: float, num_done: int, network_steps: int, best: str) -> None:
-                networks = f"{num_done:,}/{num_networks:,} networks"
-                show(share, lambda: f"{networks}  {speed.at(network_steps):,.0f} steps/s  {best}")
+            def on_sweep(share: float, num_done: int, text: str, steps: int | None) -> None:
+                def line() -> str:
+                    per_second = "" if steps is None else f"{speed.at(steps):,.0f} steps/s  "
+                    networks = f"{num_done:,}/{num_networks:,} networks done"
+                    return f"{networks}, {100 * share:.0f} % of their steps  {per_second}{text}"
+
+                show(share, line)
 
             yield on_sweep
 
@@ -100,12 +104,27 @@ class Console:
         bar = progress.Progress(
             *([progress.BarColumn(bar_width=20)] if self.rich.width >= 100 else []),
             progress.TextColumn("{task.description}", markup=False, table_column=no_wrap),
+            progress.TimeElapsedColumn(table_column=no_wrap),
+            progress.TextColumn("left", table_column=no_wrap),
             progress.TimeRemainingColumn(table_column=no_wrap),
             console=self.rich,
         )
         with bar:
             task = bar.add_task("compiling", total=total)
             yield lambda done, text: bar.update(task, completed=done, description=text())
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows a text and the time since, in a terminal, for as long as something takes."""
+    console = RichConsole(stderr=True)
+    columns = progress.TextColumn("{task.description}", markup=False), progress.TimeElapsedColumn()
+    bar = progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
+    with bar:
+        bar.add_task(text, total=None)
+        yield
 
 
 class _Speed:

@@ -140,7 +140,14 @@ def train(
                 num_steps = steps + now.network_steps
                 share = (num + now.share * now.num_networks) / len(configs)
                 num_done = num + now.num_done
-                on_progress(Progress(share, num_done, len(configs), num_steps, now.best))
+                on_progress(
+                    now._replace(
+                        share=share,
+                        num_done=num_done,
+                        num_networks=len(configs),
+                        network_steps=num_steps,
+                    )
+                )
 
             some = _problems([configs[i] for i in indices], [datasets[i] for i in indices])
             if exact:
@@ -292,5 +299,5 @@ def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterato
             num_steps += fitted.history[-1].step
             best = max(best, sign * fitted.history[-1].metrics[name])
         share = number / len(problems)
-        on_progress(Progress(share, number, len(problems), num_steps, sign * best))
+        on_progress(Progress(share, number, len(problems), num_steps, sign * best, sign > 0))
         yield Result(problem, gradient, fitted, metrics, diverged_at=diverged_at)

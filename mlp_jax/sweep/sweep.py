@@ -45,6 +45,8 @@ class Outcome(NamedTuple):
     error: Exception | None = None
     log: str = ""
     run_id: str | None = None
+    is_earlier: bool = False
+    """Whether an earlier sweep has trained it."""
     is_halved: bool = False
     """Whether successive halving ended it, so that its value is not that of the job alone."""
 
@@ -140,6 +142,7 @@ class Sweep:
             for key in _by_store(left):
                 self._begin(key)
             for group in groups.by_structure(left):
+                meter.say("compiling")
                 done += self._done(self._train_group(group, meter), on_done)
                 meter.end_group(len(group))
         return done
@@ -157,6 +160,7 @@ class Sweep:
         except Exception as error:
             return self._failed(group, error)
         self.console.line(_group_line(trained))
+        meter.say("recording")
         run_ids = self._record([each for each in trained if each.result.gradient.passed])
         return [_outcome(each, run_ids.get(each.job.index)) for each in trained]
 
@@ -299,15 +303,23 @@ class _Meter:
     def __init__(self, show: OnSweep, num_jobs: int, num_done: int) -> None:
         self._show, self._num_jobs, self._num_done = show, num_jobs, num_done
         self._steps = self._steps_of_group = 0
+        self._best = math.nan
+        """Of all groups, at any of their log points."""
+
+    def say(self, doing: str) -> None:
+        """What is done between the trainings."""
+        self._show(self._num_done / self._num_jobs, self._num_done, doing, None)
 
     def update(self, progress: Progress) -> None:
         self._steps_of_group = progress.network_steps
         ways = self._num_done + progress.share * progress.num_networks
+        better = max if progress.higher_is_better else min
+        self._best = better((b for b in (self._best, progress.best) if b == b), default=math.nan)
         self._show(
             ways / self._num_jobs,
             self._num_done + progress.num_done,
+            f"best so far {number(self._best)}",
             self._steps + progress.network_steps,
-            f"best {number(progress.best)}",
         )
 
     def end_group(self, num_jobs: int) -> None:
@@ -344,7 +356,7 @@ def _outcome(trained: Trained, run_id: str | None) -> Outcome:
         lines.append(f"run       {run_id}")
     name, value = describe.standing(result)
     is_halved = result.halved_at is not None
-    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved)
+    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved=is_halved)
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -355,10 +367,9 @@ def _before(job: Job, run: Row) -> Outcome:
     """Of a job in an earlier sweep."""
     name = run["tags.objective"]
     kept = compare.kept(name, job.config.early_stopping.patience is not None)
-    log = f"run {run['run_id']} has FINISHED before\n"
     is_halved = isinstance(run.get("tags.halved_at"), str)
     value = run.get(f"metrics.{kept}", math.nan)
-    return Outcome(job, name, value, None, log, run["run_id"], is_halved)
+    return Outcome(job, name, value, run_id=run["run_id"], is_earlier=True, is_halved=is_halved)
 
 
 def _group_line(trained: Sequence[Trained]) -> str:

@@ -91,7 +91,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
         def train(self, jobs: Sequence[Job], on_done: Callable[[Any], None]) -> None:
             for job in jobs:
                 configs.append(job.config)
-                on_done(SimpleNamespace(job=job, error=None, loss=0.0, log=""))
+                on_done(SimpleNamespace(job=job, error=None, loss=0.0, log="", is_earlier=False))
 
     monkeypatch.setattr(train, "train", lambda config, **given: configs.append(config))
     monkeypatch.setattr(train, "open_sweep", lambda jobs, **given: Sweep())

@@ -30,6 +30,8 @@ class Recorder:
     def __init__(self, errors: dict[int, Exception]) -> None:
         self.errors, self.batches, self.num_opened = errors, [], 0
         self.batches: list[list[Job]] = []
+        self.earlier: set[int] = set()
+        """The seeds that an earlier sweep has trained."""
         self.num_left = 10**6
         """How many jobs it trains before it is killed."""
 
@@ -48,7 +50,9 @@ class Recorder:
             self.num_left -= 1
             if self.num_left < 0:
                 raise KeyboardInterrupt
-            on_done(Outcome(job, "train/loss", float(job.config.seed), error, log))
+            is_earlier = job.config.seed in self.earlier
+            loss = float(job.config.seed)
+            on_done(Outcome(job, "train/loss", loss, error, log, is_earlier=is_earlier))
 
 
 @pytest.fixture
@@ -127,6 +131,14 @@ def test_sweeps_that_start_together_have_directories_of_their_own(
     for _ in range(3):
         multirun("seed=3", f"hydra.sweep.dir={default}")
     assert len(list(tmp_path.glob("multirun/*/*/0"))) == 3
+
+
+def test_a_job_of_an_earlier_sweep_gets_no_second_directory(
+    multirun: Multirun, recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.earlier = {3}
+    assert [job.return_value for job in multirun("seed=3,4")] == [3.0, 4.0]
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["1"]
 
 
 def test_a_job_has_its_log(multirun: Multirun, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -289,6 +290,17 @@ def test_successive_halving(
     table = Path(client.download_artifacts(parent.info.run_id, "runs.csv")).read_text()
     rows = csv.DictReader(table.splitlines())
     assert [row["status"] for row in rows] == ["FINISHED", "HALVED"]
+
+
+def test_the_best_so_far_is_that_of_all_groups(trainer: Trainer, place: Path) -> None:
+    """The second group is worse than the first one from its beginning to its end."""
+    printed = Printed()
+    trainer.members.clear()
+    given = [["optimizer=adam", "optimizer.learning_rate=0.3"], ["optimizer.learning_rate=1e-5"]]
+    first, _ = run(make_jobs(*given, common=[*SHORT, "tracking=none"]), printed)
+    said = re.findall(r"best so far (\S+)", printed.text)
+    assert float(said[-1]) <= float(f"{first.value:.4g}")
+    assert "1/2 networks done" in printed.text
 
 
 def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
