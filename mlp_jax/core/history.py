@@ -7,6 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 
+def lower_is_better(metric: str) -> bool:
+    """Of a loss or an error, such as `validation/log_loss` or `best/test_rmse`."""
+    return metric.endswith(("loss", "rmse", "mae"))
+
+
 class LogPoint(NamedTuple):
     """What was measured after `step` updates."""
 
@@ -74,15 +79,14 @@ class Histories:
     """The log points of many networks, and where each of them ended.
 
     `steps` are the steps of the log points; an array of `metrics` has a row for each network, NaN
-    beyond its end. `objective` is the metric by which networks are ranked; a loss is better the
-    lower it is, anything else the higher.
+    beyond its end. `objective` is the metric by which networks are ranked.
     """
 
     def __init__(
         self, num_networks: int, steps: np.ndarray, objective: str, patience: int | None
     ) -> None:
         self.steps, self.objective, self.patience = steps, objective, patience
-        self.sign = -1 if objective.endswith("/loss") else 1
+        self.sign = -1 if lower_is_better(objective) else 1
         self.is_done = np.zeros(num_networks, bool)
         self.num_points = np.zeros(num_networks, np.int64)
         self.diverged_at = np.zeros(num_networks, np.int64)

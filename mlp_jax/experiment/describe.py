@@ -16,12 +16,13 @@ from mlp_jax import data
 from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
 from mlp_jax.core.fit import Fitted, evaluate_parts
 from mlp_jax.core.gradcheck import GradientCheck
+from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
 from mlp_jax.experiment.console import Console, duration
 from mlp_jax.experiment.prediction import Model, classify
-from mlp_jax.experiment.setup import Problem, objective
+from mlp_jax.experiment.setup import Problem, logged_objective, objective
 from mlp_jax.tracking import facts
 
 if TYPE_CHECKING:
@@ -162,8 +163,12 @@ def final_metrics(result: Result) -> dict[str, float]:
         for name, value in measured.items()
     }
     found = {name: value for name, value in found.items() if name not in history.metrics}
-    stops_early = result.problem.config.early_stopping.patience is not None
-    found |= best_metrics(result.fitted, standing(result)[0] if stops_early else None)
+    if result.problem.config.early_stopping.patience is not None:
+        name, value = standing(result)
+        monitored = logged_objective(result.problem.config, result.problem.dataset)
+        found |= best_metrics(result.fitted, monitored) | {f"best/{name.replace('/', '_')}": value}
+    else:
+        found |= best_metrics(result.fitted)
     for number, layer in enumerate(gradient.layers, start=1):
         found[f"gradcheck/layer_{number}"] = layer.autodiff_error
     found["kept_step"] = float(result.fitted.step)
@@ -255,19 +260,53 @@ def standing(result: Result) -> tuple[str, float]:
 
 
 def search_loss(name: str, value: float) -> float:
-    """What a search minimises: the loss, or the negative of what is to be high."""
-    return value if name.endswith("/loss") else -value
+    """What a search minimises: a loss or an error, or the negative of what is to be high."""
+    return value if lower_is_better(name) else -value
+
+
+def measure(problem: Problem, params: Params) -> dict[str, dict[str, float]]:
+    """Every part's metrics, as `{"test": {"loss": …, "accuracy": …, "log_loss": …}, …}`."""
+    return with_unweighted(evaluate_parts(problem, params), problem, params)
+
+
+def with_unweighted(
+    metrics: dict[str, dict[str, float]], problem: Problem, params: Params
+) -> dict[str, dict[str, float]]:
+    """Adds the metric of each part that is the same for any loss, its weights and its penalties.
+
+    The log loss −ln p of the true class, as scikit-learn has it; of numbers the root mean squared
+    error, in the target's own unit.
+    """
+    model, dataset = _model_of(problem, params), problem.dataset
+    for part, measured in metrics.items():
+        x, y = map(np.asarray, getattr(problem.parts, part))
+        y_hat = model.outputs(x).astype(float)
+        if dataset.class_names:
+            scores = classify(y_hat, model.output)[1].clip(_EPSILON, 1 - _EPSILON)
+            p = scores[np.arange(len(y)), getattr(dataset, part).y] / scores.sum(axis=1)
+            measured["log_loss"] = float(-np.log(p).mean())
+        else:
+            decode = dataset.preprocessing.decode_targets
+            measured["rmse"] = float(np.sqrt(((decode(y_hat) - decode(y)) ** 2).mean()))
+    return metrics
+
+
+_EPSILON = float(np.finfo(np.float32).eps)
 
 
 def to_model(result: Result) -> Model:
     """The trained network with all that a prediction from raw inputs takes."""
-    problem, model = result.problem, result.problem.config.model
+    return _model_of(result.problem, result.fitted.params)
+
+
+def _model_of(problem: Problem, params: Params) -> Model:
+    model = problem.config.model
     names = model.activation
     if isinstance(names, str):
         names = [names] * len(model.hidden_sizes)
     assert model.output is not None
     return Model(
-        params=result.fitted.params,
+        params=params,
         activation=tuple(names),
         output=model.output,
         class_names=problem.dataset.class_names,

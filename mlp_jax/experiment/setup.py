@@ -149,7 +149,7 @@ def _class_weights(config: Experiment, dataset: Dataset) -> Array | None:
             f"model.class_weights={given}: {len(given)} weights for {num_classes} classes "
             f"({', '.join(dataset.class_names)}); give one for each, or balanced."
         )
-    return jnp.asarray(given)
+    return jnp.asarray(given, float)
 
 
 def _is_positive(value: float | Array) -> bool:
@@ -272,8 +272,17 @@ def _monitor(config: Experiment, dataset: Dataset) -> Callable[[training.Metrics
 def objective(config: Experiment, dataset: Dataset) -> str:
     """The metric by which trainings are compared, such as `validation/accuracy`.
 
-    What early stopping monitors, of the validation part; without one the loss of training.
+    What early stopping monitors, if it is one of the validation part that no hyperparameter scales;
+    else the log loss of classes, or the root mean squared error of numbers.
     """
+    logged = logged_objective(config, dataset)
+    if not logged.endswith("/loss"):
+        return logged
+    return logged.removesuffix("loss") + ("log_loss" if dataset.class_names else "rmse")
+
+
+def logged_objective(config: Experiment, dataset: Dataset) -> str:
+    """The metric of the log points by which trainings with the same loss are compared."""
     if dataset.validation is None:
         return "train/loss"
     measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlp_jax.config.schema import RECORD_KEYS
+from mlp_jax.core.history import lower_is_better
 
 if TYPE_CHECKING:  # takes half a second to import
     import pandas as pd
@@ -41,11 +42,6 @@ def keys_of(runs: "pd.DataFrame") -> list[str]:
 def is_seed(key: str) -> bool:
     """Whether runs that differ in this key repeat each other."""
     return key.rpartition(".")[2] == "seed"
-
-
-def lower_is_better(metric: str) -> bool:
-    """For a loss; of anything else more is better."""
-    return metric.endswith("loss")
 
 
 def default_metric(metrics: Iterable[str]) -> str:

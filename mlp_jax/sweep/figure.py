@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mlp_jax.core.history import lower_is_better
 from mlp_jax.experiment import figures
 from mlp_jax.experiment.figures import plain
-from mlp_jax.sweep.compare import as_number, keys_of, lower_is_better
+from mlp_jax.sweep.compare import as_number, keys_of
 
 if TYPE_CHECKING:  # these take half a second to import
     import matplotlib.axes

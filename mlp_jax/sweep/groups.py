@@ -24,23 +24,23 @@ from mlp_jax.config.schema import (
     with_values,
 )
 from mlp_jax.core import population
-from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
-from mlp_jax.core.history import History, Progress
+from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, fit
+from mlp_jax.core.history import History, Progress, lower_is_better
 from mlp_jax.core.network import Params
 from mlp_jax.core.population import OnProgress, Population, check_start
 from mlp_jax.core.training import Order, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import machine, setup
-from mlp_jax.experiment.describe import Result
+from mlp_jax.experiment.describe import Result, measure, with_unweighted
 from mlp_jax.experiment.setup import (
     Problem,
     check_smoothing,
     encode_parts,
     initial_params,
+    logged_objective,
     make_training,
     numeric_settings,
-    objective,
     prepare,
 )
 
@@ -75,6 +75,7 @@ def _structure(experiment: Experiment) -> str:
 
     Whether a key that may be null is null belongs to it; so does the data where the weights of
     the classes are counted from it, and whether labels are smoothed, which not all data allow.
+    Where networks are halved by their losses, these are of the same labels.
     """
     counts_classes = experiment.model.class_weights == "balanced"
     structure = {
@@ -84,7 +85,7 @@ def _structure(experiment: Experiment) -> str:
         and (
             path not in TRACED_KEYS
             or value is None
-            or (path == "model.label_smoothing" and value == 0)
+            or (path == "model.label_smoothing" and (value == 0 or experiment.sweep.halvings))
             or (counts_classes and path.startswith("data."))
         )
     }
@@ -237,7 +238,7 @@ def population_of(problems: Sequence[Problem]) -> Population:
         parts=base.parts if is_shared else own_parts,
         num_steps=base.num_steps,
         log_every=base.log_every,
-        objective=objective(base.config, base.dataset),
+        objective=logged_objective(base.config, base.dataset),
     )
 
 
@@ -267,7 +268,7 @@ def _together(
                 problem,
                 trained.gradients[index],
                 trained[index],
-                {} if diverged_at else metrics,
+                {} if diverged_at else with_unweighted(metrics, problem, trained[index].params),
                 diverged_at=diverged_at,
                 halved_at=int(trained.history.halved_at[index]) or None,
             )
@@ -278,8 +279,8 @@ def _together(
 def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterator[Result]:
     """Networks that differ in seed and data, each trained as it is alone, by the same programs."""
     programs = compile_programs(problems[0])
-    name = objective(problems[0].config, problems[0].dataset)
-    sign = -1 if name.endswith("/loss") else 1
+    name = logged_objective(problems[0].config, problems[0].dataset)
+    sign = -1 if lower_is_better(name) else 1
     num_steps, best = 0, -np.inf
     for number, problem in enumerate(problems, start=1):
         init_key, order = keys_of(problem.config.seed)
@@ -289,7 +290,7 @@ def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterato
         (gradient,) = check_start(lambda numbers: problems[0].training, stacked, problem.train, {})
         try:
             fitted = fit(problem, programs)
-            metrics, diverged_at = evaluate_parts(problem, fitted.params), None
+            metrics, diverged_at = measure(problem, fitted.params), None
         except DivergedError as error:
             last = error.last_finite
             params = last.carry.state.params

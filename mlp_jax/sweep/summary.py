@@ -1,10 +1,11 @@
 """What the parent of a sweep holds, from its children: curves, a figure, tables and a note."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlp_jax.core.history import lower_is_better
 from mlp_jax.experiment import figures
 from mlp_jax.sweep import compare
 from mlp_jax.sweep import figure as sweep_figure
@@ -58,7 +59,7 @@ def log(
     groups = compare.groups(runs, metric)
 
     def draw_sweep() -> Any:
-        name = _history_behind(metric, {name for metrics in histories for name in metrics})
+        name = _history_behind(metric, names or {n for metrics in histories for n in metrics})
         tags = [record.tags for record in records.values()]
         halvings = {int(of_run["halved_at"]) for of_run in tags if "halved_at" in of_run}
         shown = curves(histories, name, best, worst)
@@ -96,7 +97,7 @@ def _save_view(
         view=run_id,
         condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
         order_by=order_by,
-        ascending=compare.lower_is_better(metric),
+        ascending=lower_is_better(metric),
         columns=[*(f"params.`{key}`" for key in compare.keys_of(runs)[:_NUM_COLUMNS]), order_by],
     )
 
@@ -202,7 +203,7 @@ def ends(runs: "pd.DataFrame", metric: str) -> tuple[int, int]:
     return int(index[0]), int(index[-1])
 
 
-def _history_behind(metric: str, names: Set[str]) -> str:
+def _history_behind(metric: str, names: Collection[str]) -> str:
     """The metric whose history `metric` sums up: `best/train_loss` is of `train/loss`."""
     if metric.startswith("best/"):
         metric = metric.removeprefix("best/").replace("_", "/", 1)

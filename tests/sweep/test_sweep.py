@@ -18,12 +18,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console as RichConsole
+from sklearn.metrics import log_loss, root_mean_squared_error
 
 from mlp_jax.commands import sync
 from mlp_jax.config.compose import compose
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.errors import NoResultError, RunError, UserError
+from mlp_jax.experiment import describe
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
@@ -157,7 +159,7 @@ def test_every_job_has_an_outcome(mixture: tuple[list[Job], list[Outcome], str])
     assert isinstance(by_index[3].error, NoResultError)
     assert isinstance(by_index[5].error, UserError)
     for index in (0, 1, 2, 4):
-        assert by_index[index].objective == "train/loss"
+        assert by_index[index].objective == "train/log_loss"
         assert 0 < by_index[index].value == by_index[index].loss < 2
         assert by_index[index].run_id is not None
         assert "gradient  proved" in by_index[index].log
@@ -290,6 +292,38 @@ def test_successive_halving(
     table = Path(client.download_artifacts(parent.info.run_id, "runs.csv")).read_text()
     rows = csv.DictReader(table.splitlines())
     assert [row["status"] for row in rows] == ["FINISHED", "HALVED"]
+
+
+@pytest.mark.parametrize(
+    ("data", "swept", "objective"),
+    [
+        ("moons", "model.label_smoothing=0.3,0", "validation/log_loss"),
+        ("moons", "model.class_weights=[9,9],null", "validation/log_loss"),
+        ("moons", "model.loss=squared_error,half_squared_error", "validation/log_loss"),
+        ("diabetes", "model.loss=squared_error,half_squared_error", "validation/rmse"),
+    ],
+)
+def test_runs_are_ranked_by_a_metric_that_no_key_scales(
+    place: Path, data: str, swept: str, objective: str
+) -> None:
+    """It is scikit-learn's, of the probabilities or numbers that the network predicts."""
+    key, _, values = swept.partition("=")
+    first, _, second = values.rpartition(",")
+    common = [f"data={data}", "num_epochs=5", "tracking=none", "batch_size=null"]
+    if data == "moons":
+        common += ["data.num_examples=60", "model.output=sigmoid"]
+    jobs = make_jobs([f"{key}={first}"], [f"{key}={second}"], common=common)
+    for outcome in run(jobs):
+        assert outcome.objective == objective, outcome.log
+        [result] = groups.train([outcome.job.config])
+        dataset = result.problem.dataset
+        y_hat = describe.outputs(result, dataset.validation.x)
+        if data == "moons":
+            expected = log_loss(dataset.validation.y, y_hat[:, 0])
+        else:
+            decode = dataset.preprocessing.decode_targets
+            expected = root_mean_squared_error(decode(dataset.validation.y), decode(y_hat))
+        assert outcome.value == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_best_so_far_is_that_of_all_groups(trainer: Trainer, place: Path) -> None:
