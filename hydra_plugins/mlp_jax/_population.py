@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override
 from omegaconf import DictConfig, OmegaConf
 
 from mlp_jax.config.compose import Composer, Job, Template
+from mlp_jax.config.saved import to_yaml
 from mlp_jax.config.schema import flat_values
 from mlp_jax.errors import UserError, reached, redacted
 
@@ -119,7 +119,7 @@ class Directories:
         return {
             "config.yaml": _sections(config),
             "hydra.yaml": "hydra:\n" + _sections(hydra, indent="  "),
-            "overrides.yaml": _yaml(list(job.overrides)),
+            "overrides.yaml": to_yaml(list(job.overrides)),
         }
 
 
@@ -138,21 +138,4 @@ def _sections(values: Mapping[str, Any], indent: str = "") -> str:
 
 @lru_cache(maxsize=1_000)
 def _section(content: str) -> str:
-    return _yaml(json.loads(content))
-
-
-class _Dumper(yaml.CSafeDumper):
-    """Quotes what OmegaConf would read as a number, such as 1e3, and YAML would not."""
-
-
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None
-    ),
-)
-
-
-def _yaml(values: Any) -> str:
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return text
+    return to_yaml(json.loads(content))

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,3 +131,22 @@ def _overridden(config: Experiment, overrides: list[str]) -> Experiment:
     assert isinstance(changed, Experiment)
     validate(changed)
     return changed
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The C library's where PyYAML has it: ten times as fast as `OmegaConf.to_yaml`."""
+
+
+def _quoted_if_number(dumper: Any, text: str) -> Any:
+    """OmegaConf reads `1e3` as a number, YAML as a text."""
+    style = "'" if re.match(r"[-+.\d]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted_if_number)
+
+
+def to_yaml(values: Any) -> str:
+    """Of plain values, as OmegaConf reads it."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import yaml
 
 from mlp_jax import data
 from mlp_jax.config import saved
@@ -107,33 +106,10 @@ def record(trained: Trained) -> RunRecord:
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
         end_time=trained.end_time,
-        texts={file: _yaml(values) for file, values in texts.items()},
+        texts={file: redacted(saved.to_yaml(values)) for file, values in texts.items()},
         data=describe.data_facts(problem.dataset),
         id=uuid.uuid4().hex,
     )
-
-
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """The C library's where PyYAML has it: ten times as fast as `OmegaConf.to_yaml`."""
-
-
-def _quoted_if_number(dumper: Any, text: str) -> Any:
-    """OmegaConf reads `1e3` as a number, YAML as a text."""
-    try:
-        float(text)
-    except ValueError:
-        return dumper.represent_str(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
-
-
-_Dumper.add_representer(str, _quoted_if_number)
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    text = yaml.dump(
-        values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
-    )
-    return redacted(str(text))
 
 
 class _Best(NamedTuple):
