@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,9 +29,10 @@ from experiments.speed.loops import Work, examples, our_loop, torch_loop
 from experiments.speed.recording import bulk_against_client
 from experiments.speed.timing import REPEATS, Paired, Row, in_turn, percent, seconds
 from experiments.study import machine
-from mlp_jax.core import network, training
+from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import backprop, batch_loss
+from mlp_jax.core.fit import compile_programs, no_block
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.experiment.machine import num_cores
@@ -155,15 +155,17 @@ def tracked_against_bare() -> Row:
              f"checkpoint.root={root}/runs"]
         )  # fmt: skip
         prepared = problem.prepare(experiment_config, data.load(experiment_config.data))
-        epoch = jax.jit(
-            partial(training.train_interval, prepared.training, prepared.log_every, True)
-        )
+        programs = compile_programs(prepared)
 
         def loop() -> object:
-            state = training.init_state(prepared.training, prepared.params)
-            for _ in range(5):
-                state, logged = epoch(state, prepared.order, prepared.train, prepared.validation)
-            return state, logged
+            carry, block = programs.start(prepared.params), no_block(prepared)
+            for epoch in range(5):
+                start, stop = (np.int32(k * prepared.log_every) for k in (epoch, epoch + 1))
+                carry, block, _ = programs.advance(
+                    carry, block, prepared.order, prepared.train, start, stop
+                )
+                carry, logged = programs.log_point(carry, prepared.train, prepared.validation)
+            return carry, logged
 
         quiet = Console(RichConsole(quiet=True))
         shares = []

@@ -1,16 +1,16 @@
 """The same training twice: as our compiled loop, and in PyTorch as its tutorials write it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_jax.core import network, training
+from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective
+from mlp_jax.core.fit import Task, compile_programs, no_block
 from mlp_jax.core.initializers import INITIALIZERS
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
@@ -39,27 +39,34 @@ def examples(work: Work) -> Part:
 
 
 def our_loop(work: Work) -> Callable[[], object]:
-    """`num_steps` of gradient descent as one scan; each call goes on from the last one's state."""
+    """`num_steps` of gradient descent in one call, which goes on from the last one's state."""
     eta = make_learning_rate("constant", 0.1, work.num_steps)
     pair = (
         ("sigmoid", "binary_cross_entropy") if work.sizes[-1] == 1 else ("softmax", "cross_entropy")
     )
-    fixed = Training(
-        objective=Objective(ACTIVATIONS["sigmoid"], LOSSES[pair]),
-        optimizer=make_optimizer("gradient_descent", eta),
-        learning_rate=eta,
-        batch_size=work.batch_size,
+    task = Task(
+        training=Training(
+            objective=Objective(ACTIVATIONS["sigmoid"], LOSSES[pair]),
+            optimizer=make_optimizer("gradient_descent", eta),
+            learning_rate=eta,
+            batch_size=work.batch_size,
+        ),
+        params=network.init_params(jax.random.key(0), work.sizes, INITIALIZERS["glorot_normal"]),
+        order=jax.random.key(1),
+        train=examples(work),
+        num_steps=work.num_steps,
+        log_every=work.num_steps,
     )
-    params = network.init_params(jax.random.key(0), work.sizes, INITIALIZERS["glorot_normal"])
-    steps = partial(training.train_steps, fixed, num_steps=work.num_steps, aligned=True)
-    loop = jax.jit(steps, donate_argnums=0)
-    part, shuffle_key = examples(work), jax.random.key(1)
-    state = training.init_state(fixed, params)
+    programs = compile_programs(task)
+    carry, block, step = programs.start(task.params), no_block(task), 0
 
     def run() -> object:
-        nonlocal state
-        state, losses = loop(state, shuffle_key, part)
-        return losses
+        nonlocal carry, block, step
+        carry, block, num_finite = programs.advance(
+            carry, block, task.order, task.train, np.int32(step), np.int32(step + work.num_steps)
+        )
+        step += work.num_steps
+        return num_finite
 
     return run
 

@@ -34,7 +34,7 @@ DIGITS = (
 def population_loop(
     overrides: tuple[str, ...], num_networks: int, num_points: int
 ) -> Callable[[], object]:
-    """Networks that differ in their seed, `num_points` log intervals further with each call."""
+    """Networks that differ in their seed, at their first `num_points` log points, ever again."""
     config = compose(list(overrides))
     base = prepare(config, data.load(config.data))
     problems = [
@@ -42,11 +42,11 @@ def population_loop(
     ]
     trainer = Trainer(population_of(problems), make_mesh(num_networks))
     networks = trainer.begin(np.arange(num_networks)).networks
-    program = trainer.rounds(num_points, base.log_every)
+    trainer.num_points = num_points
 
     def run() -> object:
         nonlocal networks
-        networks, logged = program(networks, trainer.shared, num_points)
+        networks, logged = trainer.advance(networks, trainer.shared, 0, num_points)
         return logged
 
     return run

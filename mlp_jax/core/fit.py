@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mlp_jax.core import training
 from mlp_jax.core.divergence import first_non_finite
 from mlp_jax.core.history import History, LogPoint, value_of
 from mlp_jax.core.network import Params
-from mlp_jax.core.training import Carry, Metrics, Order, Part, Parts, Training
+from mlp_jax.core.training import Block, Carry, Metrics, Order, Part, Parts, Training
 from mlp_jax.errors import NoResultError
 
 CALL_SECONDS = 0.25
@@ -80,7 +81,7 @@ class Programs(NamedTuple):
 
     start: Callable[[Params], Carry]
     copy: Callable[[Carry], Carry]
-    advance: Callable[[Carry, Order, Part, Array], tuple[Carry, Array]]
+    advance: Callable[..., tuple[Carry, Block | None, Array]]
     log_point: Callable[[Carry, Part, Part | None], tuple[Carry, Metrics]]
 
 
@@ -97,7 +98,7 @@ def template(task: Task) -> Carry:
 def compile_programs(task: Task) -> Programs:
     """For all tasks of these shapes and this fixed part, whatever their parameters and keys."""
     fixed, train = task.training, task.train
-    carry, num_steps = template(task), jax.ShapeDtypeStruct((), jnp.int32)
+    carry, step = template(task), jax.ShapeDtypeStruct((), jnp.int32)
 
     def compiled(function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...]) -> Any:
         return jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
@@ -106,9 +107,9 @@ def compile_programs(task: Task) -> Programs:
         start=compiled(partial(_start, task), task.params, donated=()),
         copy=compiled(partial(jax.tree.map, jnp.copy), carry, donated=()),
         advance=compiled(
-            partial(training.advance, fixed),
-            *(carry, task.order, train, num_steps),
-            donated=(0,),
+            partial(train_steps, fixed),
+            *(carry, no_block(task), task.order, train, step, step),
+            donated=(0, 1),
         ),
         log_point=compiled(
             partial(training.log_point, fixed), carry, train, task.validation, donated=(0,)
@@ -116,9 +117,44 @@ def compile_programs(task: Task) -> Programs:
     )
 
 
-def _advance(task: Task, programs: Programs, carry: Carry, num_steps: int) -> tuple[Carry, int]:
-    carry, num_finite = programs.advance(carry, task.order, task.train, jnp.int32(num_steps))
-    return carry, int(num_finite)
+def train_steps(
+    fixed: Training,
+    carry: Carry,
+    block: Block | None,
+    order: Order,
+    train: Part,
+    start: Array,
+    stop: Array,
+) -> tuple[Carry, Block | None, Array]:
+    """The updates of one network from step `start` to `stop`, and how many were finite."""
+    carry, block = training.advance(
+        lambda state, rows: training.train_step(fixed, state, training.take(train, rows)),
+        partial(training.draw, fixed, order, len(train.x)),
+        *(carry, block, start, stop),
+    )
+    return carry, block, training.num_finite(carry, start, stop)
+
+
+def no_block(task: Task) -> Block | None:
+    """Before the first block is drawn."""
+    rows = jax.eval_shape(
+        partial(training.draw, task.training, num_examples=len(task.train.x), number=0), task.order
+    )
+    return None if rows is None else Block(jnp.int32(-1), jnp.zeros(rows.shape, rows.dtype))
+
+
+class _Loop:
+    """The compiled loop, and the last block of examples that it drew."""
+
+    def __init__(self, task: Task, programs: Programs) -> None:
+        self.task, self.programs, self.block = task, programs, no_block(task)
+
+    def advance(self, carry: Carry, start: int, num_steps: int) -> tuple[Carry, int]:
+        carry, self.block, num_finite = self.programs.advance(
+            *(carry, self.block, self.task.order, self.task.train),
+            *(np.int32(start), np.int32(start + num_steps)),
+        )
+        return carry, int(num_finite)
 
 
 @jax.disable_jit(False)  # the programs are compiled; $JAX_DISABLE_JIT leaves nothing of them
@@ -140,7 +176,7 @@ def fit(
     Raises `DivergedError`.
     """
     carry = programs.start(task.params) if carry is None else carry
-    history = list(history)
+    history, loop = list(history), _Loop(task, programs)
     step, steps_per_call = int(carry.state.step), 1
     is_last = _is_last(task, carry, step)
     while not is_last:
@@ -148,9 +184,9 @@ def fit(
         num_steps = min(steps_per_call, task.num_steps - step, min(until) - step)
         called_at = time.perf_counter()
         before = programs.copy(carry)
-        carry, num_finite = _advance(task, programs, carry, num_steps)
+        carry, num_finite = loop.advance(carry, step, num_steps)
         if num_finite < num_steps:
-            raise _diverged(task, programs, Pause(step, before, history, False), num_steps)
+            raise _diverged(loop, Pause(step, before, history, False), num_steps)
         seconds = time.perf_counter() - called_at
         steps_per_call = max(1, int(num_steps * CALL_SECONDS / seconds))
         step += num_steps
@@ -177,24 +213,22 @@ def _is_last(task: Task, carry: Carry, step: int) -> bool:
     return step >= task.num_steps or has_lost_patience
 
 
-def _diverged(task: Task, programs: Programs, before: Pause, num_steps: int) -> DivergedError:
+def _diverged(loop: _Loop, before: Pause, num_steps: int) -> DivergedError:
     """Repeats the steps after `before`, which are not all finite, to see where it began."""
+    task, copy = loop.task, loop.programs.copy
 
     def is_lost(count: int) -> bool:
-        return _advance(task, programs, programs.copy(before.carry), count)[1] < count
+        return loop.advance(copy(before.carry), before.step, count)[1] < count
 
     num_good = bisect_left(range(num_steps + 1), True, key=is_lost) - 1
-    carry, _ = _advance(task, programs, programs.copy(before.carry), num_good)
-    last_finite = before._replace(step=before.step + num_good, carry=carry)
+    carry, _ = loop.advance(copy(before.carry), before.step, num_good)
+    step = before.step + num_good
+    batch = training.batch_at(task.training, task.order, task.train, step)
     return DivergedError(
-        last_finite.step + 1,
-        first_non_finite(
-            task.training,
-            carry.state,
-            training.batch_at(task.training, task.order, task.train, carry.state.step),
-        ),
+        step + 1,
+        first_non_finite(task.training, carry.state, batch),
         task.advice,
-        last_finite,
+        before._replace(step=step, carry=carry),
     )
 
 

@@ -11,6 +11,7 @@ stopped early, and in successive halving the worse half.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,16 @@ from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck, check_gradients
 from mlp_jax.core.history import Histories, Progress
 from mlp_jax.core.network import Params, num_params
-from mlp_jax.core.training import Metrics, Order, Part, Parts, Training, TrainState
+from mlp_jax.core.training import (
+    Block,
+    Carry,
+    Metrics,
+    Order,
+    Part,
+    Parts,
+    Training,
+    TrainState,
+)
 from mlp_jax.errors import UserError
 
 NUM_ROUNDS = 10
@@ -32,6 +42,11 @@ NUM_ROUNDS = 10
 
 CHUNK_BYTES = 2**30
 """Of the states, the gradients, one batch's activations and the data of each network's own."""
+
+ALONG = PartitionSpec("networks")
+
+CARRY = Carry(state=0, losses=1)  # type: ignore[arg-type]
+"""The axes of networks."""
 
 OnProgress = Callable[[Progress], None]
 
@@ -145,23 +160,22 @@ class Trainer:
         self.initial: Any = None
         self.result: Any = None
         self.is_fetched = np.zeros(len(population), bool)
-        self.start = self._over_networks(self._start)
-        self.kept = self._over_networks(self._kept)
-        self.programs: dict[tuple[int, int], Callable[..., Any]] = {}
+        self.num_points = -(-len(ends) // NUM_ROUNDS)
+        self.start = self._split(jax.vmap(self._start), ALONG)
+        self.advance = self._split(
+            self._rounds, (ALONG, PartitionSpec(None, "networks")), donate_argnums=0
+        )
+        self.kept = self._split(jax.vmap(self._kept, (0, None)), ALONG)
 
     # --- what is compiled ----------------------------------------------------------------------
 
-    def _over_networks(self, function: Callable[..., Any], **jit: Any) -> Callable[..., Any]:
-        """`function(network, shared data, …)` of all networks, split over the devices."""
-
-        def all_networks(networks: Any, *shared: Any) -> Any:
-            return jax.vmap(lambda network: function(network, *shared))(networks)
+    def _split(self, function: Callable[..., Any], outputs: Any, **jit: Any) -> Callable[..., Any]:
+        """`function(networks, shared data, …)` with the networks split over the devices."""
 
         def split(networks: Any, *shared: Any) -> Any:
-            along, whole = PartitionSpec("networks"), PartitionSpec()
-            specs = (along, *[whole] * len(shared))
+            specs = (ALONG, *[PartitionSpec()] * len(shared))
             return jax.shard_map(
-                all_networks, mesh=self.mesh, in_specs=specs, out_specs=along, check_vma=False
+                function, mesh=self.mesh, in_specs=specs, out_specs=outputs, check_vma=False
             )(networks, *shared)
 
         return jax.jit(split, **jit)
@@ -172,45 +186,66 @@ class Trainer:
         fixed = self.population.make_training(numbers)
         return _Networks(training.init_state(fixed, params), order, numbers, own)
 
-    def _interval(
-        self, network: _Networks, shared: Parts | None, length: int
+    def _rounds(
+        self, networks: _Networks, shared: Parts | None, first: Array, count: Array
     ) -> tuple[_Networks, Metrics]:
-        """The next `length` steps, and what is logged after them."""
-        parts, fixed = network.own or shared, self.population.make_training(network.numbers)
-        assert parts is not None
-        per_epoch = len(parts.train.x) // fixed.batch_size
-        state, logged = training.train_interval(
-            fixed,
-            length,
-            not (self.population.log_every % per_epoch) and not (length % per_epoch),
-            network.state,
-            network.order,
-            parts.train,
-            parts.validation,
-        )
-        if state.best is not None:
-            logged["num_worse"] = state.best.num_worse
-        return network._replace(state=state), logged
+        """Of a device's networks: `count` log intervals from number `first`, and what they log.
 
-    def rounds(self, size: int, length: int) -> Callable[..., Any]:
-        """The program of up to `size` log intervals of `length` steps.
-
-        How many is an argument, so that rounds of different lengths are one program.
+        What is logged has a leading axis of `self.num_points` log points, more than `count`.
         """
-        if (size, length) in self.programs:
-            return self.programs[size, length]
+        log_every, num_steps = self.population.log_every, self.population.num_steps
+        num_networks = len(networks.state.step)
 
-        def some(network: _Networks, shared: Parts | None, count: Array) -> Any:
-            def step(point: Array, carry: tuple[_Networks, Metrics]) -> tuple[_Networks, Metrics]:
-                network, logged = self._interval(carry[0], shared, length)
-                return network, jax.tree.map(lambda all, v: all.at[point].set(v), carry[1], logged)
+        def fixed_and_parts(network: _Networks) -> tuple[Training, Parts]:
+            parts = network.own or shared
+            assert parts is not None
+            return self.population.make_training(network.numbers), parts
 
-            _, shapes = jax.eval_shape(lambda n: self._interval(n, shared, length), network)
-            empty = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
-            return jax.lax.fori_loop(0, count, step, (network, empty))
+        def step_of_one(network: _Networks, state: TrainState, rows: Any) -> tuple[TrainState, Any]:
+            fixed, parts = fixed_and_parts(network)
+            return training.train_step(fixed, state, training.take(parts.train, rows))
 
-        self.programs[size, length] = self._over_networks(some, donate_argnums=0)
-        return self.programs[size, length]
+        def draw_of_one(number: Array, network: _Networks) -> Any:
+            fixed, parts = fixed_and_parts(network)
+            return training.draw(fixed, network.order, len(parts.train.x), number, num_networks)
+
+        def log_of_one(network: _Networks, carry: Carry, start: Any, stop: Any) -> Any:
+            fixed, parts = fixed_and_parts(network)
+            num_finite = training.num_finite(carry, start, stop)
+            carry, logged = training.log_point(fixed, carry, parts.train, parts.validation)
+            if (best := carry.state.best) is not None:
+                logged["num_worse"] = best.num_worse
+            return carry, logged | {"num_finite": num_finite}
+
+        step = partial(jax.vmap(step_of_one), networks)
+        draw = lambda number: jax.vmap(draw_of_one, (None, 0), 1)(number, networks)  # noqa: E731
+        log_point = jax.vmap(log_of_one, (0, CARRY, None, None), (CARRY, 0))
+
+        def interval(
+            point: Array, carry: Carry, block: Block | None
+        ) -> tuple[Carry, Block | None, Metrics]:
+            start = (first + point) * log_every
+            stop = jnp.minimum(start + log_every, num_steps)
+            carry, block = training.advance(step, draw, carry, block, start, stop)
+            carry, logged = log_point(networks, carry, start, stop)
+            return carry, block, logged
+
+        def add(point: Array, reached: Any) -> Any:
+            carry, block, logged = interval(point, *reached[:2])
+            return (
+                carry,
+                block,
+                jax.tree.map(lambda all, v: all.at[point].set(v), reached[2], logged),
+            )
+
+        losses = jnp.zeros((log_every, num_networks), networks.state.params[0].W.dtype)
+        carry = Carry(networks.state, losses)
+        rows = jax.eval_shape(draw, first)
+        block = None if rows is None else Block(jnp.int32(-1), jnp.zeros(rows.shape, rows.dtype))
+        shapes = jax.eval_shape(interval, first, carry, block)[2]
+        logged = jax.tree.map(lambda s: jnp.zeros((self.num_points, *s.shape), s.dtype), shapes)
+        carry, _, logged = jax.lax.fori_loop(0, count, add, (carry, block, logged))
+        return networks._replace(state=carry.state), logged
 
     def _kept(self, network: _Networks, shared: Parts | None) -> tuple[Params, Array, Any]:
         """The parameters that are kept, their step, and every part's metrics."""
@@ -228,7 +263,7 @@ class Trainer:
 
     def train(self, halvings: int, on_progress: OnProgress, check: bool) -> FittedMany:
         ends = self._ends(halvings)
-        chunks = self._split()
+        chunks = self._chunks()
         # In successive halving all chunks compete; else one is done with before the next begins.
         for together in [chunks] if halvings else [[chunk] for chunk in chunks]:
             begun = [self.begin(indices, check) for indices in together]
@@ -250,7 +285,7 @@ class Trainer:
             )
         return sorted({last >> k for k in range(halvings + 1)})
 
-    def _split(self) -> list[np.ndarray]:
+    def _chunks(self) -> list[np.ndarray]:
         """The networks in chunks that fit the memory."""
         params = self.example.state.params
         itemsize, sizes = params[0].W.dtype.itemsize, sum(sum(layer.W.shape) for layer in params)
@@ -268,7 +303,7 @@ class Trainer:
 
     def begin(self, indices: np.ndarray, check: bool = False) -> _Chunk:
         """The initial networks, with their gradients checked on the first 32 examples."""
-        sharding = NamedSharding(self.mesh, PartitionSpec("networks"))
+        sharding = NamedSharding(self.mesh, ALONG)
         networks = self.start(
             jax.device_put(self.population.select(self._padded(indices)), sharding)
         )
@@ -301,16 +336,13 @@ class Trainer:
 
     def _advance(self, chunk: _Chunk, end: int, on_progress: OnProgress) -> None:
         """Trains a chunk up to the log point number `end`."""
-        log_every = self.population.log_every
-        num_full, rest = divmod(self.population.num_steps, log_every)
-        size = -(-len(self.histories.steps) // NUM_ROUNDS)
         while chunk.num_points < end and len(chunk.indices):
-            left = num_full - chunk.num_points
-            count = min(size, end - chunk.num_points, left) if left else 1
-            program = self.rounds(size, log_every) if left else self.rounds(1, rest)
-            chunk.networks, logged = program(chunk.networks, self.shared, count)
+            count = min(self.num_points, end - chunk.num_points)
+            chunk.networks, logged = self.advance(
+                chunk.networks, self.shared, jnp.int32(chunk.num_points), jnp.int32(count)
+            )
             logged = {
-                name: values[: len(chunk.indices), :count]
+                name: np.swapaxes(values[:count, : len(chunk.indices)], 0, 1)
                 for name, values in jax.device_get(logged).items()
             }
             self.histories.record(chunk.indices, chunk.num_points, logged)

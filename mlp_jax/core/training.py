@@ -58,11 +58,18 @@ class Carry(NamedTuple):
     """What is carried from step to step: the training's state, and the losses to be logged.
 
     There is a log point every `log_every` steps; the loss of step t, from 0, stands at
-    t mod `log_every`.
+    t mod `log_every`. Many networks' states have a leading axis, their losses a trailing one.
     """
 
     state: TrainState
-    losses: Float[Array, " log_every"]
+    losses: Float[Array, "log_every ..."]
+
+
+class Block(NamedTuple):
+    """The examples of consecutive steps, one row a step: block k begins with step k·len(rows)."""
+
+    number: Int[Array, ""]
+    rows: Int[Array, "num_steps ... batch_size"]
 
 
 class Training(NamedTuple):
@@ -136,13 +143,16 @@ def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
 
 
 def permutation(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
-    """A random order of 0 … length − 1, for up to 2²⁴ of them.
+    """A random order of 0 … length − 1.
 
-    Sorts by random numbers, again and again until a tie in all of them is less likely than
-    1/length, as `jax.random.permutation` does. Number and index share a word: XLA on the CPU sorts
-    single words four times as fast as pairs.
+    Up to 2¹⁶ of them are sorted by random numbers, again and again until a tie in all of them is
+    less likely than 1/length, as `jax.random.permutation` does. Number and index share a word: XLA
+    on the CPU sorts single words four times as fast as pairs. Longer ones would leave too few
+    random bits beside the index, and are enciphered instead.
     """
     index_bits = max(length - 1, 1).bit_length()
+    if index_bits > 16:
+        return _enciphered(key, length, index_bits)
     num_rounds = -(-3 * index_bits // (32 - index_bits))
     index = jnp.arange(length, dtype=jnp.uint32)
     order = index
@@ -152,29 +162,29 @@ def permutation(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
     return order.astype(jnp.int32)
 
 
-def batch_indices(
-    shuffle_key: PRNGKeyArray,
-    start: Int[Array, ""],
-    num_steps: int,
-    num_examples: int,
-    batch_size: int,
-    aligned: bool,
-) -> Int[Array, "num_steps batch_size"]:
-    """The examples of the steps start … start + num_steps − 1, one row a step.
+def _enciphered(key: PRNGKeyArray, length: int, index_bits: int) -> Int[Array, " length"]:
+    """0 … length − 1 in the order of their ciphers: each index costs the same, however many.
 
-    Each epoch is a permutation drawn from its own key, so the order depends on the seed and the
-    step alone. An epoch's remainder of fewer than `batch_size` examples is dropped. `aligned`
-    promises that the steps are whole epochs.
+    A Feistel network of eight rounds, a bijection of the words of 2·half bits whatever mixes
+    (Luby and Rackoff, 1988); of its values those below `length` are taken, in turn. The mixing
+    is MurmurHash3's.
     """
-    steps_per_epoch = num_examples // batch_size
-    spare = 0 if aligned else 1
-    num_epochs = -(-num_steps // steps_per_epoch) + spare
-    epochs = start // steps_per_epoch + jnp.arange(num_epochs, dtype=start.dtype)
-    orders = jax.vmap(
-        lambda epoch: permutation(jax.random.fold_in(shuffle_key, epoch), num_examples)
-    )(epochs)
-    rows = orders[:, : steps_per_epoch * batch_size].reshape(-1, batch_size)
-    return jax.lax.dynamic_slice_in_dim(rows, start % steps_per_epoch, num_steps)
+    half = (index_bits + 1) // 2
+    low = jnp.uint32((1 << half) - 1)
+    words = jnp.arange(1 << 2 * half, dtype=jnp.uint32)
+    left, right = words >> half, words & low
+    for round_key in jax.random.bits(key, (8,), jnp.uint32):
+        mixed = (right ^ round_key) * jnp.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+        left, right = right, left ^ ((mixed ^ (mixed >> 16)) & low)
+    cipher = (left << half | right).astype(jnp.int32)
+    place = jnp.where(cipher < length, jnp.cumsum(cipher < length) - 1, length)
+    order = jnp.zeros(length, jnp.int32)
+    return order.at[place].set(cipher, mode="drop")
+
+
+BLOCK_LENGTH = 2**16
+"""The indices that are drawn at once, in whole epochs: short ones are faster together."""
 
 
 def is_drawn(order: Order) -> bool:
@@ -182,46 +192,46 @@ def is_drawn(order: Order) -> bool:
     return bool(jnp.issubdtype(order.dtype, jax.dtypes.prng_key))
 
 
-def batch_at(training: Training, order: Order, train: Part, step: Int[Array, ""]) -> Part:
-    """The examples of the step after `step` updates."""
-    num_examples, batch_size = len(train.x), training.batch_size
-    if not is_drawn(order):
-        rows = order[step]
-    elif batch_size == num_examples:  # the full batch needs no order
-        return train
-    else:
-        rows = batch_indices(order, step, 1, num_examples, batch_size, aligned=False)[0]
-    return Part(train.x[rows], train.y[rows])
-
-
-def train_steps(
+def draw(
     training: Training,
-    state: TrainState,
-    shuffle_key: PRNGKeyArray,
-    train: Part,
-    num_steps: int,
-    aligned: bool = False,
-) -> tuple[TrainState, Float[Array, " num_steps"]]:
-    """`num_steps` updates as one `scan`; returns the loss of each step's batch.
+    order: Order,
+    num_examples: int,
+    number: Int[Array, ""] | int,
+    num_networks: int = 1,
+) -> Int[Array, "num_steps batch_size"] | None:
+    """The rows of a `Block`; `None` for the full batch, which needs no order.
 
-    Not unrolled: XLA would compile neighbouring steps together and round them differently, so the
-    bits would depend on where the log points are.
+    A block is of whole epochs, as many as make about `BLOCK_LENGTH` indices in all networks. Each
+    epoch is a permutation drawn from its own key, so the order depends on the seed and the step
+    alone. An epoch's remainder of fewer than `batch_size` examples is dropped. An order that is
+    written out is one block.
     """
-    num_examples = train.x.shape[0]
-    if training.batch_size == num_examples:  # the full batch needs no order
-        return jax.lax.scan(
-            lambda state, _: train_step(training, state, train),
-            state,
-            length=num_steps,
-        )
-    indices = batch_indices(
-        shuffle_key, state.step, num_steps, num_examples, training.batch_size, aligned
+    if not is_drawn(order):
+        return order
+    batch_size = training.batch_size
+    if batch_size == num_examples:
+        return None
+    num_epochs = max(1, BLOCK_LENGTH // (num_examples * num_networks))
+    orders = jax.vmap(lambda epoch: permutation(jax.random.fold_in(order, epoch), num_examples))(
+        number * num_epochs + jnp.arange(num_epochs)
     )
-    return jax.lax.scan(
-        lambda state, rows: train_step(training, state, Part(train.x[rows], train.y[rows])),
-        state,
-        indices,
-    )
+    return orders[:, : num_examples // batch_size * batch_size].reshape(-1, batch_size)
+
+
+def take(train: Part, rows: Int[Array, " batch_size"] | None) -> Part:
+    """The examples of a step."""
+    return train if rows is None else Part(train.x[rows], train.y[rows])
+
+
+def batch_at(training: Training, order: Order, train: Part, step: int) -> Part:
+    """The examples of the step after `step` updates."""
+    shape = jax.eval_shape(lambda: draw(training, order, len(train.x), 0))
+    if shape is None:
+        return train
+    number, place = divmod(step, len(shape))
+    rows = draw(training, order, len(train.x), number)
+    assert rows is not None
+    return take(train, rows[place])
 
 
 def evaluate(training: Training, params: Params, part: Part, max_batch: int = 2048) -> Metrics:
@@ -283,23 +293,86 @@ def _update_best(training: Training, best: Best, params: Params, score: Array, s
     )
 
 
-def measure(
-    training: Training,
-    state: TrainState,
-    mean_loss: Float[Array, ""],
-    train: Part,
-    validation: Part | None,
-) -> tuple[TrainState, Metrics]:
-    """What is logged after the last step, and the state with early stopping's part brought up.
+def init_carry(training: Training, params: Params, log_every: int) -> Carry:
+    """Before the first step."""
+    return Carry(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
 
-    `train/loss` is `mean_loss`, over the batches since the last log point, each before its update;
+
+def advance(
+    step: Callable[[Any, Any], tuple[Any, Array]],
+    draw: Callable[[Int[Array, ""]], Any],
+    carry: Carry,
+    block: Block | None,
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> tuple[Carry, Block | None]:
+    """The updates from step `start` to `stop`, not beyond the next log point.
+
+    `step` is `train_step` of one network or of many under `vmap`, `draw` gives the rows of a block
+    by its number. A block is drawn once, where its steps begin: `block` is the last one drawn, or
+    `None` for full batches. One compiled loop for any number of steps: where the host looks
+    changes no bit. (XLA compiles a scan of length 1 otherwise than one of length 2, and steps that
+    are unrolled together otherwise than one by one.)
+    """
+    log_every = carry.losses.shape[0]
+
+    def updates(carry: Carry, block: Block | None, start: Array, stop: Array) -> Carry:
+        def update(t: Array, carry: Carry) -> Carry:
+            rows = None if block is None else block.rows[t - block.number * len(block.rows)]
+            state, losses = step(carry.state, rows)
+            return Carry(state, carry.losses.at[t % log_every].set(losses))
+
+        return jax.lax.fori_loop(start, stop, update, carry)
+
+    if block is None:
+        return updates(carry, None, start, stop), None
+    length = len(block.rows)
+
+    def within_a_block(reached: tuple[Array, Carry, Block]) -> tuple[Array, Carry, Block]:
+        t, carry, block = reached
+        number = t // length
+        block = jax.lax.cond(
+            number == block.number, lambda: block, lambda: Block(number, draw(number))
+        )
+        end = jnp.minimum(stop, (number + 1) * length)
+        return end, updates(carry, block, t, end), block
+
+    _, carry, block = jax.lax.while_loop(
+        lambda reached: reached[0] < stop, within_a_block, (start, carry, block)
+    )
+    return carry, block
+
+
+def num_finite(carry: Carry, start: Int[Array, ""], stop: Int[Array, ""]) -> Int[Array, ""]:
+    """Of the steps from `start` to `stop`, those before the first non-finite loss.
+
+    One less than all where every loss is finite and a parameter after the last is not.
+    """
+    params_are_finite = jnp.all(
+        jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(carry.state.params)])
+    )
+    log_every, num_steps = carry.losses.shape[0], stop - start
+    place = (jnp.arange(log_every, dtype=start.dtype) - start) % log_every
+    first_bad = jnp.min(jnp.where(jnp.isfinite(carry.losses), num_steps, place), initial=num_steps)
+    return jnp.minimum(first_bad, jnp.where(params_are_finite, num_steps, num_steps - 1))
+
+
+def log_point(
+    training: Training, carry: Carry, train: Part, validation: Part | None
+) -> tuple[Carry, Metrics]:
+    """What is logged after the last step, and the carry with early stopping's part brought up.
+
+    `train/loss` is the mean over the batches since the last log point, each before its update;
     without a validation part it is the loss of the training part after the last update instead.
     """
+    state, losses = carry
+    num_losses = (state.step - 1) % losses.shape[0] + 1
     if validation is None:
         logged = {f"train/{k}": v for k, v in evaluate(training, state.params, train).items()}
     else:
+        is_new = jnp.arange(losses.shape[0]) < num_losses
+        logged = {"train/loss": jnp.sum(jnp.where(is_new, losses, 0)) / num_losses}
         measured = evaluate(training, state.params, validation)
-        logged = {"train/loss": mean_loss}
         logged |= {f"validation/{k}": v for k, v in measured.items()}
     if training.monitor is not None and state.best is not None:
         score = training.monitor(logged)
@@ -308,104 +381,4 @@ def measure(
     if training.observe is not None:
         logged |= training.observe(state.params)
     logged["learning_rate"] = training.learning_rate(state.step - 1)
-    return state, logged
-
-
-def _num_finite(
-    losses: Float[Array, " any_steps"],
-    place: Int[Array, " any_steps"],
-    num_steps: int | Int[Array, ""],
-    params: Params,
-) -> Int[Array, ""]:
-    """Of `num_steps`, those before the first non-finite loss; `losses[i]` is of step `place[i]`.
-
-    One less than `num_steps` where every loss is finite and a parameter after the last is not.
-    """
-    params_are_finite = jnp.all(
-        jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
-    )
-    first_bad = jnp.min(jnp.where(jnp.isfinite(losses), num_steps, place), initial=num_steps)
-    return jnp.minimum(first_bad, jnp.where(params_are_finite, num_steps, num_steps - 1))
-
-
-def init_carry(training: Training, params: Params, log_every: int) -> Carry:
-    """Before the first step."""
-    return Carry(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
-
-
-_ORDER_LENGTH = 2**16
-"""The indices that are drawn at once, in whole epochs: short ones are faster together."""
-
-
-def advance(
-    training: Training,
-    carry: Carry,
-    order: Order,
-    train: Part,
-    num_steps: Int[Array, ""],
-) -> tuple[Carry, Int[Array, ""]]:
-    """`num_steps` updates, not beyond the next log point, and how many of them were finite.
-
-    One compiled loop for any number of steps: where the host looks changes no bit. (XLA compiles
-    a scan of length 1 otherwise than one of length 2.) Its order is that of `train_steps`.
-    """
-    num_examples, batch_size = train.x.shape[0], training.batch_size
-    start, log_every = carry.state.step, carry.losses.shape[0]
-    stop = start + num_steps
-
-    def update(carry: Carry, batch: Part) -> Carry:
-        state, loss = train_step(training, carry.state, batch)
-        return Carry(state, carry.losses.at[carry.state.step % log_every].set(loss))
-
-    def epochs(carry: Carry) -> Carry:
-        first = carry.state.step // steps_per_epoch * steps_per_epoch
-        rows = batch_indices(
-            order, first, num_epochs * steps_per_epoch, num_examples, batch_size, True
-        )
-
-        def step(t: Array, carry: Carry) -> Carry:
-            batch = rows[t - first]
-            return update(carry, Part(train.x[batch], train.y[batch]))
-
-        until = jnp.minimum(stop, first + num_epochs * steps_per_epoch)
-        return jax.lax.fori_loop(carry.state.step, until, step, carry)
-
-    def one(t: Array, carry: Carry) -> Carry:
-        return update(carry, batch_at(training, order, train, t))
-
-    if batch_size == num_examples or not is_drawn(order):
-        carry = jax.lax.fori_loop(start, stop, one, carry)
-    else:
-        steps_per_epoch = num_examples // batch_size
-        num_epochs = min(max(1, _ORDER_LENGTH // num_examples), -(-log_every // steps_per_epoch))
-        carry = jax.lax.while_loop(lambda carry: carry.state.step < stop, epochs, carry)
-    place = (jnp.arange(log_every, dtype=start.dtype) - start) % log_every
-    return carry, _num_finite(carry.losses, place, num_steps, carry.state.params)
-
-
-def log_point(
-    training: Training, carry: Carry, train: Part, validation: Part | None
-) -> tuple[Carry, Metrics]:
-    """`measure` after the steps that `advance` made since the last log point."""
-    state, losses = carry
-    num_losses = (state.step - 1) % losses.shape[0] + 1
-    is_new = jnp.arange(losses.shape[0]) < num_losses
-    mean_loss = jnp.sum(jnp.where(is_new, losses, 0)) / num_losses
-    state, logged = measure(training, state, mean_loss, train, validation)
     return Carry(state, losses), logged
-
-
-def train_interval(
-    training: Training,
-    num_steps: int,
-    aligned: bool,
-    state: TrainState,
-    shuffle_key: PRNGKeyArray,
-    train: Part,
-    validation: Part | None,
-) -> tuple[TrainState, Metrics]:
-    """The steps between two log points, and what is logged after them, with `num_finite`."""
-    state, losses = train_steps(training, state, shuffle_key, train, num_steps, aligned)
-    num_finite = _num_finite(losses, jnp.arange(num_steps), num_steps, state.params)
-    state, logged = measure(training, state, jnp.mean(losses), train, validation)
-    return state, logged | {"num_finite": num_finite}

@@ -4,7 +4,6 @@ import math
 import re
 import sqlite3
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,6 +16,7 @@ from mlp_jax import data
 from mlp_jax.commands import train
 from mlp_jax.config.compose import compose
 from mlp_jax.core import fit as fitting
+from mlp_jax.core import training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.divergence import first_non_finite
@@ -173,11 +173,7 @@ def test_the_batch_is_that_of_the_step():
     prepared = prepared_with("batch_size=16", "optimizer.learning_rate=0.1")
     x, y = prepared.train
     prepared = replace(prepared, train=Part(x, y.at[7].set(BIG)))
-    first_epoch = jax.jit(partial(
-        fitting.training.batch_indices,
-        num_steps=len(x) // 16, num_examples=len(x), batch_size=16, aligned=True,
-    ))  # fmt: skip
-    rows = first_epoch(prepared.order, jnp.int32(0))
+    rows = training.draw(prepared.training, prepared.order, len(x), 0)[: len(x) // 16]
     (drawn,) = np.flatnonzero(np.any(np.asarray(rows) == 7, axis=1))
     assert drawn > 0
     error = diverged(prepared)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from mlp_jax.core import fit as fitting
 from mlp_jax.core import network, training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty, backprop, batch_loss, penalty_value
@@ -70,16 +71,34 @@ def python_loop(fixed, params, part, num_steps):
     return state, jnp.array(losses)
 
 
+def loop(fixed, part, log_every, order=SHUFFLE_KEY):
+    """The compiled loop of one network: (carry, lengths) → carry and how many were finite."""
+    steps = jax.jit(partial(fitting.train_steps, fixed))
+    rows = jax.eval_shape(partial(training.draw, fixed, order, len(part.x), 0))
+    no_block = rows and training.Block(jnp.int32(-1), jnp.zeros(rows.shape, rows.dtype))
+
+    def train(carry, lengths):
+        start, block = 0, no_block
+        for length in lengths:
+            stop = start + length
+            carry, block, num_finite = steps(
+                carry, block, order, part, jnp.int32(start), jnp.int32(stop)
+            )
+            start = stop
+        return carry, num_finite
+
+    return train, lambda params: training.init_carry(fixed, params, log_every)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
-def test_scan_is_the_python_loop_bit_for_bit(batch_size, dtype):
+def test_the_loop_is_the_python_loop_bit_for_bit(batch_size, dtype):
     """But for single examples in float64 with newer XLA, which rounds a step alone otherwise."""
     fixed, part, num_steps = make_training(batch_size=batch_size), make_part(dtype=dtype), 11
     wanted = python_loop(fixed, make_params(dtype), part, num_steps)
-    state = training.init_state(fixed, make_params(dtype))
-    scan = jax.jit(partial(training.train_steps, fixed, num_steps=num_steps))
-    found = scan(state, SHUFFLE_KEY, part)
-    assert found[0].params[0].W.dtype == dtype
+    train, init = loop(fixed, part, log_every=num_steps)
+    found, _ = train(init(make_params(dtype)), [num_steps])
+    assert found.state.params[0].W.dtype == dtype
     if (batch_size, dtype) != (1, "float64") or jax.__version_info__ < (0, 11):
         assert_trees_equal(found, wanted)
         return
@@ -88,23 +107,19 @@ def test_scan_is_the_python_loop_bit_for_bit(batch_size, dtype):
         np.testing.assert_allclose(a, b, rtol=0, atol=num_steps * one_rounding * np.abs(b).max())
 
 
-@pytest.mark.parametrize("lengths", [[4, 4, 4], [1] * 12, [5, 7], [8, 4], [3, 3, 3, 3]])
-def test_the_log_interval_changes_no_bit(lengths):
+@pytest.mark.parametrize("log_every", [1, 3, 4, 5, 12])
+def test_the_log_interval_changes_no_bit(log_every):
     fixed, part = make_training(), make_part()
 
-    def train(lengths):
-        state, start = training.init_state(fixed, make_params()), 0
-        for length in lengths:
-            aligned = start % 4 == 0 and length % 4 == 0
-            steps = partial(training.train_steps, fixed, num_steps=length, aligned=aligned)
-            state, _ = jax.jit(steps)(state, SHUFFLE_KEY, part)
-            start += length
-        return state
+    def trained(log_every):
+        train, init = loop(fixed, part, log_every)
+        lengths = [log_every] * (12 // log_every) + [12 % log_every or log_every]
+        return train(init(make_params()), lengths[: -(-12 // log_every)])[0].state
 
-    assert_trees_equal(train(lengths), train([12]))
+    assert_trees_equal(trained(log_every), trained(12))
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 50_000])
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 65_536, 65_537, 2**18, 300_000])
 def test_a_permutation_holds_every_index_once(length):
     order = training.permutation(jax.random.key(0), length)
     np.testing.assert_array_equal(np.sort(order), np.arange(length))
@@ -119,11 +134,63 @@ def test_every_permutation_is_equally_likely():
     assert np.sum((counts - 1000) ** 2 / 1000) < 49.7
 
 
+@pytest.mark.parametrize("length", [65_537, 2**17, 100_000])
+def test_a_long_permutation_is_a_fair_draw(length):
+    """χ² over 16 × 16 cells of (place, index), and neighbours no nearer than by chance."""
+    orders = [
+        np.asarray(training.permutation(key, length)) for key in jax.random.split(SHUFFLE_KEY, 8)
+    ]
+    for order in orders:
+        cells = np.histogram2d(np.arange(length), order, bins=16)[0]
+        expected = length / 256
+        # 225 degrees of freedom: 99.99 % of fair draws lie below 308.
+        assert np.sum((cells - expected) ** 2 / expected) < 308
+        correlation = np.corrcoef(order[1:], order[:-1])[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(length)
+    firsts = [np.mean(a == b) for a, b in itertools.combinations(orders, 2)]
+    assert np.max(firsts) < 12 / length  # one place in `length` agrees by chance
+
+
 def test_every_epoch_takes_each_example_at_most_once_in_a_new_order():
-    rows = training.batch_indices(SHUFFLE_KEY, jnp.asarray(0), 12, NUM_EXAMPLES, BATCH_SIZE, True)
-    epochs = np.asarray(rows).reshape(3, -1)
-    assert all(len(set(epoch)) == 20 for epoch in epochs.tolist())
-    assert all(list(a) != list(b) for a, b in itertools.combinations(epochs.tolist(), 2))
+    rows = np.asarray(training.draw(make_training(), SHUFFLE_KEY, NUM_EXAMPLES, 0))
+    steps_per_epoch = NUM_EXAMPLES // BATCH_SIZE
+    epochs = rows[: 3 * steps_per_epoch].reshape(3, -1).tolist()
+    assert all(len(set(epoch)) == 20 for epoch in epochs)
+    assert all(a != b for a, b in itertools.combinations(epochs, 2))
+
+
+def test_the_order_depends_on_the_step_alone():
+    """Not on how many networks share a block, nor on where one begins."""
+    fixed, length = make_training(), NUM_EXAMPLES // BATCH_SIZE
+    alone = np.asarray(training.draw(fixed, SHUFFLE_KEY, NUM_EXAMPLES, 0))
+    num_networks = training.BLOCK_LENGTH // NUM_EXAMPLES // 2  # two epochs a block
+    for number in range(3):
+        rows = training.draw(fixed, SHUFFLE_KEY, NUM_EXAMPLES, number, num_networks)
+        assert len(rows) == 2 * length
+        np.testing.assert_array_equal(rows, alone[2 * length * number :][: 2 * length])
+    part = make_part()
+    for step in (0, 1, length, 5 * length + 2):
+        batch = training.batch_at(fixed, SHUFFLE_KEY, part, step)
+        np.testing.assert_array_equal(batch.x, part.x[alone[step]])
+
+
+@pytest.mark.parametrize("host_looks_after", [[40], [1] * 40, [13, 13, 14]])
+def test_a_block_is_drawn_once_however_the_calls_are_cut(host_looks_after, monkeypatch):
+    """A step's cost does not grow with the examples, for an epoch's order is drawn once."""
+    monkeypatch.setattr(training, "BLOCK_LENGTH", 1)  # one epoch a block
+    fixed, part, draws = make_training(), make_part(), []
+    permutation = training.permutation
+
+    def counted(key, length):
+        jax.debug.callback(lambda: draws.append(1))
+        return permutation(key, length)
+
+    monkeypatch.setattr(training, "permutation", counted)
+    train, init = loop(fixed, part, log_every=40)
+    carry, _ = train(init(make_params()), host_looks_after)
+    jax.block_until_ready(carry)
+    jax.effects_barrier()
+    assert len(draws) == 40 / (NUM_EXAMPLES // BATCH_SIZE)
 
 
 def test_one_step_is_theta_minus_eta_grad():
@@ -212,25 +279,19 @@ def test_a_single_output_is_right_on_its_side_of_the_threshold(output, threshold
     assert training.evaluate(fixed, params, Part(x, y))["accuracy"] == 0.5
 
 
-def interval(fixed, state, num_steps=4, validation=None, train=None):
-    return jax.jit(partial(training.train_interval, fixed, num_steps, True))(
-        state, SHUFFLE_KEY, train or make_part(), validation
-    )
-
-
 def test_an_interval_logs_the_mean_of_its_batches_or_the_loss_after_them():
     fixed, validation = make_training(), make_part(9)
-    start = training.init_state(fixed, make_params())
-    state, losses = training.train_steps(fixed, start, SHUFFLE_KEY, make_part(), 4)
-    _, logged = interval(fixed, start, validation=validation)
-    np.testing.assert_allclose(logged["train/loss"], np.mean(losses), rtol=1e-14)
-    wanted = training.evaluate(fixed, state.params, validation)
+    train, init = loop(fixed, make_part(), log_every=4)
+    carry, num_finite = train(init(make_params()), [4])
+    assert num_finite == 4
+    _, logged = training.log_point(fixed, carry, make_part(), validation)
+    np.testing.assert_allclose(logged["train/loss"], np.mean(carry.losses), rtol=1e-14)
+    wanted = training.evaluate(fixed, carry.state.params, validation)
     np.testing.assert_allclose(logged["validation/loss"], wanted["loss"], rtol=1e-14)
     np.testing.assert_allclose(logged["learning_rate"], 0.5 / 4)
-    _, logged = interval(fixed, start)
-    wanted = training.evaluate(fixed, state.params, make_part())
+    _, logged = training.log_point(fixed, carry, make_part(), None)
+    wanted = training.evaluate(fixed, carry.state.params, make_part())
     np.testing.assert_allclose(logged["train/loss"], wanted["loss"], rtol=1e-14)
-    assert logged["num_finite"] == 4
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
@@ -239,9 +300,9 @@ def test_the_first_step_that_is_not_finite_is_counted(at):
         return jnp.where(step == at, jnp.inf, 0.1)
 
     fixed = make_training(optimizer=optax.with_extra_args_support(gradient_descent(eta)))
-    _, logged = interval(fixed, training.init_state(fixed, make_params()))
+    train, init = loop(fixed, make_part(), log_every=4)
     # An update makes the parameters infinite; the loss of the next step, or of none, shows it.
-    assert logged["num_finite"] == min(at + 1, 3)
+    assert train(init(make_params()), [4])[1] == min(at + 1, 3)
 
 
 def test_early_stopping_keeps_the_best_parameters():
@@ -287,23 +348,14 @@ def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
 @pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
 def test_where_the_host_looks_changes_no_bit(batch_size, dtype):
     fixed, part = make_training(batch_size=batch_size), make_part(dtype=dtype)
-    advance = jax.jit(partial(training.advance, fixed))
-    start = training.init_carry(fixed, make_params(dtype), log_every=12)
-
-    def train(lengths):
-        carry = start
-        for length in lengths:
-            carry, num_finite = advance(carry, SHUFFLE_KEY, part, jnp.int32(length))
-            assert num_finite == length
-        return carry
-
-    whole = train([12])
+    train, init = loop(fixed, part, log_every=12)
+    whole, num_finite = train(init(make_params(dtype)), [12])
+    assert num_finite == 12
     for lengths in ([1] * 12, [5, 7], [8, 4], [3, 3, 3, 3]):
-        assert_trees_equal(train(lengths), whole)
-    steps = jax.jit(partial(training.train_steps, fixed, num_steps=12))
-    assert_trees_equal(whole, steps(start.state, SHUFFLE_KEY, part))
-    with jax.log_compiles(), jax.no_tracing():  # one program for any length
-        train([1, 11])
+        assert_trees_equal(train(init(make_params(dtype)), lengths)[0], whole)
+    start = init(make_params(dtype))
+    with jax.no_tracing():  # one program for any length
+        train(start, [1, 11])
 
 
 def test_steps_before_the_first_that_is_not_finite_are_counted_wherever_the_call_began():
@@ -311,13 +363,10 @@ def test_steps_before_the_first_that_is_not_finite_are_counted_wherever_the_call
         return jnp.where(step == 2, jnp.inf, 0.1)
 
     fixed = make_training(optimizer=optax.with_extra_args_support(gradient_descent(eta)))
-    advance = jax.jit(partial(training.advance, fixed))
+    train, init = loop(fixed, make_part(), log_every=5)
 
     def num_finite(*lengths):
-        carry = training.init_carry(fixed, make_params(), log_every=5)
-        for length in lengths:
-            carry, num_finite = advance(carry, SHUFFLE_KEY, make_part(), jnp.int32(length))
-        return int(num_finite)
+        return int(train(init(make_params()), lengths)[1])
 
     # The third update makes the parameters infinite; the next loss, or none any more, shows it.
     assert [num_finite(length) for length in (2, 3, 4, 5)] == [2, 2, 3, 3]

@@ -252,26 +252,25 @@ def test_the_result_depends_neither_on_the_log_interval_nor_on_tracking(change):
 
 
 def test_every_seed_solves_xor():
-    """In one program: `train_steps` of 256 seeds under `vmap`."""
+    """In one program: 256 seeds under `vmap`."""
     import jax
     import jax.numpy as jnp
 
     from mlp_jax import data
     from mlp_jax.core import training
+    from mlp_jax.core.fit import train_steps
     from mlp_jax.experiment import setup as problem
 
     config = compose(["+exp=xor", "tracking=none"])
     with problem.numeric_settings(config):
         prepared = problem.prepare(config, data.load(config.data))
-        fixed = prepared.training
+        fixed, steps = prepared.training, (jnp.int32(0), jnp.int32(prepared.num_steps))
 
         def solves(seed):
             init_key, _ = problem.keys_of(seed)
             params = problem.initial_params(config, prepared.sizes, init_key)
-            state = training.init_state(fixed, params)
-            state, _ = training.train_steps(
-                fixed, state, prepared.order, prepared.train, prepared.num_steps
-            )
-            return training.evaluate(fixed, state.params, prepared.train)["accuracy"] == 1
+            carry = training.init_carry(fixed, params, prepared.log_every)
+            carry, _, _ = train_steps(fixed, carry, None, prepared.order, prepared.train, *steps)
+            return training.evaluate(fixed, carry.state.params, prepared.train)["accuracy"] == 1
 
         assert jax.jit(jax.vmap(solves))(jnp.arange(256)).sum() == 256
