@@ -138,6 +138,23 @@ def backprop_against_autodiff() -> list[Row]:
     ]
 
 
+def growth_with_rows() -> Row:
+    """A step's seconds at 10⁴ to 10⁷ examples, the drawing of their order included."""
+    cost = {}
+    for num_examples in (10**4, 10**5, 10**6, 10**7):
+        work = Work((8, 32, 1), num_examples, 1_000, 10_000)
+        loop = our_loop(work)
+        loop()
+        cost[num_examples] = min(seconds(loop) for _ in range(3)) / work.num_steps
+    listed = ", ".join(f"{rows:,}: {1 / cost[rows]:,.0f}" for rows in cost)
+    return Row(
+        "8-32-1, batch 1,000: a step at 10⁴ to 10⁷ examples, dearest against cheapest",
+        f"{max(cost.values()) / min(cost.values()):.2f}×",
+        "≤ 1.5×",
+        f"steps/s at {listed} examples",
+    )
+
+
 def tracked_against_bare() -> Row:
     """Steps/s of `mlp_jax.train` with tracking on against its compiled loop, log points and all."""
     from mlp_jax import data
@@ -240,6 +257,7 @@ def measure() -> list[Row]:
         ]
     rows.append(large_network_against_matmul())
     rows += backprop_against_autodiff()
+    rows.append(growth_with_rows())
     rows.append(on_one_thread("tracked_against_bare"))
     rows += of_populations()
     if jax.default_backend() != "cpu":  # what must be reached is said of a CPU
