@@ -205,13 +205,10 @@ def test_one_step_is_theta_minus_eta_grad():
 
 
 def test_autodiff_trains_to_the_same_parameters():
-    part = make_part()
-    finals = [
-        training.train_steps(
-            fixed, training.init_state(fixed, make_params()), SHUFFLE_KEY, part, num_steps=20
-        )[0].params
-        for fixed in (make_training(), make_training(autodiff=True))
-    ]
+    part, finals = make_part(), []
+    for fixed in (make_training(), make_training(autodiff=True)):
+        train, init = loop(fixed, part, log_every=20)
+        finals.append(train(init(make_params()), [20])[0].state.params)
     for a, b in zip(*map(jax.tree.leaves, finals), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
