@@ -32,6 +32,10 @@ OUTPUT_LOSS_NAMES = (
     ("tanh", "squared_error"), ("tanh", "half_squared_error"),
     ("softmax", "squared_error"), ("softmax", "half_squared_error"),
 )  # fmt: skip
+METRIC_NAMES = (
+    "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc",
+    "average_precision", "log_loss", "r2", "rmse", "mae",
+)  # fmt: skip
 INITIALIZER_NAMES = (
     "lecun_normal", "lecun_uniform", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform",
     "standard_normal", "scaled_normal", "zeros",
@@ -340,8 +344,8 @@ class EarlyStopping:
         "stops after so many log points without a better one; null: never", COUNT
     )
     monitor: str = key(
-        "the metric of the validation part",
-        one_of("loss", "accuracy", "r2"),
+        "the metric of the validation part: of classes accuracy to log_loss, of numbers r2 to mae",
+        one_of(*METRIC_NAMES),
     )
     min_delta: float = number("an improvement is larger than this", NON_NEGATIVE)
 

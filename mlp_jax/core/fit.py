@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mlp_jax.core import training
+from mlp_jax.core import metrics, training
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.divergence import first_non_finite
 from mlp_jax.core.history import History, LogPoint, value_of
 from mlp_jax.core.network import Params
@@ -232,13 +233,28 @@ def _diverged(loop: _Loop, before: Pause, num_steps: int) -> DivergedError:
     )
 
 
-_evaluate = jax.jit(training.evaluate, static_argnums=0)
+_predictions = jax.jit(training.predictions, static_argnums=0)
+
+
+def evaluate(
+    objective: Objective, params: Params, part: Part, threshold: float | None, units: Any = None
+) -> dict[str, float]:
+    """All metrics of a part by their names, computed on the host."""
+    losses, y_hat = _predictions(objective, params, part)
+    measured = metrics.measure(
+        *jax.device_get((losses, y_hat, part.y)),
+        threshold=threshold,
+        units=units,
+        names=metrics.names_of(threshold),
+    )
+    return {name: float(value) for name, value in measured.items()}
 
 
 def evaluate_parts(task: Task, params: Params) -> dict[str, dict[str, float]]:
-    """Every part's metrics, as `{"test": {"loss": …, "accuracy": …}, …}`."""
+    """Every part's metrics, as `{"test": {"loss": …, "accuracy": …, …}, …}`."""
+    fixed = task.training
     return {
-        name: {key: float(value) for key, value in _evaluate(task.training, params, part).items()}
+        name: evaluate(fixed.objective, params, part, fixed.threshold, fixed.units)
         for name, part in task.parts._asdict().items()
         if part is not None
     }

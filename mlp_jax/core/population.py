@@ -41,7 +41,7 @@ NUM_ROUNDS = 10
 """How often, about, the host looks at the networks in training."""
 
 CHUNK_BYTES = 2**30
-"""Of the states, the gradients, one batch's activations and the data of each network's own."""
+"""Of the states, the gradients, one batch's activations, predictions and data of their own."""
 
 ALONG = PartitionSpec("networks")
 
@@ -292,7 +292,12 @@ class Trainer:
         own = sum(
             leaf.size * itemsize for leaf in jax.tree.leaves((self.example.state, self.example.own))
         )
-        each = 2 * own + itemsize * (num_params(params) + 4 * self.fixed.batch_size * sizes)
+        parts = self.example.own or self.shared
+        assert parts is not None
+        measured = max(part.x.shape[0] for part in parts if part) * params[-1].W.shape[0]
+        each = 2 * own + itemsize * (
+            num_params(params) + 4 * self.fixed.batch_size * sizes + 2 * measured
+        )
         size = max(1, CHUNK_BYTES // each // self.mesh.size) * self.mesh.size
         indices = np.arange(len(self.population))
         return [indices[at : at + size] for at in range(0, len(indices), size)]

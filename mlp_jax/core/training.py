@@ -82,6 +82,10 @@ class Training(NamedTuple):
     autodiff: bool = False
     threshold: float | None = None
     """Of a single output's two classes; `None` in a regression."""
+    units: tuple[float, ...] | Array | None = None
+    """In a regression, what a difference of 1 in y is in each target's own unit; `None`: 1."""
+    also: tuple[str, ...] = ()
+    """More metrics of a log point than the loss and accuracy or R²: what `monitor` looks at."""
     monitor: Callable[[Metrics], Array] | None = None
     """The score that early stopping maximises, from the metrics of a log point."""
     patience: int | None = None
@@ -234,49 +238,33 @@ def batch_at(training: Training, order: Order, train: Part, step: int) -> Part:
     return take(train, rows[place])
 
 
-def evaluate(training: Training, params: Params, part: Part, max_batch: int = 2048) -> Metrics:
-    """Mean loss, and accuracy or R² (of several targets together), over all examples of a part.
+def predictions(
+    objective: Objective, params: Params, part: Part, max_batch: int = 2048
+) -> tuple[Float[Array, " n"], Float[Array, "n n_L"]]:
+    """The loss and ŷ of each example of a part, taken in batches of equal shape."""
 
-    The examples are taken in batches of equal shape; the last one is filled up with copies that
-    a mask leaves out, so that no example counts twice.
-    """
-    activation, loss, _ = training.objective
-
-    def measure(x: Array, y: Array) -> Metrics:
-        logits = apply(params, x, activation)
-        y_hat = loss.output(logits)
-        sums = {"loss": loss.value(logits, y)}
-        if training.threshold is None:
-            sums["squared_error"] = jnp.sum((y_hat - y) ** 2)
-        else:
-            correct = metrics.is_correct(y_hat, y, training.threshold)
-            sums["accuracy"] = correct.astype(y.dtype)
-        return sums
+    def predict(row: Array) -> tuple[Array, Array]:
+        logits = apply(params, part.x[row], objective.activation)
+        return objective.loss.value(logits, part.y[row]), objective.loss.output(logits)
 
     num_examples = part.x.shape[0]
     num_batches = -(-num_examples // max_batch)
     batch_size = -(-num_examples // num_batches)
-    rows = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
+    rows = jnp.minimum(jnp.arange(num_batches * batch_size), num_examples - 1)
+    found = jax.lax.map(jax.vmap(predict), rows.reshape(num_batches, batch_size))
+    losses, y_hat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_examples], found)
+    return losses, y_hat
 
-    def add_batch(total: Metrics, rows: Array) -> tuple[Metrics, None]:
-        is_real = rows < num_examples
-        rows = jnp.minimum(rows, num_examples - 1)
-        values = jax.vmap(measure)(part.x[rows], part.y[rows])
-        return {
-            name: total[name] + jnp.sum(jnp.where(is_real, value, 0))
-            for name, value in values.items()
-        }, None
 
-    shapes = jax.eval_shape(measure, part.x[0], part.y[0])
-    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    sums, _ = jax.lax.scan(add_batch, zeros, rows)
-    if training.threshold is None:
-        total = jnp.sum((part.y - jnp.mean(part.y, axis=0, keepdims=True)) ** 2)
-        return {
-            "loss": sums["loss"] / num_examples,
-            "r2": metrics.r2(sums["squared_error"], total),
-        }
-    return {name: value / num_examples for name, value in sums.items()}
+def evaluate(training: Training, params: Params, part: Part, max_batch: int = 2048) -> Metrics:
+    """The metrics of a log point over all examples of a part: the mean loss and the accuracy or R²,
+    and what else the training measures.
+    """
+    losses, y_hat = predictions(training.objective, params, part, max_batch)
+    names = ("r2" if training.threshold is None else "accuracy", *training.also)
+    return metrics.measure(
+        losses, y_hat, part.y, threshold=training.threshold, units=training.units, names=names
+    )
 
 
 def _update_best(training: Training, best: Best, params: Params, score: Array, step: Array) -> Best:

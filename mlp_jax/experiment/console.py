@@ -1,5 +1,6 @@
 """What a run prints: a header, the gradient check, the progress, a table of results, the links."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,11 @@ class Console:
         with self._progress(num_steps) as show:
 
             def on_log(step: int, metrics: Mapping[str, float]) -> None:
-                shown = {name: value for name, value in metrics.items() if "/" in name}
+                shown = {
+                    name: value
+                    for name, value in metrics.items()
+                    if "/" in name and not _is_the_loss(name, metrics)
+                }
                 if self.rich.is_terminal:  # where a line is short
                     shown = {
                         name.replace("train/", "").replace("validation/", "val "): value
@@ -125,6 +130,12 @@ def waiting(text: str) -> Iterator[None]:
     with bar:
         bar.add_task(text, total=None)
         yield
+
+
+def _is_the_loss(name: str, metrics: Mapping[str, float]) -> bool:
+    """Whether it is a log loss that nothing weighs or smooths: the number beside it."""
+    loss = metrics.get(name.replace("log_loss", "loss"), math.nan)
+    return name.endswith("/log_loss") and math.isclose(metrics[name], loss, rel_tol=1e-4)
 
 
 class _Speed:

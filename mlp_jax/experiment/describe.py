@@ -20,9 +20,10 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
+from mlp_jax.experiment.baseline import baselines
 from mlp_jax.experiment.console import Console, duration
 from mlp_jax.experiment.prediction import Model, classify
-from mlp_jax.experiment.setup import Problem, logged_objective, objective
+from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def final_metrics(result: Result) -> dict[str, float]:
     found = {name: value for name, value in found.items() if name not in history.metrics}
     if result.problem.config.early_stopping.patience is not None:
         name, value = standing(result)
-        monitored = logged_objective(result.problem.config, result.problem.dataset)
+        monitored = objective(result.problem.config, result.problem.dataset)
         found |= best_metrics(result.fitted, monitored) | {f"best/{name.replace('/', '_')}": value}
     else:
         found |= best_metrics(result.fitted)
@@ -176,26 +177,32 @@ def final_metrics(result: Result) -> dict[str, float]:
 
 
 def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, float]:
-    """The lowest loss and the highest accuracy or R² of each part.
+    """The best value of each metric that was logged.
 
     What early stopping monitors is that of the parameters it kept, which `min_delta` may prefer.
     """
     best = {}
     for name, values in fitted.history.metrics.items():
-        part, _, metric = name.partition("/")
-        if metric in ("loss", "accuracy", "r2"):
+        if "/" in name:
             kept = values[fitted.history.steps == fitted.step]
             values = kept if name == monitored and len(kept) else values
-            best[f"best/{part}_{metric}"] = float(min(values) if metric == "loss" else max(values))
+            best[f"best/{name.replace('/', '_')}"] = float(
+                min(values) if lower_is_better(name) else max(values)
+            )
     return best
 
 
 def print_result(result: Result, console: Console) -> None:
-    """The metrics of each part, and for a truth table each of its rows."""
-    metrics = result.metrics
-    names = list(next(iter(metrics.values())))
-    rows = [[part, *(measured[name] for name in names)] for part, measured in metrics.items()]
-    console.table(["", *names], rows)
+    """The metrics of each part beside the baselines, and for a truth table each of its rows."""
+    parts, others = result.metrics, baselines(result.problem)
+    names = list(parts["train"])[: None if others else 2]  # of all examples, two say enough
+    columns = {**parts, **others}
+    console.table(
+        ["", *columns],
+        [[name, *(values.get(name, "") for values in columns.values())] for name in names],
+    )
+    if others:
+        console.line(f"baseline  {' and '.join(others)}, on the {list(parts)[-1]} part")
     if result.problem.config.data.name in ("xor", "boolean") and len(result.problem.train.x) <= 16:
         x, y = (np.asarray(array) for array in result.problem.train)
         y_hat = outputs(result, x)
@@ -217,8 +224,16 @@ def print_result(result: Result, console: Console) -> None:
 
 
 def _warning(result: Result) -> str:
-    """That the training made it worse, which nobody wants."""
+    """That the training made it worse, or that the network tells no classes apart."""
     problem = result.problem
+    part, held_out = list(result.metrics.items())[-1]
+    num_classes = len(problem.dataset.class_names)
+    if num_classes and part != "train" and held_out["balanced_accuracy"] * num_classes <= 1:
+        return (
+            f"on the {part} part it tells no classes apart (balanced_accuracy "
+            f"{held_out['balanced_accuracy']:.4g}, accuracy {held_out['accuracy']:.4g}); try "
+            "model.class_weights=balanced and early_stopping.monitor=balanced_accuracy."
+        )
     start = evaluate_parts(problem, problem.params)["train"]["loss"]
     if (loss := result.metrics["train"]["loss"]) <= start:
         return ""
@@ -262,36 +277,6 @@ def standing(result: Result) -> tuple[str, float]:
 def search_loss(name: str, value: float) -> float:
     """What a search minimises: a loss or an error, or the negative of what is to be high."""
     return value if lower_is_better(name) else -value
-
-
-def measure(problem: Problem, params: Params) -> dict[str, dict[str, float]]:
-    """Every part's metrics, as `{"test": {"loss": …, "accuracy": …, "log_loss": …}, …}`."""
-    return with_unweighted(evaluate_parts(problem, params), problem, params)
-
-
-def with_unweighted(
-    metrics: dict[str, dict[str, float]], problem: Problem, params: Params
-) -> dict[str, dict[str, float]]:
-    """Adds the metric of each part that is the same for any loss, its weights and its penalties.
-
-    The log loss −ln p of the true class, as scikit-learn has it; of numbers the root mean squared
-    error, in the target's own unit.
-    """
-    model, dataset = _model_of(problem, params), problem.dataset
-    for part, measured in metrics.items():
-        x, y = map(np.asarray, getattr(problem.parts, part))
-        y_hat = model.outputs(x).astype(float)
-        if dataset.class_names:
-            scores = classify(y_hat, model.output)[1].clip(_EPSILON, 1 - _EPSILON)
-            p = scores[np.arange(len(y)), getattr(dataset, part).y] / scores.sum(axis=1)
-            measured["log_loss"] = float(-np.log(p).mean())
-        else:
-            decode = dataset.preprocessing.decode_targets
-            measured["rmse"] = float(np.sqrt(((decode(y_hat) - decode(y)) ** 2).mean()))
-    return metrics
-
-
-_EPSILON = float(np.finfo(np.float32).eps)
 
 
 def to_model(result: Result) -> Model:

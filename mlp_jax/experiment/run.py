@@ -25,6 +25,7 @@ from mlp_jax.core.fit import (
     Pause,
     Programs,
     compile_programs,
+    evaluate_parts,
     fit,
     template,
 )
@@ -318,7 +319,7 @@ class _Process:
                 run.add("environment.yaml", OmegaConf.to_yaml(self.environment))
             fitted, seconds = self._fit(run, saver, carry, history)
             reached("ending")
-            metrics = describe.measure(self.problem, fitted.params)
+            metrics = evaluate_parts(self.problem, fitted.params)
             result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
             describe.print_result(result, self.console)
             if run is not None:

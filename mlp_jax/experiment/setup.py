@@ -18,7 +18,9 @@ from mlp_jax.core import training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.fit import Task
+from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
+from mlp_jax.core.metrics import names_of
 from mlp_jax.core.network import Activations, Layer, Network, Params
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.training import Part, Parts, Training, keys_of
@@ -259,14 +261,27 @@ def _monitor(config: Experiment, dataset: Dataset) -> Callable[[training.Metrics
             f"early_stopping.patience={stopping.patience}: {dataset.name} has no validation part; "
             "set data.validation_size, or early_stopping.patience=null."
         )
-    measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")
-    if stopping.monitor not in measured:
+    if stopping.monitor not in _measured(dataset):
         raise UserError(
             f"early_stopping.monitor={stopping.monitor}: {dataset.name} measures "
-            f"{' and '.join(measured)}."
+            f"{', '.join(_measured(dataset))}."
         )
-    sign = -1 if stopping.monitor == "loss" else 1
+    if stopping.monitor == "r2" and np.ptp(dataset.validation.y, axis=0).min() == 0:
+        raise UserError(
+            "early_stopping.monitor=r2: the targets of the validation part are all equal, and R² "
+            "compares with their variance; use early_stopping.monitor=rmse."
+        )
+    sign = -1 if lower_is_better(stopping.monitor) else 1
     return lambda logged: sign * logged[f"validation/{stopping.monitor}"]
+
+
+def _measured(dataset: Dataset) -> tuple[str, ...]:
+    return names_of(0.5 if dataset.class_names else None)
+
+
+def units_of(dataset: Dataset) -> tuple[float, ...] | None:
+    """What a difference of 1 in y is in each target's own unit; `None` of classes."""
+    return tuple(dataset.preprocessing.y_scale.tolist()) or None
 
 
 def objective(config: Experiment, dataset: Dataset) -> str:
@@ -275,19 +290,13 @@ def objective(config: Experiment, dataset: Dataset) -> str:
     What early stopping monitors, if it is one of the validation part that no hyperparameter scales;
     else the log loss of classes, or the root mean squared error of numbers.
     """
-    logged = logged_objective(config, dataset)
-    if not logged.endswith("/loss"):
-        return logged
-    return logged.removesuffix("loss") + ("log_loss" if dataset.class_names else "rmse")
-
-
-def logged_objective(config: Experiment, dataset: Dataset) -> str:
-    """The metric of the log points by which trainings with the same loss are compared."""
     if dataset.validation is None:
-        return "train/loss"
-    measured = ("loss", "accuracy") if dataset.class_names else ("loss", "r2")
-    monitor = config.early_stopping.monitor
-    return f"validation/{monitor if monitor in measured else 'loss'}"
+        part, metric = "train", "loss"
+    else:
+        part, metric = "validation", config.early_stopping.monitor
+    if metric == "loss" or metric not in _measured(dataset):
+        metric = "log_loss" if dataset.class_names else "rmse"
+    return f"{part}/{metric}"
 
 
 def make_training(
@@ -314,6 +323,8 @@ def make_training(
         batch_size=batch_size,
         autodiff=config.gradient == "autodiff",
         threshold=(0.0 if pair[0] == "tanh" else 0.5) if dataset.class_names else None,
+        units=units_of(dataset),
+        also=(objective(config, dataset).partition("/")[2],),
         monitor=_monitor(config, dataset),
         patience=config.early_stopping.patience,
         min_delta=config.early_stopping.min_delta,

@@ -7,7 +7,6 @@ Nothing here reads or writes a file, or prints. A wrong shape, name or number is
 
 import reprlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,15 +19,14 @@ from numpy.typing import ArrayLike
 
 from mlp_jax.core import backprop as backpropagation
 from mlp_jax.core import fit as one
-from mlp_jax.core import gradcheck, network, population, training
+from mlp_jax.core import gradcheck, network, population
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted, Programs, Task
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.initializers import Initializer
 from mlp_jax.core.network import Layers, Network, Params, as_layers
-from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.population import FittedMany, Population
-from mlp_jax.core.training import Order, Part, Training, keys_of
+from mlp_jax.core.training import Order, keys_of
 from mlp_jax.library.arrays import order_of, part_of, parts_of, seeds_of
 from mlp_jax.library.recipe import (
     Choice,
@@ -98,10 +96,12 @@ def check_gradient(
 
 
 def evaluate(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> dict[str, float]:
-    """The mean loss of all examples; the accuracy behind a sigmoid or softmax, else R².
+    """The mean loss of all examples, and scikit-learn's metrics by their names.
 
-    `x` is (batch, n_0) and `y` (batch, n_L). The class of several outputs is the largest of them;
-    of one output, whether it reaches ½. R² is that of several targets together.
+    `x` is (batch, n_0) and `y` (batch, n_L). Behind a sigmoid or softmax they are those of classes:
+    accuracy, balanced_accuracy, precision, recall, f1, roc_auc, average_precision and log_loss. The
+    class of several outputs is the largest of them; of one output, whether it reaches ½. Else they
+    are r2, rmse and mae, means over the targets.
 
     >>> net = mlp.Network((1, 1), output="sigmoid")
     >>> params = [(np.array([[4.0]]), np.array([0.0]))]
@@ -109,8 +109,8 @@ def evaluate(net: Network, params: Layers, x: ArrayLike, y: ArrayLike) -> dict[s
     1.0
     """
     params = as_layers(net, params)
-    measured = _evaluate(net, params, part_of(net, params[0].W.dtype, x, y))
-    return {name: float(value) for name, value in measured.items()}
+    part = part_of(net, params[0].W.dtype, x, y)
+    return one.evaluate(objective(net, 0, 0), params, part, threshold(net))
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -305,16 +305,3 @@ def _penalized(net: Network, l2: Any, l1: Any) -> Objective:
         if not isinstance(value, jax.core.Tracer):
             not_negative(name, value)
     return objective(net, l2, l1)
-
-
-@partial(jax.jit, static_argnums=0)
-def _evaluate(net: Network, params: Params, part: Part) -> training.Metrics:
-    eta = make_learning_rate("constant", 0.0, num_steps=1)
-    of_net = Training(
-        objective(net, 0, 0),
-        make_optimizer("gradient_descent", eta),
-        eta,
-        batch_size=1,
-        threshold=threshold(net),
-    )
-    return training.evaluate(of_net, params, part)

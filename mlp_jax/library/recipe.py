@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 
 from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.fit import Task
+from mlp_jax.core.history import lower_is_better
+from mlp_jax.core.metrics import names_of
 from mlp_jax.core.network import Network, Params
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
 from mlp_jax.core.training import Order, Parts, Training
@@ -61,13 +63,14 @@ class Recipe(NamedTuple):
         eta = make_learning_rate(
             self.schedule, numbers["learning_rate"], self.num_steps, **of("schedule.")
         )
-        sign, name = -1 if self.monitor == "loss" else 1, f"validation/{self.monitor}"
+        sign, name = -1 if lower_is_better(self.monitor) else 1, f"validation/{self.monitor}"
         return Training(
             objective=objective(self.net, numbers["l2"], numbers["l1"]),
             optimizer=make_optimizer(self.optimizer, eta, **of("optimizer.")),
             learning_rate=eta,
             batch_size=self.batch_size,
             threshold=threshold(self.net),
+            also=() if self.patience is None else (self.monitor,),
             monitor=None if self.patience is None else lambda logged: sign * logged[name],
             patience=self.patience,
             min_delta=numbers["min_delta"],
@@ -112,9 +115,9 @@ def make_recipe(
         )
     if patience is not None and parts.validation is None:
         raise ValueError(f"patience={patience}: stopping early needs validation=(x, y)")
-    measured = ("loss", "r2" if threshold(net) is None else "accuracy")
+    measured = names_of(threshold(net))
     if patience is not None and monitor not in measured:
-        raise ValueError(f"monitor={monitor!r}: {net.output} measures {' and '.join(measured)}")
+        raise ValueError(f"monitor={monitor!r}: {net.output} measures {', '.join(measured)}")
     for name in ("learning_rate", "l2", "l1", "min_delta"):
         numbers[name] = not_negative(name, numbers[name])
     optimizer, numbers_of_optimizer = _chosen("optimizer", optimizer, {"name": "adam", "b1": 0.8})

@@ -24,7 +24,7 @@ from mlp_jax.config.schema import (
     with_values,
 )
 from mlp_jax.core import population
-from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, fit
+from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
 from mlp_jax.core.history import History, Progress, lower_is_better
 from mlp_jax.core.network import Params
 from mlp_jax.core.population import OnProgress, Population, check_start
@@ -32,16 +32,17 @@ from mlp_jax.core.training import Order, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import machine, setup
-from mlp_jax.experiment.describe import Result, measure, with_unweighted
+from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.setup import (
     Problem,
     check_smoothing,
     encode_parts,
     initial_params,
-    logged_objective,
     make_training,
     numeric_settings,
+    objective,
     prepare,
+    units_of,
 )
 
 LoadData = Callable[[Data], Dataset]
@@ -178,7 +179,8 @@ def _groups(
     for index, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
         shapes = jax.tree.map(np.shape, (dataset.train, dataset.validation, dataset.test))
         numbers = [v for k, v in flat_values(config).items() if k in _NUMBERS]
-        groups[repr(shapes), repr(numbers) if exact else ""].append(index)
+        units = units_of(dataset)
+        groups[repr(shapes), repr([numbers, units]) if exact else ""].append(index)
     return list(groups.values())
 
 
@@ -190,7 +192,10 @@ def _problems(configs: Sequence[Experiment], datasets: Sequence[Dataset]) -> lis
     for config, dataset in zip(configs, datasets, strict=True):
         config = with_values(config, pair)
         check_smoothing(config, dataset)
-        own = {} if dataset is base.dataset else encode_parts(config, dataset)._asdict()
+        own: dict[str, Any] = {}
+        if dataset is not base.dataset:
+            own = encode_parts(config, dataset)._asdict()
+            own["training"] = base.training._replace(units=units_of(dataset))
         problems.append(replace(base, config=config, dataset=dataset, **own))
     return problems
 
@@ -214,13 +219,18 @@ def population_of(problems: Sequence[Problem]) -> Population:
     """What the core needs to train problems that differ only in numbers."""
     base = problems[0]
 
+    def config_of(numbers: dict[str, Array]) -> Experiment:
+        return with_values(base.config, {k: v for k, v in numbers.items() if k != "units"})
+
     def training_of(numbers: dict[str, Array]) -> Training:
-        config = with_values(base.config, numbers)
-        return make_training(config, base.dataset, base.training.batch_size, base.num_steps)
+        training = make_training(
+            config_of(numbers), base.dataset, base.training.batch_size, base.num_steps
+        )
+        return training._replace(units=numbers.get("units", training.units))
 
     def start(seed: Array, numbers: dict[str, Array]) -> tuple[Params, Order]:
         init_key, shuffle_key = keys_of(seed)
-        config = with_values(base.config, numbers)
+        config = config_of(numbers)
         return initial_params(config, base.sizes, init_key), shuffle_key
 
     def own_parts(indices: np.ndarray) -> Parts:
@@ -230,15 +240,19 @@ def population_of(problems: Sequence[Problem]) -> Population:
     is_shared = all(problem.dataset is base.dataset for problem in problems)
     if not is_shared and base.config.model.class_weights == "balanced":
         raise ValueError("balanced class weights depend on the data, which differ")
+    numbers = _numbers([problem.config for problem in problems])
+    if not is_shared and not base.dataset.class_names:
+        units = [problem.training.units for problem in problems]
+        numbers["units"] = np.array(units, base.config.dtype)
     return Population(
         make_training=training_of,
         start=start,
         origins=np.array([problem.config.seed for problem in problems], np.uint32),
-        numbers=_numbers([problem.config for problem in problems]),
+        numbers=numbers,
         parts=base.parts if is_shared else own_parts,
         num_steps=base.num_steps,
         log_every=base.log_every,
-        objective=logged_objective(base.config, base.dataset),
+        objective=objective(base.config, base.dataset),
     )
 
 
@@ -259,16 +273,16 @@ def _together(
         params = jax.tree.map(lambda leaf: leaf[index], trained.initial)  # noqa: B023 (used here)
         problem = replace(problem, params=params, order=jax.random.wrap_key_data(keys[index]))
         diverged_at = int(trained.history.diverged_at[index]) or None
-        metrics = {
-            part: {name: float(values[index]) for name, values in of_part.items()}
-            for part, of_part in trained.metrics.items()
-        }
+        metrics = {} if diverged_at else evaluate_parts(problem, trained[index].params)
+        for part in metrics:  # as the network measured itself, by its own numbers
+            measured = trained.metrics[part]
+            metrics[part] |= {name: float(values[index]) for name, values in measured.items()}
         results.append(
             Result(
                 problem,
                 trained.gradients[index],
                 trained[index],
-                {} if diverged_at else with_unweighted(metrics, problem, trained[index].params),
+                metrics,
                 diverged_at=diverged_at,
                 halved_at=int(trained.history.halved_at[index]) or None,
             )
@@ -279,7 +293,7 @@ def _together(
 def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterator[Result]:
     """Networks that differ in seed and data, each trained as it is alone, by the same programs."""
     programs = compile_programs(problems[0])
-    name = logged_objective(problems[0].config, problems[0].dataset)
+    name = objective(problems[0].config, problems[0].dataset)
     sign = -1 if lower_is_better(name) else 1
     num_steps, best = 0, -np.inf
     for number, problem in enumerate(problems, start=1):
@@ -290,7 +304,7 @@ def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterato
         (gradient,) = check_start(lambda numbers: problems[0].training, stacked, problem.train, {})
         try:
             fitted = fit(problem, programs)
-            metrics, diverged_at = measure(problem, fitted.params), None
+            metrics, diverged_at = evaluate_parts(problem, fitted.params), None
         except DivergedError as error:
             last = error.last_finite
             params = last.carry.state.params

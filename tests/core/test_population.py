@@ -16,7 +16,6 @@ from mlp_jax.core import population
 from mlp_jax.core.backprop import backprop
 from mlp_jax.core.history import Histories
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import describe
 from mlp_jax.experiment.setup import numeric_settings, prepare
 from mlp_jax.sweep import groups
 
@@ -93,7 +92,7 @@ def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, val
         for point, ours in zip(fitted.history, member.fitted.history, strict=True):
             assert point.step == ours.step
             assert point.metrics == pytest.approx(ours.metrics, rel=1e-4, abs=1e-6)
-        measured = describe.measure(problem, fitted.params)
+        measured = fitting.evaluate_parts(problem, fitted.params)
         assert member.metrics["train"] == pytest.approx(measured["train"], rel=1e-4)
         assert member.gradient.passed
         assert member.problem.config == problem.config
@@ -136,7 +135,7 @@ def test_data_of_their_own():
     for (problem, fitted), member in zip(each_alone(configs), members, strict=True):
         assert same_bits(problem.validation, member.problem.validation)
         assert same_bits(fitted.params, member.fitted.params)
-        assert member.metrics == describe.measure(problem, fitted.params)
+        assert member.metrics == fitting.evaluate_parts(problem, fitted.params)
     for exact, member in zip(members, groups.train(configs), strict=True):
         assert deviation(exact.fitted.params, member.fitted.params) < 1e-5
 
