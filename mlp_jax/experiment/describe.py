@@ -164,9 +164,10 @@ def final_metrics(result: Result) -> dict[str, float]:
         for name, value in measured.items()
     }
     found = {name: value for name, value in found.items() if name not in history.metrics}
-    if result.problem.config.early_stopping.patience is not None:
+    stopping = result.problem.config.early_stopping
+    if stopping.patience is not None:
         name, value = standing(result)
-        monitored = objective(result.problem.config, result.problem.dataset)
+        monitored = f"validation/{stopping.monitor}"
         found |= best_metrics(result.fitted, monitored) | {f"best/{name.replace('/', '_')}": value}
     else:
         found |= best_metrics(result.fitted)

@@ -134,7 +134,7 @@ def test_the_runs_of_a_sweep_best_first(page, links):
         rows = {int(cell.locator("xpath=..").get_attribute("row-index")): cell for cell in cells}
         return [rows[index].inner_text().strip() for index in sorted(rows)]
 
-    losses = [float(text) for text in column("metrics.`train/loss`")]
+    losses = [float(text) for text in column("metrics.`train/log_loss`")]
     assert len(losses) >= 10 and losses == sorted(losses)
     rates, seeds = column("params.`optimizer.learning_rate`"), column("params.`seed`")
     assert rates[:10] == ["3.0"] * 10
