@@ -20,7 +20,6 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
-from mlp_jax.experiment.baseline import baselines
 from mlp_jax.experiment.console import Console, duration
 from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
@@ -195,7 +194,7 @@ def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, floa
 
 def print_result(result: Result, console: Console) -> None:
     """The metrics of each part beside the baselines, and for a truth table each of its rows."""
-    parts, others = result.metrics, baselines(result.problem)
+    parts, others = result.metrics, _baselines(result.problem)
     names = list(parts["train"])[: None if others else 2]  # of all examples, two say enough
     columns = {**parts, **others}
     console.table(
@@ -222,6 +221,15 @@ def print_result(result: Result, console: Console) -> None:
     if warning := _warning(result):
         console.line(f"warning: {warning}")
     console.line(f"time      {duration(result.seconds)} of training, {console.age()} in all")
+
+
+def _baselines(problem: Problem) -> dict[str, dict[str, float]]:
+    """Of what is held out; without it there is nothing to compare."""
+    if problem.validation is None and problem.test is None:
+        return {}
+    from mlp_jax.experiment.baseline import baselines  # only where there is something to compare
+
+    return baselines(problem)
 
 
 def _warning(result: Result) -> str:

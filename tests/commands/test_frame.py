@@ -419,7 +419,7 @@ REGRESSION = ["data=sine", "model.hidden_sizes=[4]"]
         (["early_stopping.patience=3"], "xor has no validation part"),
         (
             ["data=circles", "early_stopping.patience=3", "early_stopping.monitor=r2"],
-            "loss and acc",
+            "early_stopping.monitor=r2: circles measures loss, accuracy, ",
         ),
         (["model.params=[1]"], "model.params: not a list of"),
         (["model.params=[{W: [[1]], b: [1]}]"], "model.params: shapes of W and b"),
