@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -121,15 +120,10 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def version() -> str:
-    """Of the package that is installed."""
-    return f"mlp_jax {metadata.version('mlp_jax')}"
-
-
 def call(command: Command, arguments: Sequence[str]) -> Any:
     """Does what the arguments ask for and returns what it came to. Raises `UserError` and so on."""
     if "--version" in arguments:
-        print(version())
+        print(f"mlp_jax {machine.version('mlp_jax')}")
         return None
     parser, options = _parse(arguments)
     if options.help:

@@ -4,8 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cache, partial
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,7 @@ from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
 from mlp_jax.experiment.console import Console, duration
+from mlp_jax.experiment.machine import PACKAGES, version
 from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
@@ -122,14 +122,8 @@ def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
         "objective": objective(problem.config, problem.dataset),
         "num_params": str(num_params(problem.params)),
         "sizes": _sizes(problem),
-        **_versions(),
+        **{f"version.{name}": version(name) for name in (*PACKAGES, "mlflow")},
     }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    packages = ("mlp_jax", "jax", "jaxlib", "optax", "numpy", "mlflow")
-    return {f"version.{name}": version(name) for name in packages}
 
 
 def parameters(problem: Problem) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -42,7 +42,7 @@ def environment(device: "jax.Device", data_digest: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its config: versions, the machine, the data."""
     return {
         "python": platform.python_version(),
-        **_versions(),
+        **{name: version(name) for name in PACKAGES},
         "device": f"{device.device_kind} ({device.platform})",
         "cpu": "".join(re.findall(r"^model name\s*: (.*)$", _cpu(), re.M)) or platform.machine(),
         "num_cores": num_cores(),
@@ -61,8 +61,12 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 @cache
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
+def version(package: str) -> str:
+    """`not installed` where the package runs from its source, or is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @cache
@@ -135,7 +139,7 @@ def keep_programs() -> None:
     except RuntimeError:  # there is no home
         return
     ours = f"{root / _processor()}-"
-    if given and not given.startswith(ours):
+    if given and not given.removeprefix(ours).isdecimal():
         _set_defaults(_ALL_PROGRAMS)  # to the user's own place, whose size is the user's
         return
     directory = f"{ours}{cores}" if _is_made(root, Path(f"{ours}{cores}")) else None

@@ -107,12 +107,18 @@ def test_nothing_is_kept_where_nothing_can_be_written(alone, monkeypatch, tmp_pa
     assert machine.CACHE not in os.environ
 
 
-@pytest.mark.parametrize("place", ["mlp_jax-mine", "mlp_jax/mine", "mlp_jax"])
+@pytest.mark.parametrize("place", ["mlp_jax-mine", "mlp_jax/mine", "mlp_jax", "mlp_jax/{}-mine"])
 def test_a_users_own_directory_may_have_a_name_like_ours(alone, monkeypatch, place):
-    mine = str(alone.parent / place)
+    mine = str(alone.parent / place.format(machine._processor()))
     monkeypatch.setenv(machine.CACHE, mine)
     machine.keep_programs()
     assert os.environ[machine.CACHE] == mine
+
+
+def test_a_package_that_is_not_installed_has_no_version():
+    """As when ours runs from its source."""
+    assert machine.version("jax") == jax.__version__
+    assert machine.version("no-such-package") == "not installed"
 
 
 @pytest.mark.parametrize("which", ["root", "leaf"])
