@@ -18,9 +18,9 @@ def main() -> None:
         sys.argv[:2] = [f"{sys.argv[0]} {name}"]
         import_module(f"mlp_jax.commands.{name}").main()
     elif name == "--version":
-        from mlp_jax.experiment.machine import version
+        from mlp_jax.commands.frame import version
 
-        print(f"mlp_jax {version('mlp_jax')}")
+        print(version())
     elif name in ("", "-h", "--help"):
         lines = (f"    python -m mlp_jax.{name:10}  {what}" for name, what in COMMANDS.items())
         print("The commands of mlp_jax; --help tells more of each:", *lines, sep="\n")

@@ -120,10 +120,15 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
+def version() -> str:
+    """Of the package."""
+    return f"mlp_jax {machine.version('mlp_jax')}"
+
+
 def call(command: Command, arguments: Sequence[str]) -> Any:
     """Does what the arguments ask for and returns what it came to. Raises `UserError` and so on."""
     if "--version" in arguments:
-        print(f"mlp_jax {machine.version('mlp_jax')}")
+        print(version())
         return None
     parser, options = _parse(arguments)
     if options.help:
