@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
@@ -95,6 +96,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> None:
     HYDRA_FULL_ERROR=1 in the environment shows the traceback of every error.
     """
     outlast()
+    _shield()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     gc.set_threshold(100_000)  # the imports allocate much and free little
@@ -118,6 +120,15 @@ def _exit(error: Exception) -> NoReturn:
     shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
     print(f"error: {chr(10).join(shown)}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _shield() -> None:
+    """No setting that is meant for other programs ends a run: figures go to files, and what a
+    library warns of, as several do that the user did not choose, is no error here.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("ignore")
 
 
 def version() -> str:

@@ -192,11 +192,17 @@ def _set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+_MAX_PATH_BYTES = 504
+"""SQLite's 512, which the journal beside the file has to keep to as well."""
+
+
 def _check_writable(file: Path) -> None:
     """Whether the database and the artifacts beside it could be written; leaves nothing behind."""
     artifacts = file.parent / "mlartifacts"
     folder = next(parent for parent in file.parents if parent.exists())
     try:
+        if len(os.fsencode(file)) > _MAX_PATH_BYTES:
+            raise OSError(0, f"SQLite opens no path of over {_MAX_PATH_BYTES} bytes", str(file))
         if file.is_dir():
             raise IsADirectoryError(0, "is a directory", str(file))
         if file.exists() and not file.is_file():

@@ -148,6 +148,20 @@ def test_an_impossible_number_of_threads_is_refused_before_anything_begins(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_for_other_programs_end_no_run(tmp_path):
+    settings = {
+        "MPLBACKEND": "bogus",
+        "PYTHONWARNINGS": "error",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    line = [sys.executable, "-m", "mlp_jax.train", "+exp=xor", "num_epochs=2"]
+    done = subprocess.run(
+        line, env=os.environ | settings, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert next(tmp_path.rglob("loss_curves.png")).stat().st_size > 10_000
+
+
 def test_a_platform_that_is_not_here_is_one_clear_line(tmp_path):
     line = [sys.executable, "-m", "mlp_jax.train", "+exp=xor", "tracking=none"]
     done = subprocess.run(

@@ -168,6 +168,12 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_a_path_that_sqlite_does_not_open_is_refused(tmp_path):
+    file = tmp_path.joinpath(*["x" * 100] * 5, "mlflow.db")
+    with pytest.raises(UserError, match="SQLite opens no path of over 504 bytes"):
+        store.check(f"sqlite:///{file}")
+
+
 @pytest.mark.parametrize(
     "uri", ["http://me:secret@127.0.0.1:1", "mssql://me:secret@127.0.0.1:1/db?password=secret"]
 )
