@@ -9,9 +9,13 @@ the reader should see. It has
     if __name__ == "__main__":
         run_study(measure, draw)
 
-To add one, copy a study; the gallery lists it after the lecture's own.
+It is recorded in MLflow; `--write` also writes its figure, its table and the gallery, which are
+tracked files. To add one, copy a study; the gallery lists it after the lecture's own.
 """
 
+import argparse
+import inspect
+import io
 import os
 import platform
 import re
@@ -139,10 +143,20 @@ def machine() -> str:
 def run_study(
     measure: Callable[[], Results], draw: Callable[[Results], Figure], *, float64: bool = True
 ) -> None:
-    """Measures and draws; rewrites the study's figure, table and the gallery; records the run."""
+    """Measures, draws and records the run; with `--write` also rewrites the study's files."""
     module = sys.modules[measure.__module__]
     name = Path(str(module.__file__)).stem
-    question = str(module.__doc__).strip().splitlines()[0]
+    text = inspect.cleandoc(str(module.__doc__))
+    question = text.splitlines()[0]
+    parser = argparse.ArgumentParser(
+        f"python -m experiments.{name}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="rewrite the figure, the table and the gallery"
+    )
+    options = parser.parse_args()
     jax.config.update("jax_enable_x64", float64)
     plt.switch_backend("Agg")
 
@@ -151,16 +165,22 @@ def run_study(
     results = measure()
     seconds = time.perf_counter() - start
     _print(question, results)
+    page, picture = _markdown(name, question, results, seconds), io.BytesIO()
+    draw(results).savefig(picture, metadata={"Software": None})
+    written = _write(name, page, picture.getvalue()) if options.write else []
+    link = _record(client, name, page, picture.getvalue(), results)
+    Console().print(*written, link, sep="\n", soft_wrap=True, highlight=False)
+
+
+def _write(name: str, page: str, picture: bytes) -> list[Path]:
+    """The study's figure and table, and the gallery anew."""
     FIGURES.mkdir(exist_ok=True)
     TABLES.mkdir(exist_ok=True)
     figure_path, table_path = FIGURES / f"{name}.png", TABLES / f"{name}.md"
-    figure = draw(results)
-    figure.savefig(figure_path, metadata={"Software": None})
-    page = _markdown(name, question, results, seconds)
+    figure_path.write_bytes(picture)
     table_path.write_text(page, encoding="utf-8")
     GALLERY.write_text(_gallery(), encoding="utf-8")
-    link = _record(client, name, page, results)
-    Console().print(f"{figure_path}\n{table_path}\n{link}", soft_wrap=True, highlight=False)
+    return [figure_path, table_path]
 
 
 def _print(question: str, results: Results) -> None:
@@ -191,7 +211,8 @@ def _gallery() -> str:
     sections = [
         "# The lecture, proved\n\n"
         "Each claim of the lecture is a study: a question, one command, a figure and a table of "
-        "measured numbers beside what theory says. The studies write this page."
+        "measured numbers beside what theory says. With `--write` a study writes its part of this "
+        "page."
     ]
     for name in sorted((path.stem for path in TABLES.glob("*.md")), key=position):
         page = (TABLES / f"{name}.md").read_text(encoding="utf-8")
@@ -205,13 +226,14 @@ def _gallery() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _record(client: "MlflowClient", name: str, page: str, results: Results) -> str:
+def _record(client: "MlflowClient", name: str, page: str, picture: bytes, results: Results) -> str:
     """Logs the parent run with figure and page, and its child runs; returns where to see it."""
-    record = RunRecord(name, {"study": name, "machine": machine()}, note=page)
+    note = re.sub(r"^!\[.*\n\n", "", page, flags=re.MULTILINE)  # the figure is an artifact here
+    record = RunRecord(name, {"study": name, "machine": machine()}, note=note)
     parent = tracking.begin(client, "lecture", record)
     with parent:
         log_curves(parent, {row.quantity: row.measured for row in results.rows})
-        parent.add(f"{name}.png", (FIGURES / f"{name}.png").read_bytes())
+        parent.add(f"{name}.png", picture)
         parent.add(f"{name}.md", page)
         for child in results.children:
             child_name = " ".join(f"{key}={value}" for key, value in child.params.items())
@@ -225,9 +247,17 @@ def _record(client: "MlflowClient", name: str, page: str, results: Results) -> s
 def log_curves(run: tracking.Run, metrics: Mapping[str, Any]) -> None:
     """Logs numbers at step 0 and sequences step by step, under names that MLflow allows."""
     for name, values in metrics.items():
-        allowed_name = re.sub(r"[^\w.\- :/]", "_", name)
         for step, value in enumerate(np.atleast_1d(np.asarray(values))):
-            run.log({allowed_name: float(value)}, step)
+            run.log({metric_name(name): float(value)}, step)
+
+
+def metric_name(quantity: str) -> str:
+    """A quantity as MLflow can name it: letters, digits, blanks and `_ . - : /`.
+
+    >>> metric_name("largest |∂L/∂z| of squared error, ¼‖W‖₂, w = 1")
+    'largest dL/dz of squared error ¼ W ₂ w 1'
+    """
+    return " ".join(re.sub(r"[^\w.\- :/]", " ", quantity.replace("∂", "d")).split())
 
 
 def networks(sizes: tuple[int, ...], initializer: str, num_seeds: int) -> Params:

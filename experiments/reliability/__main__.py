@@ -1,8 +1,9 @@
-"""What becomes of a run under every fault: `python -m experiments.reliability` writes faults.md.
+"""What becomes of a run under every fault: `python -m experiments.reliability --write`.
 
 `python -m tests.faults FAULT TRIALS SEED` measures one of them.
 """
 
+import argparse
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,15 @@ TABLE = Path(__file__).parent / "faults.md"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("python -m experiments.reliability", description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"rewrite {TABLE.name} as it goes")
+    options = parser.parse_args()
     table: list[Row] = []
     for fault in FAULTS:
         if fault != "full-disk" or can_mount():
             table += measure(fault)
-            TABLE.write_text(_markdown(table), encoding="utf-8")
+            if options.write:
+                TABLE.write_text(_markdown(table), encoding="utf-8")
     print(_markdown(table))
     sys.exit(any(row.problems for row in table))
 

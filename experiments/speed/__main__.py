@@ -1,4 +1,4 @@
-"""`python -m experiments.speed` measures every figure of the table and writes it down.
+"""`python -m experiments.speed` measures every figure of the table; `--write` records them.
 
 Each is a ratio of two timings taken in turn, A B A B …, in one run on one machine; the table gives
 the median ratio and its range. PyTorch comes with `pip install -e '.[bench]'`; without it the
@@ -268,7 +268,9 @@ def measure() -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__)
     parser.add_argument("row", nargs="?", choices=SMALL, help="only this one, as JSON")
-    if row := parser.parse_args().row:
+    parser.add_argument("--write", action="store_true", help="rewrite the record of this device")
+    options = parser.parse_args()
+    if row := options.row:
         print(json.dumps(SMALL[row]()))
         return
     rows = measure()
@@ -285,7 +287,8 @@ def main() -> None:
         f"Machine: {machine()}. Commit {commit}; "
         f"{', '.join(f'{name} {version(name)}' for name in packages)}.\n"
     )
-    (HERE / f"{device.platform}.md").write_text(text, encoding="utf-8")
+    if options.write:
+        (HERE / f"{device.platform}.md").write_text(text, encoding="utf-8")
     RichConsole().print(Markdown(text))
 
 
