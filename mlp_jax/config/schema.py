@@ -26,7 +26,8 @@ ACTIVATION_NAMES = (
     "gelu", "softsign",
 )  # fmt: skip
 OUTPUT_LOSS_NAMES = (
-    ("identity", "squared_error"), ("identity", "half_squared_error"),
+    ("identity", "squared_error"), ("identity", "half_squared_error"), ("identity", "huber"),
+    ("identity", "absolute_error"),
     ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy"),
     ("sigmoid", "squared_error"), ("sigmoid", "half_squared_error"),
     ("tanh", "squared_error"), ("tanh", "half_squared_error"),

@@ -53,6 +53,15 @@ def _squared_error_behind(
     return Loss(output, value, delta), Loss(output, half_value, half_delta)
 
 
+def _of_errors(value: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Loss:
+    """Σ_j h(ŷ_j − y_j) behind the identity, from h and h'."""
+    return Loss(
+        lambda z: z,
+        lambda z, y: jnp.sum(value(z - y)),
+        lambda z, y: derivative(z - y),
+    )
+
+
 def _weighted(y: Array, nats: Array) -> Array:
     return jnp.where(y == 0, 0, y * nats)
 
@@ -71,6 +80,12 @@ def _cross_entropy_delta(z: Array, y: Array) -> Array:
 
 
 _identity = _squared_error_behind(lambda z: z, lambda y_hat, v: v)
+# Huber 1964, "Robust estimation of a location parameter", with k = 1.
+_huber = _of_errors(
+    lambda e: jnp.where(abs(e) <= 1, 0.5 * e**2, abs(e) - 0.5), lambda e: jnp.clip(e, -1, 1)
+)
+# |e| as e sign(e), whose slope at 0 is 0 for `jax.grad` too.
+_absolute_error = _of_errors(lambda e: e * jnp.sign(e), jnp.sign)
 _sigmoid = _squared_error_behind(jax.nn.sigmoid, lambda y_hat, v: y_hat * (1 - y_hat) * v)
 _tanh = _squared_error_behind(jnp.tanh, lambda y_hat, v: (1 - y_hat**2) * v)
 _softmax = _squared_error_behind(jax.nn.softmax, lambda y_hat, v: y_hat * (v - jnp.dot(y_hat, v)))
@@ -79,6 +94,9 @@ LOSSES: dict[tuple[str, str], Loss] = {
     # The matched pairs: δ^L ∝ ŷ − y.
     ("identity", "squared_error"): _identity[0],
     ("identity", "half_squared_error"): _identity[1],
+    # Of outliers only the sign counts: beyond 1, or everywhere.
+    ("identity", "huber"): _huber,
+    ("identity", "absolute_error"): _absolute_error,
     ("sigmoid", "binary_cross_entropy"): Loss(
         jax.nn.sigmoid, _binary_cross_entropy, lambda z, y: jax.nn.sigmoid(z) - y
     ),

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
@@ -145,6 +146,8 @@ def _check(net: Network, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> 
 _LOSS_SLOPES: dict[str, Callable[[Array, Array], Array]] = {
     "squared_error": lambda y_hat, y: 2 * (y_hat - y),
     "half_squared_error": lambda y_hat, y: y_hat - y,
+    "huber": lambda y_hat, y: (y_hat - y).clip(-1, 1),
+    "absolute_error": lambda y_hat, y: jnp.sign(y_hat - y),
     "binary_cross_entropy": lambda y_hat, y: (1 - y) / (1 - y_hat) - y / y_hat,
     "cross_entropy": lambda y_hat, y: -y / y_hat,
 }

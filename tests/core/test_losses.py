@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import Array
 
@@ -57,6 +58,8 @@ def test_value_is_written_on_the_output(pair: Pair) -> None:
     formula = {
         "squared_error": jnp.sum((y_hat - y) ** 2),
         "half_squared_error": 0.5 * jnp.sum((y_hat - y) ** 2),
+        "huber": jnp.sum(optax.huber_loss(y_hat, y)),
+        "absolute_error": jnp.sum(jnp.abs(y_hat - y)),
         "binary_cross_entropy": -jnp.sum(y * jnp.log(y_hat) + (1 - y) * jnp.log(1 - y_hat)),
         "cross_entropy": -jnp.sum(y * jnp.log(y_hat)),
     }
