@@ -1,11 +1,13 @@
 """float64 is available, 8 CPU devices stand ready, and an accidental broadcast is an error."""
 
 import os
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import atexit
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +24,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
 
-# The processes that tests start share what they compile. This one, which may have imported JAX
-# before, keeps what it compiles for itself, since a cache without a limit has no lock.
-_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
-_own_programs = TemporaryDirectory(prefix="mlp_jax-programs-")
-os.environ.update({machine.CACHE: _programs.name, **machine.CACHE_SETTINGS})
-jax.config.update("jax_compilation_cache_dir", _own_programs.name)
+# The processes that tests start share what they compile, those of all workers: JAX locks a cache
+# that has a limit. This process, which may have imported JAX before, has a cache without limit or
+# lock, and so keeps what it compiles for itself. All lies in the directory of the process that
+# starts the workers, since a worker may be killed before it could clean up.
+_is_worker = "PYTEST_XDIST_WORKER" in os.environ
+if _is_worker:
+    _shared = Path(os.environ[machine.CACHE])
+else:
+    _shared = Path(mkdtemp(prefix="mlp_jax-programs-")) / "shared"
+    atexit.register(shutil.rmtree, _shared.parent, ignore_errors=True)
+_own = Path(mkdtemp(dir=_shared.parent))
+os.environ.update({machine.CACHE: str(_shared), **machine.CACHE_SETTINGS})
+jax.config.update("jax_compilation_cache_dir", str(_own))
 jax.config.update("jax_compilation_cache_max_size", -1)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -35,6 +44,18 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 LOOPS = ["divergence", "functions", "mutants", "population", "training"]
 """Of tests/core and tests/library, those that compile whole trainings, again and again."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run with workers that SIGTERM ends removes its programs first."""
+
+    def end(number: int, _: object) -> None:
+        shutil.rmtree(_shared.parent, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    if not _is_worker and config.getoption("tx", None):  # this process runs no test itself
+        signal.signal(signal.SIGTERM, end)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
