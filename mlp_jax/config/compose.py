@@ -79,7 +79,12 @@ def load(
         primary = loader.repository.load_config(config_path=name)  # type: ignore[attr-defined]
         guard.check_search_path(overrides, primary and primary.config)
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
-        composed = loader.load_configuration(name, overrides, mode, from_shell=False)
+        of_jobs = _below_swept_groups(overrides) if multirun else []
+        common = [text for text in overrides if text not in of_jobs]
+        composed = loader.load_configuration(name, common, mode, from_shell=False)
+        task = {*composed.hydra.overrides.task, *of_jobs}
+        with flag_override(composed.hydra, ["struct", "readonly"], False):
+            composed.hydra.overrides.task = [text for text in overrides if text in task]
     except UserError:
         raise
     except Exception as error:  # of a file, anything may be raised
@@ -90,6 +95,15 @@ def load(
         guard.check_directories(composed, overrides)
     OmegaConf.set_readonly(composed.hydra, False)  # as Hydra composes it
     return composed
+
+
+def _below_swept_groups(overrides: list[str]) -> list[str]:
+    """Those of keys that each job's choice of a group has or lacks: not what all have in common."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = tuple(f"{each.key_or_group}." for each in parsed if each.is_sweep_override())
+    return [each.input_line or "" for each in parsed if each.key_or_group.startswith(swept)]
 
 
 def experiment(composed: DictConfig) -> Experiment:

@@ -320,6 +320,25 @@ def test_a_mistake_in_an_experiment_of_ones_own(
     assert not composed
 
 
+def test_a_key_of_a_swept_group_is_that_of_each_jobs_choice(
+    command: Command, composed: list[Experiment]
+) -> None:
+    """The default's, gradient descent's, are not asked."""
+    outcome = command("-m", "+exp=xor", "optimizer=adam,adamw", "optimizer.b1=0.8")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert [(c.optimizer.name, c.optimizer.b1) for c in composed] == [("adam", 0.8), ("adamw", 0.8)]
+
+
+def test_a_key_that_a_swept_choice_lacks_is_told_with_its_job(
+    command: Command, composed: list[Experiment]
+) -> None:
+    outcome = command("-m", "optimizer=adam,momentum", "optimizer.b1=0.8")
+    assert "optimizer.b1: no such key. optimizer has name, learning_rate, mom" in outcome.err
+    assert "(In the job optimizer=momentum optimizer.b1=0.8.)" in outcome.err
+    assert not outcome.problem()
+    assert not composed
+
+
 def test_help_lists_groups_choices_and_examples(
     command: Command, own: Callable[[str], list[str]]
 ) -> None:
