@@ -160,11 +160,22 @@ def _is_made(root: Path, directory: Path) -> bool:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for place in map(Path.stat, (root, directory)):
             if place.st_uid != os.getuid() or place.st_mode & 0o002:
+                _tell_unsafe(directory)
                 return False
         _remove_unfinished(directory)
     except OSError:
         return False
     return True
+
+
+@cache
+def _tell_unsafe(directory: Path) -> None:
+    """Once in a process."""
+    print(
+        f"note: {directory} or the directory above it is another user's, or anyone can write to "
+        "it; no compiled programs are kept. Make it yours alone, or remove it.",
+        file=sys.stderr,
+    )
 
 
 def _set_defaults(settings: dict[str, str]) -> None:

@@ -123,8 +123,9 @@ def test_a_package_that_is_not_installed_has_no_version():
 
 @pytest.mark.parametrize("which", ["root", "leaf"])
 @pytest.mark.parametrize("how", ["another's", "anyone's"])
-def test_a_directory_that_others_can_write_to_is_not_used(alone, monkeypatch, which, how):
-    """A program from it would be run."""
+def test_a_directory_that_others_can_write_to_is_not_used(alone, monkeypatch, capsys, which, how):
+    """A program from it would be run. It is said once."""
+    machine._tell_unsafe.cache_clear()
     machine.keep_programs()
     leaf = Path(os.environ[machine.CACHE])
     directory = {"root": alone, "leaf": leaf}[which]
@@ -132,9 +133,11 @@ def test_a_directory_that_others_can_write_to_is_not_used(alone, monkeypatch, wh
         directory.chmod(0o777)
     else:
         monkeypatch.setattr(os, "getuid", lambda: directory.stat().st_uid + 1)
-    machine.keep_programs()
+    for _ in range(2):
+        machine.keep_programs()
     assert machine.CACHE not in os.environ
     assert jax.config.jax_compilation_cache_dir is None
+    assert capsys.readouterr().err.count(f"note: {leaf} or the directory above") == 1
 
 
 def test_an_impossible_number_of_threads_is_refused_before_anything_begins(tmp_path):
