@@ -35,7 +35,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("experiment", metavar="EXPERIMENT", help="its name in MLflow, as xor")
     parser.add_argument(
-        "--metric", help="what ranks the runs, as test/accuracy; default: their objective, the loss"
+        "--metric", help="what ranks the runs, as test_accuracy; default: their objective, the loss"
         " of validation or of training, or what early stopping monitors"
     )  # fmt: skip
     parser.add_argument(
@@ -100,6 +100,8 @@ def _metric(options: argparse.Namespace, runs: "pd.DataFrame") -> str:
     if not names:
         raise UserError(f"{options.experiment}: its runs have no metrics.")
     metric: str = options.metric or _ranked_by(runs) or ""
+    if metric not in names and metric.replace("/", "_") in names:  # of the end of a training
+        metric = metric.replace("/", "_")
     metric = metric if metric in names or options.metric else compare.default_metric(names)
     if metric not in names:
         raise UserError(

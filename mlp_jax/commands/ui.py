@@ -16,10 +16,15 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+from mlp_jax.config.schema import RECORD_KEYS
+from mlp_jax.core.history import lower_is_better
 from mlp_jax.errors import UserError, redacted
+from mlp_jax.sweep import compare
 from mlp_jax.tracking import links, store
 
 _HOST = "127.0.0.1"
+_VIEW = "best_first"
+_NUM_COLUMNS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +117,38 @@ def _last_run(base: str) -> str:
             return base
     info = run["info"]
     page = links.run_url(base, info["experiment_id"], info["run_id"])
-    return f"the last {kind}, {info['run_name']}:\n{page}"
+    runs = _best_first(base, info["experiment_id"])
+    return f"the last {kind}, {info['run_name']}:\n{page}\nits experiment, best first:\n{runs}"
+
+
+def _best_first(base: str, experiment_id: str) -> str:
+    """The list of an experiment's runs with the metric that ranks them and what differs."""
+    query = {"experiment_ids": [experiment_id], "order_by": ["start_time DESC"]}
+    runs = [run["data"] for run in _ask(base, "runs/search", **query, max_results=200)["runs"]]
+    tags, params = (
+        [{item["key"]: item["value"] for item in run.get(what, [])} for run in runs]
+        for what in ("tags", "params")
+    )
+    keys = [
+        key
+        for key in dict.fromkeys(key for of_run in params for key in of_run)
+        if key not in RECORD_KEYS and len({of_run[key] for of_run in params if key in of_run}) > 1
+    ]
+    objective = next(
+        (of_run["objective"] for of_run in tags if "objective" in of_run), "train/loss"
+    )
+    stops_early = any(of_run.get("early_stopping.patience", "null") != "null" for of_run in params)
+    order_by = f"metrics.`{compare.kept(objective, stops_early)}`"
+    key, value = links.view_tag(
+        _VIEW,
+        condition="",
+        order_by=order_by,
+        ascending=lower_is_better(objective),
+        columns=[order_by, *(f"params.`{key}`" for key in keys[:_NUM_COLUMNS])],
+    )
+    tag = {"experiment_id": experiment_id, "key": key, "value": value}
+    _ask(base, "experiments/set-experiment-tag", **tag)
+    return links.view_url(base, experiment_id, _VIEW)
 
 
 def _ask(base: str, what: str, **query: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 
 
 def lower_is_better(metric: str) -> bool:
-    """Of a loss or an error, such as `validation/log_loss` or `best/test_rmse`."""
+    """Of a loss or an error, such as `validation/log_loss` or `best_validation_rmse`."""
     return metric.endswith(("loss", "rmse", "mae"))
 
 

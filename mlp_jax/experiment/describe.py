@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +28,8 @@ from mlp_jax.tracking import facts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 
 class Result(NamedTuple):
@@ -68,8 +71,8 @@ def gradient_line(gradient: GradientCheck) -> str:
     """The gradient check in one line."""
     by_layer = ", ".join(f"{layer.autodiff_error:.1e}" for layer in gradient.layers)
     return (
-        f"gradient  {'proved' if gradient.passed else 'WRONG'}: backprop − jax.grad by layer "
-        f"{by_layer}; central differences {gradient.difference_error:.1e}"
+        f"{'proved' if gradient.passed else 'WRONG'}: backprop − jax.grad by layer {by_layer}; "
+        f"central differences {gradient.difference_error:.1e}"
     )
 
 
@@ -109,10 +112,30 @@ def run_name(problem: Problem) -> str:
     return name[:MAX_NAME_LENGTH]
 
 
-def note(problem: Problem, device: jax.Device, command: str) -> str:
+def note(problem: Problem, device: jax.Device, command: str, result: Result | None = None) -> str:
+    """Markdown for the top of a run's page: what came out, what it was, how to repeat it."""
     facts = header(problem, device)
     lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
-    return f"{lines}\n\n```\n{command}\n```\n" if command else lines
+    parts = [lines, f"```\n{_broken(command)}\n```\n" if command else ""]
+    if result is not None and result.metrics:
+        parts.insert(0, _result_in_markdown(result))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _result_in_markdown(result: Result) -> str:
+    """The metrics of the parts, of the parameters that are kept."""
+    names = list(result.metrics["train"])
+    rows = [["", *names], ["---", *["--:"] * len(names)]]
+    rows += [
+        [part, *(f"{measured[name]:.4g}" for name in names)]
+        for part, measured in result.metrics.items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _broken(command: str) -> str:
+    """A command in lines that a page of MLflow is wide enough for."""
+    return command if len(command) <= 80 else re.sub(r" (?=[-+\w.'\"/]*=)", " \\\n    ", command)
 
 
 def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
@@ -149,25 +172,32 @@ def data_facts(dataset: Dataset) -> facts.Data:
 
 
 def final_metrics(result: Result) -> dict[str, float]:
-    """The metrics that are known at the end: of the test part, the best ones, the gradient's."""
-    history, gradient = result.fitted.history, result.gradient
-    found = {
+    """What is known at the end only, without the `/` of what has a curve.
+
+    Of the parameters that are kept every part's metrics; the best value of each curve.
+    """
+    final = {
         f"{part}/{name}": value
         for part, measured in result.metrics.items()
         for name, value in measured.items()
     }
-    found = {name: value for name, value in found.items() if name not in history.metrics}
     stopping = result.problem.config.early_stopping
     if stopping.patience is not None:
         name, value = standing(result)
-        monitored = f"validation/{stopping.monitor}"
-        found |= best_metrics(result.fitted, monitored) | {f"best/{name.replace('/', '_')}": value}
+        final |= best_metrics(result.fitted, f"validation/{stopping.monitor}")
+        final[f"best/{name}"] = value
     else:
-        found |= best_metrics(result.fitted)
-    for number, layer in enumerate(gradient.layers, start=1):
-        found[f"gradcheck/layer_{number}"] = layer.autodiff_error
-    found["kept_step"] = float(result.fitted.step)
-    return found | {"gradcheck/differences": gradient.difference_error}
+        final |= best_metrics(result.fitted)
+    final["kept_step"] = float(result.fitted.step)
+    return {name.replace("/", "_"): value for name, value in final.items()}
+
+
+def final_tags(result: Result) -> dict[str, str]:
+    """Of the parameters that are kept, and of the gradient before the first step."""
+    return {
+        "params_sha256": params_sha256(result.fitted.params),
+        "gradcheck": gradient_line(result.gradient),
+    }
 
 
 def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, float]:
@@ -180,10 +210,13 @@ def best_metrics(fitted: Fitted, monitored: str | None = None) -> dict[str, floa
         if "/" in name:
             kept = values[fitted.history.steps == fitted.step]
             values = kept if name == monitored and len(kept) else values
-            best[f"best/{name.replace('/', '_')}"] = float(
-                min(values) if lower_is_better(name) else max(values)
-            )
+            best[f"best/{name}"] = float(min(values) if lower_is_better(name) else max(values))
     return best
+
+
+def in_order(metrics: Mapping[str, T], first: str) -> dict[str, T]:
+    """As MLflow's pages show them: what runs are compared by, and the learning rate last."""
+    return dict(sorted(metrics.items(), key=lambda m: (m[0] != first, m[0] == "learning_rate")))
 
 
 def print_result(result: Result, console: Console) -> None:

@@ -148,7 +148,7 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
         console.line(f"compiling {len(problem.params)} layers one by one: this takes a while")
     x, y = problem.train.x[:32], problem.train.y[:32]
     gradient = check_gradient(problem.training.objective, problem.params, x, y)
-    console.line(describe.gradient_line(gradient))
+    console.line(f"gradient  {describe.gradient_line(gradient)}")
     return gradient
 
 
@@ -340,12 +340,13 @@ class _Process:
     ) -> tuple[Fitted, float]:
         """The trained network, and the seconds that the steps of this process took."""
         problem = self.problem
+        objective = describe.objective(problem.config, problem.dataset)
         with self.console.progress(problem.num_steps, problem.steps_per_epoch) as show:
 
             def on_log(point: LogPoint) -> None:
                 show(point.step, point.metrics)
                 if run is not None:
-                    run.log(point.metrics, point.step)
+                    run.log(describe.in_order(point.metrics, objective), point.step)
 
             def on_pause(pause: Pause) -> None:
                 reached("training")
@@ -380,12 +381,15 @@ class _Process:
 
     def _record(self, result: Result, run: tracking.Run, first_step: int) -> None:
         """The final metrics and, as the config wants them, figures and the model."""
-        fitted, last_step = result.fitted, result.fitted.history[-1].step
+        last_step = result.fitted.history[-1].step
         metrics = describe.final_metrics(result)
         if last_step > first_step:
             metrics["steps_per_second"] = (last_step - first_step) / result.seconds
         run.log(metrics, last_step)
-        run.tag("params_sha256", describe.params_sha256(fitted.params))
+        for name, value in describe.final_tags(result).items():
+            run.tag(name, value)
+        note = describe.note(self.problem, self.prepared.device, self.command, result)
+        run.tag("mlflow.note.content", note)
         self.interrupt.check()
         if self.config.tracking.figures:
             for file, picture in describe.pictures(result, self.console.line):

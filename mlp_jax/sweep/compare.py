@@ -15,7 +15,7 @@ from mlp_jax.core.history import lower_is_better
 if TYPE_CHECKING:  # takes half a second to import
     import pandas as pd
 
-_PARTS = ("train/", "validation/", "test/", "best/")
+_PARTS = ("train", "validation", "test", "best")
 
 
 def compared(runs: "pd.DataFrame") -> "pd.DataFrame":
@@ -47,7 +47,8 @@ def is_seed(key: str) -> bool:
 def default_metric(metrics: Iterable[str]) -> str:
     """The lowest validation loss, else the lowest training loss, else any loss, else anything."""
     names = list(dict.fromkeys(metrics))
-    preferred = ("best/validation_loss", "best/train_loss", "validation/loss", "train/loss")
+    best = ("best_validation_loss", "best/validation_loss", "best_train_loss", "best/train_loss")
+    preferred = (*best, "validation/loss", "train/loss")  # with a slash in earlier versions
     losses = [name for name in names if lower_is_better(name)]
     return next(name for name in (*preferred, *losses, *names) if name in names)
 
@@ -58,9 +59,9 @@ def kept(objective: str, stops_early: bool) -> str:
     Those of its last step, or of its best where it stops early.
 
     >>> kept("validation/loss", stops_early=True)
-    'best/validation_loss'
+    'best_validation_loss'
     """
-    return f"best/{objective.replace('/', '_')}" if stops_early else objective
+    return f"best_{objective.replace('/', '_')}" if stops_early else objective
 
 
 def is_ranked(runs: "pd.DataFrame", metric: str) -> "pd.Series[bool]":

@@ -79,10 +79,11 @@ def record(trained: Trained) -> RunRecord:
     metrics = {name: (history.steps, values) for name, values in history.metrics.items()}
     tags = describe.tags(problem, trained.device, trained.command)
     tags |= {"config_hash": config_hash(job.config)}
+    ranked_by = compare.kept(tags["objective"], job.config.early_stopping.patience is not None)
     if error is not None:
         tags |= {"error": f"DivergedError: {error}", "diverged_at": str(result.diverged_at)}
     else:
-        tags |= {"params_sha256": describe.params_sha256(result.fitted.params)}
+        tags |= describe.final_tags(result)
         last = history.steps[-1:]
         speed = {"steps_per_second": last[0] / result.seconds}
         final = {**describe.final_metrics(result), **speed}
@@ -101,8 +102,8 @@ def record(trained: Trained) -> RunRecord:
         name=name[:MAX_NAME_LENGTH],
         params=describe.parameters(problem),
         tags=tags,
-        note=describe.note(problem, trained.device, trained.command),
-        metrics=metrics,
+        note=describe.note(problem, trained.device, trained.command, result),
+        metrics=describe.in_order(metrics, ranked_by),
         status="FINISHED" if error is None else "FAILED",
         start_time=trained.start_time,
         end_time=trained.end_time,

@@ -91,15 +91,14 @@ def _save_view(
     """The list of the children, the best first, with what differs between them."""
     order_by = f"metrics.`{metric}`"
     experiment_id, run_id = _place(parent)
-    links.save_view(
-        client,
-        experiment_id,
-        view=run_id,
+    tag = links.view_tag(
+        run_id,
         condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
         order_by=order_by,
         ascending=lower_is_better(metric),
         columns=[*(f"params.`{key}`" for key in compare.keys_of(runs)[:_NUM_COLUMNS]), order_by],
     )
+    client.set_experiment_tag(experiment_id, *tag)
 
 
 def frame(records: Mapping[str, RunRecord]) -> "pd.DataFrame":
@@ -204,9 +203,9 @@ def ends(runs: "pd.DataFrame", metric: str) -> tuple[int, int]:
 
 
 def _history_behind(metric: str, names: Collection[str]) -> str:
-    """The metric whose history `metric` sums up: `best/train_loss` is of `train/loss`."""
-    if metric.startswith("best/"):
-        metric = metric.removeprefix("best/").replace("_", "/", 1)
+    """The metric whose history `metric` sums up: `best_train_loss` is of `train/loss`."""
+    if metric.startswith(("best_", "best/")):
+        metric = metric[5:].replace("_", "/", 1)
     return metric if metric in names else compare.default_metric(sorted(names))
 
 
@@ -223,6 +222,8 @@ def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) 
     best_ids = table["run_id"][:_NUM_COMPARED].tolist()
     compared = links.compare_url(".", _place(parent)[0], best_ids)
     best = table.loc[:, :metric][:_NUM_IN_NOTE]
+    pages = [links.run_url(".", _place(parent)[0], run_id) for run_id in best_ids[:_NUM_IN_NOTE]]
+    best["run"] = [f"[{name}]({page})" for name, page in zip(best["run"], pages, strict=True)]
     lines = [
         f"{len(runs):,} runs, {statuses}: [all of them, best first]({page}) · "
         f"[the {len(best_ids)} best compared]({compared})",  # on top, where no fold covers it

@@ -340,7 +340,7 @@ def _outcome(trained: Trained, run_id: str | None) -> Outcome:
     result, gradient = trained.result, trained.result.gradient
     facts = describe.header(result.problem, trained.device)
     lines = [f"{name:8}  {value}" for name, value in facts.items()]
-    lines.append(describe.gradient_line(gradient))
+    lines.append(f"gradient  {describe.gradient_line(gradient)}")
     error: Exception | None = trained.error
     try:
         insist_on(gradient)

@@ -6,14 +6,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from mlp_jax.errors import redacted
 from mlp_jax.tracking.store import is_server, store_uri
-
-if TYPE_CHECKING:  # takes seconds to import
-    import mlflow
 
 UI_PORT = 5000
 
@@ -38,21 +34,14 @@ def experiment_url(base: str, experiment_id: str) -> str:
 
 
 def view_url(base: str, experiment_id: str, view: str) -> str:
-    """The list of an experiment's runs as the view of that name has it, see `save_view`."""
+    """The list of an experiment's runs as the view of that name has it, see `view_tag`."""
     return f"{experiment_url(base, experiment_id)}&viewStateShareKey={view}"
 
 
-def save_view(
-    client: "mlflow.MlflowClient",
-    experiment_id: str,
-    view: str,
-    *,
-    condition: str,
-    order_by: str,
-    ascending: bool,
-    columns: Sequence[str],
-) -> None:
-    """Keeps a view of an experiment's runs, as "Share" in MLflow's UI does it.
+def view_tag(
+    view: str, *, condition: str, order_by: str, ascending: bool, columns: Sequence[str]
+) -> tuple[str, str]:
+    """The tag of an experiment that keeps a view of its runs, as "Share" in MLflow's UI does it.
 
     `order_by` and `columns` are as in ``metrics.`train/loss` `` and ``params.`seed` ``. The UI has
     no other way to a list with columns of one's choice.
@@ -63,7 +52,7 @@ def save_view(
         "orderByAsc": ascending,
         "selectedColumns": list(columns),
     }
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{view}", json.dumps(state))
+    return f"mlflow.sharedViewState.{view}", json.dumps(state)
 
 
 def compare_url(base: str, experiment_id: str, run_ids: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ MAX_PARAMS = 100  # in one batch, and as many tags
 RUN_ID_TAG = "run.id"
 """The tag by which a run is found again: its own id, from before the store knew of it."""
 _MODEL_TAG = "run.model_sha256"
+_NOTE = "mlflow.note.content"  # what the pages show on top
 _MOST_LOOKS = 3
 
 
@@ -305,16 +306,31 @@ def _put_model(
     """Gives a model its files, which were saved before it had an id; returns that."""
     from mlflow.entities import LoggedModelOutput
 
-    logged = logged or client.create_logged_model(
-        stored.experiment_id, "model", source_run_id=stored.run_id, tags=tags, model_type="mlp"
-    )
+    of_run = client.get_run(stored.run_id).data
+    if logged is None:
+        note = {name: of_run.tags[name] for name in (_NOTE,) if name in of_run.tags}
+        logged = client.create_logged_model(
+            stored.experiment_id, "model", stored.run_id, tags | note, of_run.params, "mlp"
+        )
     with _with_ids(folder, stored.run_id, logged) as files:
         client.log_model_artifacts(logged.model_id, str(files))
+    client.log_batch(stored.run_id, _metrics_of_model(of_run, logged.model_id))
     client.finalize_logged_model(logged.model_id, "READY")
     if logged.model_id not in stored.outputs:
         client.log_outputs(stored.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         stored.outputs.append(logged.model_id)
     return logged.model_id
+
+
+def _metrics_of_model(of_run: Any, model_id: str) -> list[Any]:
+    """The numbers of a run that have no curve, as those of its model: the run keeps each once."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id)
+        for metric in of_run._metric_objs  # with their times, which the public names leave out
+        if "/" not in metric.key
+    ]
 
 
 @contextmanager

@@ -105,16 +105,21 @@ def test_the_page_of_a_run(page, links):
     page.goto(links["run"])
     page.wait_for_selector("li:has-text('network: 2-8-1')")  # the note, rendered
     assert "seed 0, η=1 gradient_descent, 2-8-1 sigmoid" in page.inner_text("h2, h1")
+    note = page.locator("table:has(td:text-is('train'))").first.inner_text()
+    assert "accuracy" in note and "0.008" in note  # it begins with the result
     photograph(page, "ui_run", height=510)  # without the directory in the tags
     page.goto(tab(links["run"], "model-metrics"))
-    assert "train/accuracy" in charts(page, "train")
+    shown = charts(page, "train")
+    assert "train/accuracy" in shown
+    sections = re.findall(r"^([A-Za-z ]+)\s*\(\d+\)$", shown, re.MULTILINE)
+    assert [name.strip() for name in sections] == ["train", "Model metrics"]  # curves come first
     assert_image(page, links["run"], "loss_curves.png")
 
 
 def test_the_page_of_a_sweep(page, links):
     page.goto(links["sweep"])
     page.wait_for_selector("text=200 runs, 200 FINISHED")
-    assert page.locator("table tr:has-text('gradient_descent')").count() == 10  # the note's
+    assert page.locator("table tr a:has-text('gradient_descent')").count() == 10  # the note's
     page.goto(tab(links["sweep"], "model-metrics"))
     shown = charts(page, "train/accuracy")
     photograph(page, "ui_sweep")
@@ -151,6 +156,9 @@ def test_the_best_runs_compared(page, links):
         page.click("a:has-text('the 20 best compared')")
     page = opened.value
     page.wait_for_selector("text=Comparing 20 Runs from 1 Experiment")
+    page.wait_for_selector(".parcoords .axis-title")
+    axes = page.locator(".parcoords .axis-title").all_text_contents()
+    assert axes[-1] == "train/log_loss"
     assert page.locator("text=data.name").count() > 0
     page.locator("text=Show diff only").first.click()
     page.wait_for_selector("text=data.name", state="detached")

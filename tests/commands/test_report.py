@@ -12,8 +12,8 @@ from mlp_jax.tracking.facts import RunRecord
 
 def record(rate, seed, status="FINISHED"):
     metrics = {
-        "best/train_loss": (np.array([9]), np.array([1 / rate + seed / 8])),
-        "test/accuracy": (np.array([9]), np.array([rate / 8])),
+        "best_train_loss": (np.array([9]), np.array([1 / rate + seed / 8])),
+        "test_accuracy": (np.array([9]), np.array([rate / 8])),
     }
     params = {"seed": seed, "optimizer": {"learning_rate": rate}, "model": {"name": "mlp"}}
     return RunRecord(f"seed {seed}", params, {}, "", metrics, status, 0, 1000)
@@ -25,7 +25,7 @@ def uri(client):
     records += [record(4.0, 0), record(8.0, 0, "FAILED")]
     records += [record(16.0, 0)._replace(tags={"halved_at": "3"})]
     with tracking.begin(client, "xor", RunRecord("sweep", {"only": "here"})) as parent:
-        parent.log({"best/train_loss": 0.0}, 1)
+        parent.log({"best_train_loss": 0.0}, 1)
     bulk.write(client, "xor", records, parent.run_id)
     tracking.begin(client, "xor", RunRecord("still running"))
     bulk.write(client, "without metrics", [record(1.0, 0)._replace(metrics={})])
@@ -50,8 +50,8 @@ def refused(capsys, *arguments):
 
 def test_leaderboard(uri, capsys):
     assert printed(capsys, "xor", "--uri", uri).out == (
-        "xor: 7 finished runs, best first by best/train_loss; left out: 3 that are not finished\n"
-        "optimizer.learning_rate  best/train_loss  best  runs\n"
+        "xor: 7 finished runs, best first by best_train_loss; left out: 3 that are not finished\n"
+        "optimizer.learning_rate  best_train_loss  best  runs\n"
         "4                        0.25             0.25     1\n"
         "2                        0.5625 ± 0.088    0.5     2\n"
         "1                        1.062 ± 0.088       1     2\n"
@@ -62,7 +62,7 @@ def test_leaderboard(uri, capsys):
 def test_other_formats_and_metrics(uri, capsys):
     shown = printed(capsys, "xor", "--uri", uri, "--format", "csv", "--metric", "test/accuracy")
     rows = list(csv.DictReader(io.StringIO(shown.out)))
-    assert [row["test/accuracy"] for row in rows] == ["0.5", "0.25", "0.125", "0.0625"]
+    assert [row["test_accuracy"] for row in rows] == ["0.5", "0.25", "0.125", "0.0625"]
     assert [row["std"] for row in rows] == ["", "0.0", "0.0", "0.0"]
     assert "7 finished runs" in shown.err
     shown = printed(capsys, "xor", "--uri", uri, "--format", "markdown", "--top", "2")
@@ -75,7 +75,7 @@ def test_runs_are_ranked_by_their_objective(client, capsys):
     runs = [record(rate, 0)._replace(tags={"objective": "test/accuracy"}) for rate in (1.0, 2.0)]
     bulk.write(client, "accuracy", runs)
     lines = printed(capsys, "accuracy", "--uri", client.tracking_uri).out.splitlines()
-    assert lines[0] == "accuracy: 2 finished runs, best first by test/accuracy"
+    assert lines[0] == "accuracy: 2 finished runs, best first by test_accuracy"
     assert lines[2].startswith("2 ")
 
 
@@ -92,7 +92,7 @@ def test_more_runs_than_a_page(uri, capsys, monkeypatch):
         (["empty"], "empty: has no runs."),
         (["failed"], "failed: none of its 1 runs is finished."),
         (["without metrics"], "without metrics: its runs have no metrics."),
-        (["xor", "--metric", "test/accurcy"], "no run has it. Did you mean test/accuracy? There"),
+        (["xor", "--metric", "test/accurcy"], "no run has it. Did you mean test_accuracy? There"),
         (["xor", "--top", "0"], "--top 0: must be a whole number >= 1."),
         (["xor", "--format", "html"], "invalid choice: 'html'"),
     ],

@@ -1,3 +1,4 @@
+import json
 import re
 import socket
 import subprocess
@@ -65,6 +66,11 @@ def test_serves_the_last_run_or_sweep_until_ctrl_c(client, find_port):
         bulk.write(client, "test", [child("one of them", 4000)], parent_id)
         assert ui._last_run(base).startswith("the last sweep, a sweep:\n")
         assert parent_id in ui._last_run(base)
+        listed = ui._last_run(base).splitlines()[-1]
+        assert listed.startswith(f"{base}/#/experiments/1/runs?")
+        assert listed.endswith("&viewStateShareKey=best_first")
+        view = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.best_first"])
+        assert view["orderByKey"] == view["selectedColumns"][0] == "metrics.`train/loss`"
         bulk.write(client, "test", [child("an orphan", 5000)], "0" * 32)
         assert ui._last_run(base) == base
         server.send_signal(SIGINT)

@@ -52,8 +52,9 @@ def test_a_run_that_was_halved_is_not_ranked():
 @pytest.mark.parametrize(
     ("metrics", "expected"),
     [
-        (["lr", "train/loss", "best/train_loss", "best/validation_loss"], "best/validation_loss"),
-        (["train/loss", "best/train_loss"], "best/train_loss"),
+        (["lr", "train/loss", "best_train_loss", "best_validation_loss"], "best_validation_loss"),
+        (["train/loss", "best_train_loss"], "best_train_loss"),
+        (["train/loss", "best/train_loss"], "best/train_loss"),  # of an earlier version
         (["train/accuracy", "other_loss"], "other_loss"),
         (["train/accuracy"], "train/accuracy"),
     ],

@@ -21,14 +21,14 @@ def record(losses, steps=STEPS, status="FINISHED", **params):
     losses, steps = np.array(losses, float), np.array(steps)
     metrics = {"train/loss": (steps, losses), "learning_rate": (steps, np.ones(len(steps)))}
     if status == "FINISHED":
-        metrics["best/train_loss"] = (steps[-1:], losses.min(keepdims=True))
+        metrics["best_train_loss"] = (steps[-1:], losses.min(keepdims=True))
     return RunRecord(f"run of {params}", params, {}, "", metrics, status, 0, 1000)
 
 
 def curves(records, name="train/loss"):
     """Of runs that are ranked by their lowest loss."""
     runs = overview.frame({f"id {i}": record for i, record in enumerate(records)})
-    ends = overview.ends(runs, "best/train_loss")
+    ends = overview.ends(runs, "best_train_loss")
     return overview.curves([record.metrics for record in records], name, *ends)
 
 
@@ -69,7 +69,7 @@ def draw(groups):
     curve = np.array([1.0, 0.1, 0.01])
     names = ("mean", "median", "p10", "p90", "best", "worst")
     found = {name: (STEPS, scale * curve) for scale, name in enumerate(names, start=1)}
-    return sweep_figure.draw("train/loss", found, groups, "best/train_loss")
+    return sweep_figure.draw("train/loss", found, groups, "best_train_loss")
 
 
 def group(values, **params):
@@ -119,7 +119,7 @@ def test_line_of_one_hyperparameter(values, scale, ticks):
     means = dict(zip(values, (1.5, 2.5, 3.5), strict=False))
     np.testing.assert_allclose(line.get_ydata(), [means[tick] for tick in ticks])
     assert axes.get_title() == "mean of 2 seeds, lowest to highest"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.learning_rate", "best/train_loss")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.learning_rate", "best_train_loss")
 
 
 def test_map_of_a_grid():
@@ -133,7 +133,7 @@ def test_map_of_a_grid():
     np.testing.assert_allclose(axes.images[0].get_array(), expected)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["[4]", "[16]"]
     assert "30" in [text.get_text() for text in axes.texts]
-    assert bar.get_ylabel() == "best/train_loss"
+    assert bar.get_ylabel() == "best_train_loss"
 
 
 def test_points_where_two_hyperparameters_were_sampled():
@@ -166,7 +166,7 @@ def test_parallel_coordinates_of_more_hyperparameters():
         heights = {0.1: 0.0, 1.0: 0.5, 10.0: 1.0}  # on a logarithmic axis
         np.testing.assert_allclose(segment[0], [0, heights[loss]], atol=1e-9)
     assert [text.get_text() for text in axes.get_xticklabels()] == ["rate", "sizes", "activation"]
-    assert bar.get_ylabel() == "best/train_loss"
+    assert bar.get_ylabel() == "best_train_loss"
 
 
 def test_a_panel_for_each_hyperparameter_the_most_important_first():
@@ -245,12 +245,12 @@ def test_link_to_the_sorted_runs_shows_what_differs(logged):
     view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
     assert view == {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent.run_id}'",
-        "orderByKey": "metrics.`best/train_loss`",
+        "orderByKey": "metrics.`best_train_loss`",
         "orderByAsc": True,
         "selectedColumns": [
             "params.`optimizer.learning_rate`",
             "params.`seed`",
-            "metrics.`best/train_loss`",
+            "metrics.`best_train_loss`",
         ],
     }
     found = client.search_runs([parent.experiment_id], view["searchFilter"])
@@ -266,7 +266,7 @@ def test_runs_that_were_recorded_before_take_part_like_the_others(logged):
     first = compared.iloc[0]
     assert (first["params.seed"], first["params.optimizer.learning_rate"]) == ("0", "1.0")
     assert comparison.keys_of(compared) == ["optimizer.learning_rate", "seed"]
-    assert first["metrics.best/train_loss"] == 1.0
+    assert first["metrics.best_train_loss"] == 1.0
     assert compared["status"].iloc[1] == "FAILED"
     histories = [record.metrics for record in records.values()]
     steps, values = overview.aligned(histories, "train/loss")
