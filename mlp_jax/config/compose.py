@@ -82,9 +82,12 @@ def load(
         of_jobs = _below_swept_groups(overrides) if multirun else []
         common = [text for text in overrides if text not in of_jobs]
         composed = loader.load_configuration(name, common, mode, from_shell=False)
-        task = {*composed.hydra.overrides.task, *of_jobs}
-        with flag_override(composed.hydra, ["struct", "readonly"], False):
-            composed.hydra.overrides.task = [text for text in overrides if text in task]
+        if of_jobs:
+            task = composed.hydra.overrides.task
+            given = [text for text in overrides if text in {*task, *of_jobs}]
+            of_files = [text for text in task if text not in given]  # which is refused below
+            with flag_override(composed.hydra, ["struct", "readonly"], False):
+                composed.hydra.overrides.task = given + of_files
     except UserError:
         raise
     except Exception as error:  # of a file, anything may be raised

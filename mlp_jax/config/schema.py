@@ -210,7 +210,12 @@ class Data:
     name: str = MISSING
     seed: int = key("of the split, and of examples that are drawn", SEED, Role.START)
     validation_size: float = key("a fraction of all examples, or a number of them", PART_SIZE)
-    standardize: bool = key("to mean 0 and variance 1 over the training part")
+    standardize: bool = key("scale the inputs, and the targets of a regression")
+    scaling: str = key(
+        "standard: to mean 0 and variance 1 over the training part; robust: by median and middle "
+        "half, then smoothly within ±3 (the targets as standard)",
+        one_of("standard", "robust"),
+    )
 
 
 @dataclass
@@ -253,8 +258,9 @@ class Table(SplitData):
         "auto: found out from the target", one_of("auto", "classification", "regression")
     )
     missing: str = key(
-        "drop: the row; mean: of the training part, for a category the commonest",
-        one_of("refuse", "drop", "mean"),
+        "drop: the row; mean: of the training part, for a category the commonest; indicator: the "
+        "median and a further input, for a category one of its own",
+        one_of("refuse", "drop", "mean", "indicator"),
     )
     ignore: list[str] = key("columns to leave out")
     numeric: list[str] = key("columns read as numbers, without %, currency or thousands separators")

@@ -98,13 +98,13 @@ def load(config: Data) -> Dataset:
 def raw_inputs(dataset: Dataset, num_examples: int) -> Inputs:
     """The first training examples as a user has them: rows of the table, or of an array."""
     columns = dataset.preprocessing.columns
-    encoded = dataset.train.x[:num_examples].astype(np.float64)
-    encoded = encoded * dataset.preprocessing.x_scale + dataset.preprocessing.x_shift
+    x = dataset.train.x[:num_examples].astype(np.float64)
+    encoded = dataset.preprocessing.unscale(x)
     if dataset.name != "table":
         return encoded
     import pandas as pd
 
-    ends = np.cumsum([max(1, len(column.categories)) for column in columns])
+    ends = np.cumsum([column.num_inputs for column in columns])
     parts = np.split(encoded, ends[:-1], axis=1)
     return pd.DataFrame({
         column.name: np.array(column.categories)[part.argmax(axis=1)]

@@ -1,5 +1,6 @@
 """What a loader returns, and the preprocessing that fits its training part."""
 
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,9 @@ from mlp_jax.config.schema import Data, Table
 from mlp_jax.data.files import insist_on_memory
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
+
+CLIP = 3.0
+"""Of robust scaling."""
 
 MAX_CATEGORIES = 100
 """Of a column that the config does not name as one of categories; fewer where rows are few."""
@@ -56,11 +60,7 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
                     f"column {name!r}: {len(counts):,} different texts in {len(values):,} rows, "
                     f"such as {str(counts.index[0])[:40]!r}"
                 )
-        if config.missing == "mean":
-            column = column._replace(
-                fill=str(counts.idxmax()) if column.categories else float(values.mean())
-            )
-        columns.append(column)
+        columns.append(_filled(column, values, config.missing))
     if too_many:
         first = too_many[0].split("'")[1]
         raise UserError(
@@ -80,9 +80,26 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
     return tuple(columns), tuple(notes)
 
 
+def _filled(column: Column, values: Any, missing: str) -> Column:
+    """The column with what stands in for its missing entries."""
+    if missing == "mean":
+        commonest = str(values.mode()[0]) if column.categories else float(values.mean())
+        return column._replace(fill=commonest)
+    if missing != "indicator":
+        return column
+    if not column.categories:
+        return column._replace(fill=float(values.median()), is_indicated=bool(values.isna().any()))
+    if not values.isna().any():
+        return column._replace(fill=str(values.mode()[0]))
+    other = next(
+        f"missing{'_' * n}" for n in count() if f"missing{'_' * n}" not in column.categories
+    )
+    return column._replace(categories=(*column.categories, other), fill=other)
+
+
 def _check_memory(columns: list[Column], num_rows: int) -> None:
     """Raises `UserError` where x would be too large, before anything of that size is made."""
-    num_inputs = sum(max(1, len(column.categories)) for column in columns)
+    num_inputs = sum(column.num_inputs for column in columns)
     widest = max(columns, key=lambda column: len(column.categories))
     try:  # four times, with what is needed on the way
         insist_on_memory(4 * 8 * num_rows * num_inputs, f"which for {num_rows:,} rows take")
@@ -95,7 +112,7 @@ def _check_memory(columns: list[Column], num_rows: int) -> None:
 
 def _inputs(columns: list[Column]) -> str:
     """What the columns have become, in a line."""
-    numbers = [column.name for column in columns if not column.categories]
+    numbers = [c.name + " (or missing)" * c.is_indicated for c in columns if not c.categories]
     of_categories = [f"{c.name} ({len(c.categories)})" for c in columns if c.categories]
     parts = []
     if numbers:
@@ -113,7 +130,7 @@ def fit(
     columns: tuple[Column, ...], train: tuple[Inputs, np.ndarray], raw: Raw, config: Data
 ) -> Preprocessing:
     x, y = train
-    n_0 = sum(max(1, len(column.categories)) for column in columns)
+    n_0 = sum(column.num_inputs for column in columns)
     n_targets = 0 if raw.class_names else len(raw.target_names)
     preprocessing = Preprocessing(
         columns,
@@ -124,10 +141,26 @@ def fit(
     )
     if not config.standardize:
         return preprocessing._replace(x_scale=np.full(n_0, raw.x_scale, raw.x_dtype))
-    x_shift, x_scale = _mean_and_std(preprocessing.encode(x), preprocessing.feature_names)
-    if raw.class_names:
-        return preprocessing._replace(x_shift=x_shift, x_scale=x_scale)
-    return Preprocessing(columns, x_shift, x_scale, *_mean_and_std(y, raw.target_names))
+    is_robust = config.scaling == "robust"
+    of_inputs = _median_and_range if is_robust else _mean_and_std
+    x_shift, x_scale = of_inputs(preprocessing.encode(x), preprocessing.feature_names)
+    y_shift, y_scale = preprocessing.y_shift, preprocessing.y_scale
+    if not raw.class_names:
+        y_shift, y_scale = _mean_and_std(y, raw.target_names)
+    return Preprocessing(columns, x_shift, x_scale, y_shift, y_scale, CLIP if is_robust else 0.0)
+
+
+def _median_and_range(values: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column the median and the range of its middle half.
+
+    Half the whole range where the middle half is one number; 1 for a constant. Holzmüller,
+    Grinsztajn & Steinwart 2024, "Better by default", appendix A.
+    """
+    _mean_and_std(values, names)  # refuses numbers that are too large
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    whole = values.max(axis=0) - values.min(axis=0)
+    scale = np.where(high > low, high - low, np.where(whole > 0, whole / 2, 1))
+    return median.astype(values.dtype), scale.astype(values.dtype)
 
 
 def _mean_and_std(values: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From raw inputs to x and back: one-hot categories, filled gaps, x = (encoded − μ) / σ.
+"""From raw inputs to x and back: one-hot categories, filled gaps, scaled numbers.
 
 This file travels with each model: it imports nothing of ours but `errors`, which does, too.
 """
@@ -20,8 +20,9 @@ Inputs = Union[np.ndarray, "pandas.DataFrame"]
 class Column(NamedTuple):
     """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot).
 
-    `fill` stands in for a missing entry; where it is None, a missing entry is refused. The texts
-    `missing` are missing entries. A text among numbers is read by `as_numbers`, with `decimal` as
+    `fill` stands in for a missing entry; where it is None, a missing entry is refused. With
+    `is_indicated` a further input is 1 where a number is missing, else 0. The texts `missing` are
+    missing entries. A text among numbers is read by `as_numbers`, with `decimal` as
     its decimal mark.
     """
 
@@ -30,12 +31,18 @@ class Column(NamedTuple):
     fill: float | str | None = None
     decimal: str = "."
     missing: tuple[str, ...] = ()
+    is_indicated: bool = False
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.categories) or 1 + self.is_indicated
 
 
 class Preprocessing(NamedTuple):
     """From raw inputs to x and from y back to units; stored with the model.
 
-    x = (encoded − x_shift) / x_scale, in their dtype, and target = y · y_scale + y_shift.
+    u = (encoded − x_shift) / x_scale, in their dtype, and target = y · y_scale + y_shift. Then
+    x = u, or with `clip` = c > 0 x = u / √(1 + (u/c)²), which no outlier takes beyond ±c.
     """
 
     columns: tuple[Column, ...]
@@ -43,6 +50,7 @@ class Preprocessing(NamedTuple):
     x_scale: np.ndarray
     y_shift: np.ndarray
     y_scale: np.ndarray
+    clip: float = 0.0
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -56,6 +64,7 @@ class Preprocessing(NamedTuple):
             of_categories = [f"{column.name}={category}" for category in column.categories]
             names += [repr(name) if name in taken else name for name in of_categories]
             names += [] if of_categories else [column.name]
+            names += [f"{column.name} is missing"] if column.is_indicated else []
         return tuple(names)
 
     def encode(
@@ -73,15 +82,27 @@ class Preprocessing(NamedTuple):
                 f"inputs of shape {raw.shape}: must be (examples, {len(names)}), one column each "
                 f"for {', '.join(names[:5])}{', …' * (len(names) > 5)}."
             )
-        if isinstance(raw, np.ndarray) and not any(column.categories for column in self.columns):
+        if isinstance(raw, np.ndarray) and all(
+            not column.categories and not column.is_indicated for column in self.columns
+        ):
             x = finite_numbers(raw, self.columns, self.x_scale.dtype)
         else:
             frame = _named(raw, names)
             encoded = [_encode_column(frame[c.name], c, on_unknown) for c in self.columns]
             x = np.column_stack(encoded).astype(self.x_scale.dtype, copy=False)
-        x -= self.x_shift
-        x /= self.x_scale
-        return x
+        return self.scale(x)
+
+    def scale(self, encoded: np.ndarray) -> np.ndarray:
+        """From encoded inputs to x."""
+        x = encoded - self.x_shift
+        x /= self.x_scale  # in place: it may be large
+        return x / np.sqrt(1 + (x / self.clip) ** 2) if self.clip else x
+
+    def unscale(self, x: np.ndarray) -> np.ndarray:
+        """From x to encoded inputs."""
+        if self.clip:
+            x = x / np.sqrt(np.maximum(1 - (x / self.clip) ** 2, np.finfo(x.dtype).eps))
+        return x * self.x_scale + self.x_shift
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """The y of targets in their own units."""
@@ -93,21 +114,24 @@ class Preprocessing(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it, exactly."""
-        arrays = {name: getattr(self, name).tolist() for name in self._fields[1:]}
+        arrays = {name: getattr(self, name).tolist() for name in self._fields[1:5]}
         columns = [column._asdict() for column in self.columns]
-        return {"columns": columns, "x_dtype": self.x_scale.dtype.name, **arrays}
+        dtype = self.x_scale.dtype.name
+        return {"columns": columns, "x_dtype": dtype, **arrays, "clip": self.clip}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
-        columns = [Column(**column) for column in stored["columns"]]
-        return cls(
-            tuple(
-                column._replace(categories=tuple(column.categories), missing=tuple(column.missing))
-                for column in columns
-            ),
-            *(np.array(stored[name], stored["x_dtype"]) for name in ("x_shift", "x_scale")),
-            *(np.array(stored[name], np.float64) for name in ("y_shift", "y_scale")),
+        columns = tuple(
+            Column(**column)._replace(
+                categories=tuple(column["categories"]), missing=tuple(column.get("missing", ()))
+            )
+            for column in stored["columns"]
         )
+        dtypes = dict.fromkeys(("x_shift", "x_scale"), stored["x_dtype"])
+        dtypes |= dict.fromkeys(("y_shift", "y_scale"), "float64")
+        arrays = {name: np.array(stored[name], dtype) for name, dtype in dtypes.items()}
+        clip = stored.get("clip", 0.0)  # which earlier versions did not have
+        return cls(columns, **arrays, clip=clip)
 
 
 def _named(raw: Inputs, names: list[str]) -> "pandas.DataFrame":
@@ -151,7 +175,7 @@ def _fill(column: Column, missing: np.ndarray) -> float | str:
     if column.fill is None:
         raise UserError(
             f"column {column.name!r}: missing entries ({missing.sum()} of {len(missing)}); only a "
-            "model trained with data.missing=mean fills them."
+            "model trained with data.missing=mean or indicator fills them."
         )
     return column.fill
 
@@ -164,7 +188,8 @@ def _encode_column(
     if values.dtype.kind == "O":
         values = _read_texts(values, column)
     numbers = without_missing_words(as_floats(values), column.missing)
-    return finite_numbers(numbers[:, None], [column], np.float64)
+    filled = finite_numbers(numbers[:, None], [column], np.float64)
+    return np.column_stack([filled, np.isnan(numbers)]) if column.is_indicated else filled
 
 
 def _read_texts(values: "pandas.Series[Any]", column: Column) -> "pandas.Series[Any]":

@@ -241,7 +241,7 @@ def _row_numbers(found: dict[str, Typed], target_names: list[str]) -> Notes:
 def _without_missing(
     frame: "pandas.DataFrame", target_names: list[str], config: Table
 ) -> tuple["pandas.DataFrame", Notes]:
-    """Drops rows with missing entries, or refuses them; `mean` is left to the preprocessing."""
+    """Drops rows with missing entries, or refuses them; the preprocessing fills them."""
     missing = frame.isna()
     if config.missing == "drop":
         incomplete = missing.any(axis=1)
@@ -253,10 +253,11 @@ def _without_missing(
             )
         dropped = f"dropped {incomplete.sum()} of {len(frame)} rows, which lack an entry"
         return frame[~incomplete], (dropped,) * bool(incomplete.any())
-    counts = missing[target_names].sum() if config.missing == "mean" else missing.sum()
+    is_filled = config.missing in ("mean", "indicator")
+    counts = missing[target_names].sum() if is_filled else missing.sum()
     listed = [f"{name!r} ({count})" for name, count in counts.items() if count]
     if listed:
-        fill = "" if counts[target_names].any() else " or data.missing=mean"
+        fill = "" if counts[target_names].any() else ", mean or indicator"
         raise UserError(
             f"data.missing={config.missing}: entries are missing in {', '.join(listed)} of "
             f"{config.path}; set data.missing=drop{fill}."

@@ -395,11 +395,11 @@ def _fit(result: Result) -> "Figure":
     units, train = dataset.preprocessing, dataset.train
 
     def predict(raw: np.ndarray) -> np.ndarray:
-        return units.decode_targets(outputs(result, (raw - units.x_shift) / units.x_scale))[:, 0]
+        return units.decode_targets(outputs(result, units.scale(raw)))[:, 0]
 
     return figures.regression_fit(
         predict,
-        train.x * units.x_scale + units.x_shift,
+        units.unscale(train.x),
         units.decode_targets(train.y)[:, 0],
         dataset.feature_names[0],
         dataset.target_names[0],

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import RobustScaler
 
 from mlp_jax import data
 from mlp_jax.config.schema import Boolean, Mnist, ScikitLearn, Synthetic, Table
@@ -26,7 +27,7 @@ from mlp_jax.errors import UserError
 
 def config(schema, defaults, other):
     """An instance of a schema's dataclass, its sizes floats as Hydra makes them."""
-    values = {"seed": 0, "standardize": False} | defaults | other
+    values = {"seed": 0, "standardize": False, "scaling": "standard"} | defaults | other
     return schema(**{k: float(v) if k.endswith("_size") else v for k, v in values.items()})
 
 
@@ -207,7 +208,8 @@ def test_preprocessing_is_stored_exactly(name, tmp_path):
     stored = load(CONFIGS[name](tmp_path, standardize=True)).preprocessing
     restored = Preprocessing.from_dict(json.loads(json.dumps(stored.to_dict())))
     assert restored.columns == stored.columns
-    for one, other in zip(restored[1:], stored[1:], strict=True):
+    assert restored.clip == stored.clip
+    for one, other in zip(restored[1:5], stored[1:5], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
 
@@ -327,8 +329,8 @@ def test_xor_needs_neither_pandas_nor_scikit_learn():
     """Their imports would double its start."""
     code = (
         "import sys; from mlp_jax.config.schema import Boolean; from mlp_jax.data import load; "
-        "load(Boolean(name='xor', seed=0, validation_size=0, standardize=True, test_size=0, "
-        "num_inputs=2, function='xor')); print({'pandas', 'sklearn'} & set(sys.modules))"
+        "load(Boolean(name='xor', seed=0, validation_size=0, standardize=True, "
+        "scaling='standard', test_size=0, num_inputs=2, function='xor')); print({'pandas', 'sklearn'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
@@ -585,7 +587,11 @@ def test_raw_rows_encode_to_x(tmp_path_factory, draw):
     columns["y"][:2] = [0.5, 1.5]
     suffix = draw.draw(st.sampled_from([".csv", ".parquet"]))
     path = written(tmp_path_factory.getbasetemp() / f"t{suffix}", **columns)
-    dataset = load(table(path, standardize=draw.draw(st.booleans()), task="regression"))
+    scaling = {
+        "standardize": draw.draw(st.booleans()),
+        "scaling": draw.draw(st.sampled_from(["standard", "robust"])),
+    }
+    dataset = load(table(path, **scaling, task="regression"))
     stored = json.loads(json.dumps(dataset.preprocessing.to_dict()))
     preprocessing = Preprocessing.from_dict(stored)
     frame = pd.DataFrame(columns)
@@ -610,12 +616,46 @@ def test_categories_come_from_the_training_part(tmp_path):
     assert in_training == {True, False}
 
 
+def test_robust_scaling_is_that_of_scikit_learn_clipped(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b = rng.lognormal(sigma=2, size=200), np.repeat([0.0, 4.0], [180, 20])
+    path = written(tmp_path / "t.csv", a=a, b=b, y=a)
+    dataset = load(table(path, standardize=True, scaling="robust"))
+    u = np.column_stack([RobustScaler().fit_transform(a[:, None]), b / 2])
+    expected = u / np.sqrt(1 + (u / 3) ** 2)
+    np.testing.assert_allclose(dataset.train.x, expected, rtol=1e-12)
+    assert np.abs(dataset.train.x).max() < 3 < np.abs(u).max()
+    np.testing.assert_allclose(dataset.preprocessing.unscale(dataset.train.x)[:, 0], a, rtol=1e-6)
+    assert dataset.train.y.std() == pytest.approx(1)  # the target as ever
+
+
+def test_a_missing_entry_may_be_a_value_of_its_own(tmp_path):
+    a, b = np.array([1.0, 2.0, np.nan, 9.0]), np.arange(4.0)
+    c = np.array(["u", None, "missing", "u"], object)
+    path = written(tmp_path / "t.parquet", a=a, b=b, c=c, d=list("uvvv"), y=np.arange(4) / 3)
+    dataset = load(table(path, missing="indicator", standardize=False))
+    assert dataset.feature_names == (
+        "a", "a is missing", "b", "c=missing", "c=u", "c=missing_", "d=u", "d=v"
+    )  # fmt: skip
+    assert dataset.train.x.tolist() == [
+        [1, 0, 0, 0, 1, 0, 1, 0],
+        [2, 0, 1, 0, 0, 1, 0, 1],
+        [2, 1, 2, 1, 0, 0, 0, 1],
+        [9, 0, 3, 0, 1, 0, 0, 1],
+    ]
+    assert "a (or missing), b" in " ".join(dataset.notes)
+    stored = json.loads(json.dumps(dataset.preprocessing.to_dict()))
+    raw = pd.DataFrame({"a": [np.nan], "b": [np.nan], "c": [None], "d": [None]})
+    x = Preprocessing.from_dict(stored).encode(raw)
+    assert x.tolist() == [[2, 1, 1.5, 0, 0, 1, 0, 1]]
+
+
 def test_missing_entries(tmp_path):
     a = np.arange(10.0)
     a[3] = np.nan
     c = np.array(["u", "v", "v", None, "u", "v", "v", "w", "u", "v"], object)
     path = written(tmp_path / "t.csv", a=a, c=c, y=np.arange(10) / 3)
-    with pytest.raises(UserError, match=r"missing in 'a' \(1\), 'c' \(1\).*drop or data.missing=m"):
+    with pytest.raises(UserError, match=r"missing in 'a' \(1\), 'c' \(1\).*drop, mean or ind"):
         load(table(path))
     dropped = load(table(path, missing="drop"))
     assert len(dropped.train.x) == 9

@@ -26,7 +26,7 @@ from mlp_jax.tracking import store
 from mlp_jax.tracking.facts import RunRecord
 
 # What MLflow 3.17 does itself.
-MOONS = Synthetic("moons", 0, 0.0, True, 0.0, 50, 0.1)
+MOONS = Synthetic("moons", 0, 0.0, True, "standard", 0.0, 50, 0.1)
 
 
 def make_model(dataset, output, n_out, dtype="float32", activation=("tanh", "relu")):
@@ -47,8 +47,8 @@ def write_table(folder: Path) -> Table:
     frame["price"] = 1e5 + 900.0 * frame["size"] + rng.normal(0, 1e4, 60)
     frame.to_csv(folder / "houses.csv", index=False)
     path = str(folder / "houses.csv")
-    return Table("table", 0, 0.0, True, 0.0, path, "price", "auto", "refuse", [], [], [], None,
-                 *["auto"] * 4, True)  # fmt: skip
+    return Table("table", 0, 0.0, True, "standard", 0.0, path, "price", "auto", "refuse", [], [],
+                 [], None, *["auto"] * 4, True)  # fmt: skip
 
 
 # --- the functions of JAX, in NumPy -------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_classify(output, y_hat, labels, scores, kind):
 
 
 def test_classes_are_named_with_a_column_for_each():
-    dataset = load(ScikitLearn("iris", 0, 0.0, True, 0.0))
+    dataset = load(ScikitLearn("iris", 0, 0.0, True, "standard", 0.0))
     model = make_model(dataset, "softmax", 3)
     frame = model.predict(raw_inputs(dataset, 20))
     columns = [f"probability_{name}" for name in ("setosa", "versicolor", "virginica")]
@@ -126,8 +126,8 @@ def test_labels_come_back_as_they_were(labels, suffix, tmp_path):
     frame = pd.DataFrame({"a": [-1.0, 1.0] * 20, "b": np.linspace(0, 1, 40), "y": labels * 20})
     path = tmp_path / f"t{suffix}"
     (frame.to_csv if suffix == ".csv" else frame.to_parquet)(path, index=False)
-    dataset = load(Table("table", 0, 0.0, True, 0.0, str(path), "y", "auto", "refuse", [], [], [],
-                         None, *["auto"] * 4, True))  # fmt: skip
+    dataset = load(Table("table", 0, 0.0, True, "standard", 0.0, str(path), "y", "auto", "refuse",
+                         [], [], [], None, *["auto"] * 4, True))  # fmt: skip
     sign = 1 if sorted(labels) == labels else -1
     params = ((np.array([[10.0 * sign, 0.0]]), np.zeros(1)),)
     names = dataset.class_names, dataset.class_values, dataset.target_names
@@ -146,7 +146,7 @@ def test_unknown_categories_are_told(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_predictions_are_the_networks_in_units_of_the_target(dtype):
-    dataset = load(ScikitLearn("diabetes", 0, 0.0, True, 0.0))
+    dataset = load(ScikitLearn("diabetes", 0, 0.0, True, "standard", 0.0))
     model = make_model(dataset, "identity", 1, dtype)
     activation, loss = (
         (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]),

@@ -20,7 +20,7 @@ from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 
-XOR = data_facts(load(Boolean("xor", 0, 0.0, False, 0.0, 2, "xor")))
+XOR = data_facts(load(Boolean("xor", 0, 0.0, False, "standard", 0.0, 2, "xor")))
 START, END = 1_700_000_000_000, 1_700_000_060_000
 
 

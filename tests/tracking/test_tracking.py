@@ -18,7 +18,7 @@ from mlp_jax.tracking.facts import RunRecord
 from tests.faults.tracking_faults import eight_processes, many_processes_row
 
 # What MLflow 3.17 does itself.
-XOR = Boolean("xor", 0, 0.0, False, 0.0, 2, "xor")
+XOR = Boolean("xor", 0, 0.0, False, "standard", 0.0, 2, "xor")
 
 
 @pytest.fixture(autouse=True)
