@@ -330,7 +330,8 @@ def test_xor_needs_neither_pandas_nor_scikit_learn():
     code = (
         "import sys; from mlp_jax.config.schema import Boolean; from mlp_jax.data import load; "
         "load(Boolean(name='xor', seed=0, validation_size=0, standardize=True, "
-        "scaling='standard', test_size=0, num_inputs=2, function='xor')); print({'pandas', 'sklearn'} & set(sys.modules))"
+        "scaling='standard', test_size=0, num_inputs=2, function='xor')); "
+        "print({'pandas', 'sklearn'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
