@@ -22,6 +22,8 @@ from mlp_jax.errors import RunError, UserError, redacted
 def config_hash(config: Experiment) -> str:
     """The name of a training: equal for equal ones, whatever is tracked and where."""
     values = {k: v for k, v in flat_values(config).items() if k not in schema.RECORD_KEYS}
+    if config.ensemble.size == 1:  # the name that it had before there were ensembles
+        del values["ensemble.size"]
     values["halvings"] = values.pop("sweep.halvings")  # as the names that were given have it
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 

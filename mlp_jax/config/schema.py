@@ -358,6 +358,13 @@ class EarlyStopping:
 
 
 @dataclass
+class Ensemble:
+    size: int = key(
+        "networks that are trained together and averaged; 1: no ensemble", between(1, 10_000)
+    )
+
+
+@dataclass
 class Population:
     exact: bool = key("true: one network after the other, bit for bit as alone")
 
@@ -419,6 +426,7 @@ class Experiment:
     schedule: Schedule = MISSING
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    ensemble: Ensemble = field(default_factory=Ensemble)
     population: Population = field(default_factory=Population)
     sweep: Sweep = field(default_factory=Sweep)
     tracking: Tracking = MISSING
@@ -436,6 +444,7 @@ CHOICES: dict[str, tuple[type, ...]] = {
 SECTIONS: dict[str, tuple[type, ...]] = {
     "early_stopping": (EarlyStopping,),
     "checkpoint": (Checkpoint,),
+    "ensemble": (Ensemble,),
     "population": (Population,),
     "sweep": (Sweep,),
 }

@@ -75,6 +75,9 @@ class Progress(NamedTuple):
     higher_is_better: bool
 
 
+_OF_EACH = ("is_done", "num_points", "diverged_at", "halved_at")
+
+
 class Histories:
     """The log points of many networks, and where each of them ended.
 
@@ -150,6 +153,18 @@ class Histories:
         self.is_done[worse] = True
         self.halved_at[worse] = self.steps[self.num_points[worse] - 1]
         return worse
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all that `restore` needs."""
+        own = {name: getattr(self, name).copy() for name in _OF_EACH}
+        return own | {f"metrics/{name}": rows.copy() for name, rows in self.metrics.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, rows in arrays.items():
+            if name in _OF_EACH:
+                setattr(self, name, rows.copy())
+            else:
+                self.metrics[name.removeprefix("metrics/")] = rows.copy()
 
     def progress(self) -> Progress:
         taken = np.concatenate([[0], self.steps])[self.num_points]

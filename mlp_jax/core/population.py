@@ -9,7 +9,7 @@ The host looks at them about ten times in a training. There it drops the network
 stopped early, and in successive halving the worse half.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -121,6 +121,14 @@ class _Chunk:
 
     def __init__(self, indices: np.ndarray, networks: _Networks) -> None:
         self.indices, self.networks, self.num_points = indices, networks, 0
+
+
+class Saved(NamedTuple):
+    """What a population that is one chunk carries from round to round, of all its networks."""
+
+    state: TrainState
+    num_points: int
+    histories: dict[str, np.ndarray]
 
 
 def train(
@@ -272,6 +280,40 @@ class Trainer:
                     self._advance(chunk, end, on_progress)
                 if end < ends[-1]:
                     self._halve(begun)
+        return self.fitted()
+
+    def rounds(self, saved: Saved | None = None) -> Iterator[Callable[[], Saved]]:
+        """Trains all networks in one chunk, from the beginning or from what was saved.
+
+        Yields after each round what copies their state. A network that is done is carried along, so
+        that a state has the same shape after each. `fitted` has the networks at the end.
+        """
+        chunk = self.begin(np.arange(len(self.population)), check=True)
+        if saved is not None:
+            sharding = NamedSharding(self.mesh, ALONG)
+            where = self._padded(chunk.indices)
+            state = jax.tree.map(lambda leaf: np.asarray(leaf)[where], saved.state)
+            chunk.networks = chunk.networks._replace(state=jax.device_put(state, sharding))
+            chunk.num_points = saved.num_points
+            self.histories.restore(saved.histories)
+        while not self.histories.is_done.all():
+            self._round(chunk, len(self.histories.steps))
+            yield lambda: self._saved(chunk)
+        self._fetch(chunk, chunk.indices)
+
+    def _saved(self, chunk: _Chunk) -> Saved:
+        count = len(chunk.indices)
+        state = jax.device_get(jax.tree.map(lambda leaf: leaf[:count], chunk.networks.state))
+        return Saved(state, chunk.num_points, self.histories.arrays())
+
+    def saved_template(self) -> TrainState:
+        """The shapes and dtypes of the state of `Saved`."""
+        count = len(self.population)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), self.example.state
+        )
+
+    def fitted(self) -> FittedMany:
         params, step, metrics = self.result
         return FittedMany(params, step, self.initial, metrics, self.histories, self.gradients)
 
@@ -285,8 +327,8 @@ class Trainer:
             )
         return sorted({last >> k for k in range(halvings + 1)})
 
-    def _chunks(self) -> list[np.ndarray]:
-        """The networks in chunks that fit the memory."""
+    def bytes_each(self) -> int:
+        """The memory that a network takes, about."""
         params = self.example.state.params
         itemsize, sizes = params[0].W.dtype.itemsize, sum(sum(layer.W.shape) for layer in params)
         own = sum(
@@ -295,10 +337,13 @@ class Trainer:
         parts = self.example.own or self.shared
         assert parts is not None
         measured = max(part.x.shape[0] for part in parts if part) * params[-1].W.shape[0]
-        each = 2 * own + itemsize * (
+        return 2 * own + itemsize * (
             num_params(params) + 4 * self.fixed.batch_size * sizes + 2 * measured
         )
-        size = max(1, CHUNK_BYTES // each // self.mesh.size) * self.mesh.size
+
+    def _chunks(self) -> list[np.ndarray]:
+        """The networks in chunks that fit the memory."""
+        size = max(1, CHUNK_BYTES // self.bytes_each() // self.mesh.size) * self.mesh.size
         indices = np.arange(len(self.population))
         return [indices[at : at + size] for at in range(0, len(indices), size)]
 
@@ -342,18 +387,22 @@ class Trainer:
     def _advance(self, chunk: _Chunk, end: int, on_progress: OnProgress) -> None:
         """Trains a chunk up to the log point number `end`."""
         while chunk.num_points < end and len(chunk.indices):
-            count = min(self.num_points, end - chunk.num_points)
-            chunk.networks, logged = self.advance(
-                chunk.networks, self.shared, jnp.int32(chunk.num_points), jnp.int32(count)
-            )
-            logged = {
-                name: np.swapaxes(values[:count, : len(chunk.indices)], 0, 1)
-                for name, values in jax.device_get(logged).items()
-            }
-            self.histories.record(chunk.indices, chunk.num_points, logged)
-            chunk.num_points += count
+            self._round(chunk, end)
             on_progress(self.histories.progress())
             self._drop_done(chunk)
+
+    def _round(self, chunk: _Chunk, end: int) -> None:
+        """Trains a chunk until the host looks at it again, at the log point `end` at the latest."""
+        count = min(self.num_points, end - chunk.num_points)
+        chunk.networks, logged = self.advance(
+            chunk.networks, self.shared, jnp.int32(chunk.num_points), jnp.int32(count)
+        )
+        logged = {
+            name: np.swapaxes(values[:count, : len(chunk.indices)], 0, 1)
+            for name, values in jax.device_get(logged).items()
+        }
+        self.histories.record(chunk.indices, chunk.num_points, logged)
+        chunk.num_points += count
 
     def _halve(self, chunks: Sequence[_Chunk]) -> None:
         worse = self.histories.halve(np.concatenate([chunk.indices for chunk in chunks]))

@@ -20,7 +20,7 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.network import Params, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
-from mlp_jax.experiment.console import Console, duration
+from mlp_jax.experiment.console import Console, duration, number
 from mlp_jax.experiment.machine import PACKAGES, version
 from mlp_jax.experiment.prediction import Model, classify
 from mlp_jax.experiment.setup import Problem, objective
@@ -48,6 +48,8 @@ class Result(NamedTuple):
     """There are no metrics then."""
     halved_at: int | None = None
     """The step at which successive halving ended it."""
+    members: "list[Result] | None" = None
+    """Of an ensemble, whose params have a leading axis of them and whose output is their mean."""
 
 
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
@@ -55,11 +57,14 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
     parts = {"training": problem.train, "validation": problem.validation, "test": problem.test}
     sizes = [f"{len(part.x):,} for {name}" for name, part in parts.items() if part]
     num_examples = sum(len(part.x) for part in parts.values() if part)
+    size = config.ensemble.size
+    members = {} if size == 1 else {"ensemble": f"{size:,} networks, seeds from {config.seed} on"}
     return {
         "data": f"{problem.dataset.name}: {_count(num_examples, 'example')}, {', '.join(sizes)}",
         "network": f"{_sizes(problem)}: {_sizes_in_words(problem)}, "
         f"{num_params(problem.params):,} parameters, {_activation(problem)}, "
         f"{config.model.output} + {config.model.loss}",
+        **members,
         "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
         f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
         "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
@@ -86,8 +91,8 @@ def _sizes_in_words(problem: Problem) -> str:
     return f"{_count(n_0, 'input')}, {units}, {_count(n_last, 'output')}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _activation(problem: Problem) -> str:
@@ -105,7 +110,8 @@ def experiment_name(config: Experiment) -> str:
 def run_name(problem: Problem) -> str:
     """What tells a run from others; what differs most often comes first, since lists cut names."""
     config, optimizer = problem.config, problem.config.optimizer
-    name = (
+    size = config.ensemble.size
+    name = ("" if size == 1 else f"ensemble of {size}, ") + (
         f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
         f"{_sizes(problem)} {_activation(problem)}"
     )
@@ -189,6 +195,9 @@ def final_metrics(result: Result) -> dict[str, float]:
     else:
         final |= best_metrics(result.fitted)
     final["kept_step"] = float(result.fitted.step)
+    for part, values in member_statistics(result.members or []).items():
+        for name, (mean, std) in values.items():
+            final |= {f"members/{part}_{name}_mean": mean, f"members/{part}_{name}_std": std}
     return {name.replace("/", "_"): value for name, value in final.items()}
 
 
@@ -241,6 +250,8 @@ def print_result(result: Result, console: Console) -> None:
                 for row, t, p in zip(raw, y, y_hat, strict=True)
             ],
         )
+    if result.members is not None:
+        _print_members(result.members, console)
     last = int(result.fitted.history.steps[-1])
     stopped = f"stopped at step {last:,}; " if last < result.problem.num_steps else ""
     if stopped or result.fitted.step != last:
@@ -248,6 +259,32 @@ def print_result(result: Result, console: Console) -> None:
     if warning := _warning(result):
         console.line(f"warning: {warning}")
     console.line(f"time      {duration(result.seconds)} of training, {console.age()} in all")
+
+
+def _print_members(members: list[Result], console: Console) -> None:
+    """What the networks of an ensemble reach alone: averaging them gives the table above."""
+    found = member_statistics(members)
+    rows = [
+        [
+            name,
+            *(f"{number(mean)} ± {number(std)}" for mean, std in (found[p][name] for p in found)),
+        ]
+        for name in found["train"]
+    ]
+    console.line(f"members   mean ± standard deviation over {len(members):,} networks")
+    console.table(["", *found], rows)
+    kept = [member.fitted.step for member in members]
+    if min(kept) < members[0].problem.num_steps:
+        console.line(f"the parameters of steps {min(kept):,} to {max(kept):,} are kept")
+
+
+def member_statistics(members: list[Result]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and standard deviation of a sample over the members, of every part's metrics."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for part, names in (members[0].metrics if members else {}).items():
+        values = {name: [member.metrics[part][name] for member in members] for name in names}
+        found[part] = {n: (float(np.mean(v)), float(np.std(v, ddof=1))) for n, v in values.items()}
+    return found
 
 
 def _baselines(problem: Problem) -> dict[str, dict[str, float]]:
@@ -356,8 +393,8 @@ def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]
     yield "loss_curves", lambda: _loss_curves(result)
     if not dataset.class_names:
         for index, name in enumerate(dataset.target_names):
-            number = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
-            yield f"predicted{number}", partial(_predicted, result, part, index, name)
+            suffix = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
+            yield f"predicted{suffix}", partial(_predicted, result, part, index, name)
         if part.x.shape[1] == 1 and part.y.shape[1] == 1:
             yield "fit", lambda: _fit(result)
         return
@@ -383,7 +420,11 @@ def _loss_curves(result: Result) -> "Figure":
     history, step = result.fitted.history, result.fitted.step
     return figures.loss_curves(
         history.steps,
-        {name: values for name, values in history.metrics.items() if "/" in name},
+        {
+            name.removeprefix("members/"): values
+            for name, values in history.metrics.items()
+            if "/" in name
+        },
         loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
         best_step=None if step == history.steps[-1] else float(step),
     )

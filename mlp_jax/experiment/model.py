@@ -42,7 +42,7 @@ def save_model(path: Path, model: Model, example: Inputs) -> None:
             loader_module=name,
             data_path=str(network),
             code_paths=[str(file)],
-            signature=_signature(example, model.predict(example)),
+            signature=_signature(example, model.predict(example), model.is_ensemble),
             input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
         )
@@ -55,13 +55,20 @@ def source() -> str:
     return "".join(f"{line}\n" for line in lines if not line.startswith("from mlp_jax."))
 
 
-def _signature(example: Inputs, predicted: "pandas.DataFrame") -> Any:
+def _signature(example: Inputs, predicted: "pandas.DataFrame", has_spread: bool) -> Any:
     """Arrays have a shape; the columns of a table have names, and the model checks their entries.
 
     MLflow's own column types would refuse whole numbers in a column of decimals.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import (
+        AnyType,
+        ColSpec,
+        ParamSchema,
+        ParamSpec,
+        Schema,
+        TensorSpec,
+    )
 
     if isinstance(example, np.ndarray):
         inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
@@ -71,4 +78,7 @@ def _signature(example: Inputs, predicted: "pandas.DataFrame") -> Any:
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds.get(v.dtype.kind, "string"), str(n)) for n, v in predicted.items()
     ]
-    return ModelSignature(inputs, Schema(outputs))
+    if not has_spread:
+        return ModelSignature(inputs, Schema(outputs))
+    params = ParamSchema([ParamSpec("spread", "boolean", False)])
+    return ModelSignature(inputs, Schema(outputs), params)

@@ -7,7 +7,7 @@ else of ours. A model then needs neither this package nor JAX where it is used.
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,7 +58,7 @@ class Model(NamedTuple):
     """A network by the names of its parts, with what its inputs and outputs mean."""
 
     params: tuple[tuple[Any, Any], ...]
-    """W and b of each layer."""
+    """W and b of each layer; those of an ensemble have a leading axis of members."""
     activation: tuple[str, ...]
     """One for each hidden layer."""
     output: str
@@ -69,16 +69,33 @@ class Model(NamedTuple):
     target_names: tuple[str, ...]
     preprocessing: Preprocessing
 
-    def predict(self, raw: Inputs) -> "pandas.DataFrame":
+    def predict(self, raw: Inputs, params: Mapping[str, Any] | None = None) -> "pandas.DataFrame":
         """Predictions for raw inputs: a table with the columns of the training data, or an array.
 
         Numbers are in their own units. A class is the label that it had in the training data,
         beside a column for each class: `probability_NAME` where the output is a probability, else
         `score_NAME`. Warns of categories that the training data did not have.
+
+        With `params={"spread": True}` an ensemble gives one column `spread_…` more for each number
+        or class: the standard deviation over its members, in the unit of the column.
         """
         import pandas as pd
 
-        y_hat = self.outputs(self.preprocessing.encode(raw, on_unknown=warnings.warn))
+        y_hats = self.outputs_of_each(self.preprocessing.encode(raw, on_unknown=warnings.warn))
+        is_ensemble = y_hats.ndim == 3
+        frame = self._table(y_hats.mean(axis=0) if is_ensemble else y_hats)
+        if not (is_ensemble and params and params.get("spread")):
+            return frame
+        each = [self._table(y_hat).drop(columns=list(self.class_names and ["prediction"]))
+                for y_hat in y_hats]  # fmt: skip
+        spread = np.std([table.to_numpy() for table in each], axis=0)
+        names = [f"spread_{name}" for name in each[0].columns]
+        return frame.join(pd.DataFrame(spread, columns=names))
+
+    def _table(self, y_hat: np.ndarray) -> "pandas.DataFrame":
+        """What `predict` says of these outputs."""
+        import pandas as pd
+
         if not self.class_names:
             targets = self.preprocessing.decode_targets(y_hat)
             one = targets.shape[1] == 1
@@ -89,8 +106,17 @@ class Model(NamedTuple):
         frame.insert(0, "prediction", np.array(self.class_values)[labels])
         return frame
 
+    @property
+    def is_ensemble(self) -> bool:
+        return np.ndim(self.params[-1][0]) == 3
+
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """ŷ of preprocessed inputs, a row for each example.
+        """ŷ of preprocessed inputs, a row for each example; an ensemble's is the members' mean."""
+        y_hat = self.outputs_of_each(x)
+        return y_hat.mean(axis=0) if y_hat.ndim == 3 else y_hat
+
+    def outputs_of_each(self, x: np.ndarray) -> np.ndarray:
+        """As `outputs`, with a leading axis of members where there are any.
 
         a^l = g_l(W^l a^{l-1} + b^l), and O in the last layer.
         """
@@ -98,7 +124,7 @@ class Model(NamedTuple):
         a = x.astype(layers[0][0].dtype)
         with np.errstate(all="ignore"):  # a number may overflow, as it may in JAX
             for (W, b), name in zip(layers, (*self.activation, self.output), strict=True):
-                a = FUNCTIONS[name](a @ W.T + b)
+                a = FUNCTIONS[name](a @ np.swapaxes(W, -1, -2) + b[..., None, :])
         return a
 
     def save(self, directory: Path) -> None:

@@ -18,6 +18,7 @@ from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import describe, machine, run
+from mlp_jax.experiment.arrays import from_arrays
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.prediction import Model
 from mlp_jax.experiment.setup import Problem
@@ -45,9 +46,11 @@ def from_directory(directory: Path) -> Original:
         )
 
     def params(problem: Problem) -> Params | None:
+        if problem.config.ensemble.size > 1:
+            return None
         checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, keep=1)
         last = checkpoints.restore(warn=lambda text: None)
-        return last and training.kept(run.from_arrays(template(problem), last).state)[0]
+        return last and training.kept(from_arrays(template(problem), last).state)[0]
 
     return Original(
         str(directory),

@@ -12,7 +12,6 @@ from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from omegaconf import OmegaConf
 
@@ -31,18 +30,21 @@ from mlp_jax.core.fit import (
 )
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
 from mlp_jax.core.history import LogPoint
+from mlp_jax.core.population import Saved
 from mlp_jax.core.training import Carry
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir
-from mlp_jax.durable.checkpoint import Checkpoint, Checkpoints, Saver
+from mlp_jax.durable.checkpoint import Checkpoints, Saver
 from mlp_jax.errors import RunError, UserError, reached
-from mlp_jax.experiment import describe, machine
-from mlp_jax.experiment.console import Console
+from mlp_jax.experiment import describe, finished, machine
+from mlp_jax.experiment.arrays import from_arrays, to_arrays
+from mlp_jax.experiment.console import Console, measured
 from mlp_jax.experiment.describe import Result
+from mlp_jax.experiment.ensemble import Members
 from mlp_jax.experiment.model import save_model
 from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
+from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
-from mlp_jax.tracking import store
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.record import BusyError
 
@@ -91,7 +93,7 @@ class Prepared(NamedTuple):
 
     problem: Problem
     gradient: GradientCheck
-    programs: Programs
+    programs: Programs | Members
     device: jax.Device
 
 
@@ -109,7 +111,7 @@ def _prepare(
     # In the background, as is the compiler: neither waits for what follows.
     preloading = _in_background(store.preload) if _is_tracked(config) else None
     problem = prepare(config, dataset)
-    compiling = _in_background(lambda: _compile(problem))
+    compiling = _in_background(lambda: _compile(problem, device))
     try:
         gradient = check(problem, console, device)
     finally:  # a process that ends while XLA compiles may be ended by a signal of its own
@@ -120,9 +122,10 @@ def _prepare(
     return Prepared(problem, gradient, programs, device)
 
 
-def _compile(problem: Problem) -> Programs:
+def _compile(problem: Problem, device: jax.Device) -> Programs | Members:
     with numeric_settings(problem.config):  # which every thread has of its own
-        return compile_programs(problem)
+        is_ensemble = problem.config.ensemble.size > 1
+        return Members(problem, device) if is_ensemble else compile_programs(problem)
 
 
 def _in_background(work: Callable[[], T]) -> "Future[T]":
@@ -171,44 +174,6 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
     return gradient
 
 
-# --- the arrays of a checkpoint ----------------------------------------------------------------
-
-
-def to_arrays(tree: Any) -> dict[str, np.ndarray]:
-    """Copies of a tree's leaves by their place and dtype, as npz knows them.
-
-    A dtype that is not NumPy's own, as bfloat16, becomes integers of its width.
-    """
-    arrays = {name: np.array(leaf) for name, leaf in _leaves(tree).items()}
-    return {
-        name: array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
-        for name, array in arrays.items()
-    }
-
-
-def from_arrays(template: T, checkpoint: Checkpoint) -> T:
-    """The tree of a checkpoint, built as `template`; `RunError` if it is another."""
-    wanted, arrays = _leaves(template), checkpoint.arrays
-    if odd := sorted(arrays.keys() ^ wanted.keys()):
-        raise RunError(
-            f"{checkpoint.file}: is of another kind of training; {odd[0]} is in only one of them."
-        )
-    for name, leaf in wanted.items():
-        if arrays[name].shape != leaf.shape:
-            raise RunError(
-                f"{checkpoint.file}: {name} has shape {arrays[name].shape}, this run {leaf.shape}."
-            )
-    leaves = [jnp.array(arrays[name].view(leaf.dtype)) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {
-        f"{jax.tree_util.keystr(path)}:{leaf.dtype}": leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 # --- one process -------------------------------------------------------------------------------
 
 
@@ -247,9 +212,14 @@ class _Process:
         """Goes on from the last checkpoint that is whole, or from the first step without one."""
         self._compare_environment()
         self.checkpoints.remove_unfinished()
-        carry, history = None, []
+        carry: Carry | Saved | None = None
+        history: list[LogPoint] = []
         if checkpoint := self.checkpoints.restore(self.console.line):
-            carry = from_arrays(template(self.problem), checkpoint)
+            members = self.prepared.programs
+            if isinstance(members, Members):
+                carry = members.restore(checkpoint)
+            else:
+                carry = from_arrays(template(self.problem), checkpoint)
             history = [LogPoint(*point) for point in checkpoint.history]
         step = checkpoint.step if checkpoint else 0
         self.console.line(f"resumed at step {step:,} of {self.problem.num_steps:,}")
@@ -301,10 +271,10 @@ class _Process:
         return run
 
     def _finish(
-        self, run: tracking.Run | None, carry: Carry | None, history: list[LogPoint]
+        self, run: tracking.Run | None, carry: Carry | Saved | None, history: list[LogPoint]
     ) -> Result:
         """Trains to the end and records what came of it."""
-        when, first_step = self.config.checkpoint, int(carry.state.step) if carry else 0
+        when, first_step = self.config.checkpoint, int(np.max(carry.state.step)) if carry else 0
         saver = Saver(
             self.checkpoints,
             every_steps=when.every_epochs and when.every_epochs * self.problem.steps_per_epoch,
@@ -317,10 +287,7 @@ class _Process:
             if run is not None:
                 run.add("config.yaml", OmegaConf.to_yaml(self.record))
                 run.add("environment.yaml", OmegaConf.to_yaml(self.environment))
-            fitted, seconds = self._fit(run, saver, carry, history)
-            reached("ending")
-            metrics = evaluate_parts(self.problem, fitted.params)
-            result = Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
+            result = self._train(run, saver, carry, history)
             describe.print_result(result, self.console)
             if run is not None:
                 self._record(result, run, first_step)
@@ -331,8 +298,45 @@ class _Process:
             self.console.facts(run.where())
         return result
 
+    def _train(
+        self,
+        run: tracking.Run | None,
+        saver: Saver,
+        carry: Any,
+        history: list[LogPoint],
+    ) -> Result:
+        programs = self.prepared.programs
+        if isinstance(programs, Members):
+            return self._train_members(programs, run, saver, carry)
+        fitted, seconds = self._fit(programs, run, saver, carry, history)
+        reached("ending")
+        metrics = evaluate_parts(self.problem, fitted.params)
+        return Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
+
+    def _train_members(
+        self, members: Members, run: tracking.Run | None, saver: Saver, saved: Saved | None
+    ) -> Result:
+        """An ensemble, which the host has in its hands after each tenth of the training."""
+        start = time.perf_counter()
+        with self.console.sweep_progress(len(members)) as show:
+            for now in members.train(saved):
+                reached("training")
+                for point in now.new:
+                    if run is not None:
+                        run.log(point.metrics, point.step)
+                shown = {k: v for k, v in now.new[-1].metrics.items() if k.endswith("/loss")}
+                progress = now.progress
+                show(progress.share, progress.num_done, measured(shown), progress.network_steps)
+                is_end = now.is_last or self.interrupt.requested
+                take = saver.save if is_end else saver.offer
+                take(now.step, now.arrays, now.history)
+                self.interrupt.check()
+        reached("ending")
+        return members.result(time.perf_counter() - start)
+
     def _fit(
         self,
+        programs: Programs,
         run: tracking.Run | None,
         saver: Saver,
         carry: Carry | None,
@@ -361,7 +365,7 @@ class _Process:
             try:
                 fitted = fit(
                     problem,
-                    self.prepared.programs,
+                    programs,
                     carry,
                     history,
                     on_log=on_log,
@@ -400,3 +404,22 @@ class _Process:
             run.add(
                 tracking.MODEL, lambda path: save_model(path, describe.to_model(result), example)
             )
+        if result.members is not None:
+            self._record_members(result.members, run)
+
+    def _record_members(self, members: list[Result], run: tracking.Run) -> None:
+        """Each member as a child run; kept on the disk where the store does not take them."""
+        end = int(time.time() * 1000)
+        records = [
+            finished.record(
+                *(member, member.problem.config, self.prepared.device),
+                f"{self.command} ensemble.size=1 seed={member.problem.config.seed}",
+                describe.standing(member)[0],
+                *(end - max(1, int(1000 * member.seconds)), end),
+            )
+            for member in members
+        ]
+        uri, root = store.store_uri(self.config.tracking.uri), Path(self.config.checkpoint.root)
+        experiment = describe.experiment_name(self.config)
+        if failure := bulk.write_or_keep(uri, experiment, records, run, root):
+            self.console.line(f"warning: {failure}")

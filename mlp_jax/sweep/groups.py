@@ -98,7 +98,12 @@ def check(config: Experiment, load_data: LoadData = data.load) -> None:
 
     Raises `UserError` for a device that is not there, and for what does not fit the data.
     """
-    halvings = config.sweep.halvings
+    halvings, size = config.sweep.halvings, config.ensemble.size
+    if size > 1:
+        raise UserError(
+            f"ensemble.size={size}: the networks of a sweep are trained together already; add "
+            "hydra/launcher=basic, and each job is an ensemble in a run of its own."
+        )
     if halvings and (config.population.exact or config.optimizer.name == "lbfgs"):
         raise UserError(
             f"sweep.halvings={halvings}: networks that are trained one after the other cannot be "

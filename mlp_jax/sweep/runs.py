@@ -1,7 +1,6 @@
 """A sweep in MLflow: a parent run, and a child run for each network, as it would be alone."""
 
 import math
-import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
@@ -10,15 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
 from mlp_jax import data
-from mlp_jax.config import saved
 from mlp_jax.config.saved import config_hash
-from mlp_jax.config.schema import MAX_NAME_LENGTH, flat_values
-from mlp_jax.core.fit import divergence
-from mlp_jax.errors import NoResultError, RunError, reached, redacted
-from mlp_jax.experiment import describe, machine
+from mlp_jax.config.schema import flat_values
+from mlp_jax.errors import NoResultError, RunError, reached
+from mlp_jax.experiment import describe, finished, setup
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare, summary
@@ -68,48 +64,17 @@ class Trained(NamedTuple):
 
     @property
     def error(self) -> NoResultError | None:
-        step = self.result.diverged_at
-        return None if step is None else NoResultError(divergence(step, self.result.problem.advice))
+        return finished.error_of(self.result)
 
 
 def record(trained: Trained) -> RunRecord:
     """All that `experiment.run` would have recorded of this training."""
-    job, result, error = trained.job, trained.result, trained.error
-    problem, history = result.problem, result.fitted.history
-    metrics = {name: (history.steps, values) for name, values in history.metrics.items()}
-    tags = describe.tags(problem, trained.device, trained.command)
-    tags |= {"config_hash": config_hash(job.config)}
-    ranked_by = compare.kept(tags["objective"], job.config.early_stopping.patience is not None)
-    if error is not None:
-        tags |= {"error": f"DivergedError: {error}", "diverged_at": str(result.diverged_at)}
-    else:
-        tags |= describe.final_tags(result)
-        last = history.steps[-1:]
-        speed = {"steps_per_second": last[0] / result.seconds}
-        final = {**describe.final_metrics(result), **speed}
-        metrics |= {name: (last, np.array([value])) for name, value in final.items()}
-    name = job.config.tracking.run_name or describe.run_name(problem)
-    if result.halved_at is not None:  # MLflow has no status for it
-        tags["halved_at"] = str(result.halved_at)
-        name = f"halved at step {result.halved_at:,}, {name}"
-    texts = {
-        "config.yaml": saved.to_record(
-            problem.config, problem.log_every, store.store_uri(problem.config.tracking.uri)
-        ),
-        "environment.yaml": machine.environment(trained.device, problem.dataset.digest),
-    }
-    return RunRecord(
-        name=name[:MAX_NAME_LENGTH],
-        params=describe.parameters(problem),
-        tags=tags,
-        note=describe.note(problem, trained.device, trained.command, result),
-        metrics=describe.in_order(metrics, ranked_by),
-        status="FINISHED" if error is None else "FAILED",
-        start_time=trained.start_time,
-        end_time=trained.end_time,
-        texts={file: redacted(saved.to_yaml(values)) for file, values in texts.items()},
-        data=describe.data_facts(problem.dataset),
-        id=uuid.uuid4().hex,
+    config, problem = trained.job.config, trained.result.problem
+    stops_early = config.early_stopping.patience is not None
+    ranked_by = compare.kept(setup.objective(problem.config, problem.dataset), stops_early)
+    return finished.record(
+        *(trained.result, config, trained.device, trained.command),
+        *(ranked_by, trained.start_time, trained.end_time),
     )
 
 

@@ -25,12 +25,14 @@ from mlp_jax.tracking import facts, store
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.mirror import Mirror
 from mlp_jax.tracking.record import Point, Record
+from mlp_jax.tracking.run import Run
 
 if TYPE_CHECKING:  # takes seconds to import
     import mlflow.entities
 
 _CHUNK = 200  # runs whose rows are in memory at once, and in one transaction
 _LOCKED_SECONDS = 20.0
+_PARENT_SECONDS = 30.0  # how long children wait for a store that is slow to take their parent
 _STATISTICS = 400  # rows of each table that SQLite looks at to plan its queries
 
 
@@ -75,6 +77,28 @@ def write(
     except RunError as error:
         raise NotWrittenError(str(error), run_ids) from error
     return run_ids
+
+
+def write_or_keep(
+    uri: str, experiment: str, records: Sequence[RunRecord], parent: Run, root: Path
+) -> str | None:
+    """Writes runs as children, or keeps below `root` those that the store does not take.
+
+    Returns why they are kept, if they are.
+    """
+    parent_id = parent.wait_until_begun(_PARENT_SECONDS)
+    num_written, reason = 0, "the tracking store does not answer"
+    if parent_id is not None:
+        try:
+            write(store.open_store(uri), experiment, records, parent_id)
+            return None
+        except NotWrittenError as error:
+            num_written, reason = len(error.run_ids), str(error)
+        except store.UnreachableError as error:
+            reason = str(error)
+    keep(uri, experiment, records[num_written:], parent.id, root)
+    num_kept = len(records) - num_written
+    return f"{reason}\n{num_kept:,} runs are kept in {root}; later: python -m mlp_jax.sync"
 
 
 def keep(
