@@ -2,10 +2,11 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from mlp_jax.core.divergence import first_non_finite
 from mlp_jax.core.history import History, LogPoint, value_of
 from mlp_jax.core.network import Params
 from mlp_jax.core.training import Block, Carry, Metrics, Order, Part, Parts, Training
-from mlp_jax.errors import NoResultError
+from mlp_jax.errors import NoResultError, RunError
+
+T = TypeVar("T")
 
 CALL_SECONDS = 0.25
 """How long the compiled loop runs before the host looks whether it should stop."""
@@ -257,4 +260,52 @@ def evaluate_parts(task: Task, params: Params) -> dict[str, dict[str, float]]:
         name: evaluate(fixed.objective, params, part, fixed.threshold, fixed.units)
         for name, part in task.parts._asdict().items()
         if part is not None
+    }
+
+
+# --- what is carried, as arrays with names ------------------------------------------------------
+
+
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Copies of a tree's leaves by their place and dtype, as npz knows them.
+
+    A dtype that is not NumPy's own, as bfloat16, becomes integers of its width.
+    """
+    arrays = {name: np.array(leaf) for name, leaf in _leaves(tree).items()}
+    return {
+        name: array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+        for name, array in arrays.items()
+    }
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """What was read from a file."""
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def file(self) -> Path: ...
+
+
+def from_arrays(template: T, saved: Saved) -> T:
+    """The tree of a file's arrays, built as `template`; `RunError` if it is another."""
+    wanted, arrays = _leaves(template), saved.arrays
+    if odd := sorted(arrays.keys() ^ wanted.keys()):
+        raise RunError(
+            f"{saved.file}: is of another kind of training; {odd[0]} is in only one of them."
+        )
+    for name, leaf in wanted.items():
+        if arrays[name].shape != leaf.shape:
+            raise RunError(
+                f"{saved.file}: {name} has shape {arrays[name].shape}, this run {leaf.shape}."
+            )
+    leaves = [jnp.array(arrays[name].view(leaf.dtype)) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {
+        f"{jax.tree_util.keystr(path)}:{leaf.dtype}": leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

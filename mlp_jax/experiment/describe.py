@@ -254,7 +254,7 @@ def print_result(result: Result, console: Console) -> None:
         _print_members(result.members, console)
     last = int(result.fitted.history.steps[-1])
     stopped = f"stopped at step {last:,}; " if last < result.problem.num_steps else ""
-    if stopped or result.fitted.step != last:
+    if result.members is None and (stopped or result.fitted.step != last):
         console.line(f"{stopped}the parameters of step {result.fitted.step:,} are kept")
     if warning := _warning(result):
         console.line(f"warning: {warning}")

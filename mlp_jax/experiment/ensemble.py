@@ -20,7 +20,7 @@ from jaxtyping import Float
 from mlp_jax.config.schema import Experiment, with_values
 from mlp_jax.core import metrics
 from mlp_jax.core.backprop import Objective
-from mlp_jax.core.fit import Fitted, divergence, evaluate_parts
+from mlp_jax.core.fit import Fitted, divergence, evaluate_parts, from_arrays, to_arrays
 from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.history import Histories, History, LogPoint, Progress
 from mlp_jax.core.network import Params, apply
@@ -28,7 +28,6 @@ from mlp_jax.core.population import FittedMany, Population, Saved, Trainer, make
 from mlp_jax.core.training import Order, Part, keys_of
 from mlp_jax.durable.checkpoint import Checkpoint
 from mlp_jax.errors import NoResultError, UserError
-from mlp_jax.experiment.arrays import from_arrays, to_arrays
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.setup import Problem, initial_params, objective
 

@@ -12,13 +12,12 @@ import yaml
 from mlp_jax.config import saved
 from mlp_jax.config.schema import Experiment
 from mlp_jax.core import training
-from mlp_jax.core.fit import template
+from mlp_jax.core.fit import from_arrays, template
 from mlp_jax.core.network import Layer, Params
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted
 from mlp_jax.experiment import describe, machine, run
-from mlp_jax.experiment.arrays import from_arrays
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.prediction import Model
 from mlp_jax.experiment.setup import Problem

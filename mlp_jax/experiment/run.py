@@ -26,7 +26,9 @@ from mlp_jax.core.fit import (
     compile_programs,
     evaluate_parts,
     fit,
+    from_arrays,
     template,
+    to_arrays,
 )
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
 from mlp_jax.core.history import LogPoint
@@ -37,7 +39,6 @@ from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints, Saver
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe, finished, machine
-from mlp_jax.experiment.arrays import from_arrays, to_arrays
 from mlp_jax.experiment.console import Console, measured
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.ensemble import Members
