@@ -13,12 +13,12 @@ def test_metric_names():
 
 
 @pytest.mark.parametrize("options", [[], ["--write"]])
-def test_files_are_written_only_when_asked(options, tmp_path, monkeypatch, capsys):
+def test_files_are_written_only_when_asked(options, tmp_path, make_store, monkeypatch, capsys):
     """The run has the figure and the page in either case."""
     for name in ("FIGURES", "TABLES"):
         monkeypatch.setattr(study, name, tmp_path / name)
     monkeypatch.setattr(study, "GALLERY", tmp_path / "README.md")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", make_store(tmp_path))
     monkeypatch.setattr(sys, "argv", ["information", *options])
     study.run_study(information.measure, information.draw)
     names = {path.name for path in tmp_path.iterdir()} & {"FIGURES", "TABLES", "README.md"}
