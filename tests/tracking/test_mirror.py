@@ -47,7 +47,7 @@ def written(directory, uri, id_):
         status="RUNNING",
         started=3,
         start_time=3,
-        params={f"p{k}": str(k) for k in range(150)},
+        params={f"p{k}": str(k) for k in range(101)},
         tags={"a": "b", "mlflow.note.content": "**a note**"},
         data=DATA,
     )
@@ -84,7 +84,7 @@ def problems(client, id_):
     wrong = {
         f"{info}": (info.run_name, info.status, info.start_time, info.end_time)
         != ("a run", "FINISHED", 3, 70),
-        f"{run.data.params}": run.data.params != {f"p{k}": str(k) for k in range(150)},
+        f"{run.data.params}": run.data.params != {f"p{k}": str(k) for k in range(101)},
         f"{run.data.tags}": not {"a": "b", "mlflow.note.content": "**a note**"}.items()
         <= run.data.tags.items(),
         f"{histories}": histories
@@ -239,7 +239,7 @@ def old_directory(directory, uri, id_, *, status="FINISHED", delivered=0, drop=(
     entries = [
         ("run", {"id": id_, "experiment": "mirror", "name": "a run", "parent": None,
                  "start_time": 3, "tags": {"a": "c", "mlflow.note.content": "**a note**"}}),
-        ("params", {f"p{k}": str(k) for k in range(150)}),
+        ("params", {f"p{k}": str(k) for k in range(101)}),
         ("dataset", {"dataset": DATASET, "tags": {"mlflow.data.context": "training"}}),
         *[("metrics", {"points": [["train/loss", 1 / (s + 1), 5, s], ["m", s / 4, 5, s]]})
           for s in STEPS],
