@@ -67,7 +67,7 @@ def test_every_experiment_is_prepared_and_its_gradient_right(name, mnist_root):
     assert experiment.prove(compose(overrides_of(name, mnist_root))).passed
 
 
-@pytest.mark.parametrize("name", ["xor", "moons", "sine", "digits", "mnist_800", "table"])
+@pytest.mark.parametrize("name", ["xor", "moons", "sine", "digits", "mnist_800", "tabular"])
 def test_an_experiment_of_every_kind_trains_for_two_epochs(name, mnist_root):
     result, _ = run(*overrides_of(name, mnist_root))
     assert [point.step for point in result.fitted.history][-1] == result.problem.num_steps
