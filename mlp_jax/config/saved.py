@@ -18,12 +18,17 @@ from mlp_jax.config.guard import explain
 from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
 
+_WITHOUT = (("ensemble.size", 1), ("data.scaling", "standard"))
+"""What later keys have to be for a training that could do without them: it keeps its name."""
+
 
 def config_hash(config: Experiment) -> str:
     """The name of a training: equal for equal ones, whatever is tracked and where."""
-    values = {k: v for k, v in flat_values(config).items() if k not in schema.RECORD_KEYS}
-    if config.ensemble.size == 1:  # the name that it had before there were ensembles
-        del values["ensemble.size"]
+    values = {
+        key: value
+        for key, value in flat_values(config).items()
+        if key not in schema.RECORD_KEYS and (key, value) not in _WITHOUT
+    }
     values["halvings"] = values.pop("sweep.halvings")  # as the names that were given have it
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
