@@ -302,7 +302,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.
     parser = get_args_parser()
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
-    options, unknown = parser.parse_known_args(list(arguments))
+    options, unknown = parser.parse_known_intermixed_args(list(arguments))
     if unknown:
         raise _no_option(unknown[0], arguments)
     if options.experimental_rerun is not None:

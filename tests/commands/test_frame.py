@@ -19,7 +19,7 @@ import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from mlp_jax.commands import train
+from mlp_jax.commands import frame, train
 from mlp_jax.config import saved as recorded
 from mlp_jax.config import schema as config
 from mlp_jax.config.compose import compose
@@ -725,3 +725,9 @@ def test_a_sweep_does_not_write_a_password_to_disk(tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and "MLFLOW_TRACKING_URI" in error and "s3cret" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
+    _, options = frame._parse(["+exp=xor", "-m", "seed=1,2", "--cfg", "job", "name=x"])
+    assert options.overrides == ["+exp=xor", "seed=1,2", "name=x"]
+    assert (options.multirun, options.cfg) == (True, "job")
