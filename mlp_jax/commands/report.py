@@ -53,8 +53,7 @@ def print_report(options: argparse.Namespace) -> None:
     if options.top is not None and options.top < 1:
         raise UserError(f"--top {options.top}: must be a whole number >= 1.")
     experiment, runs = options.experiment, _runs(options.uri, options.experiment)
-    if "tags.mlflow.parentRunId" in runs:  # parents are no trainings
-        runs = runs[~runs["run_id"].isin(runs["tags.mlflow.parentRunId"])]
+    runs = _trainings(runs)
     is_finished = compare.compared(runs)["status"] == "FINISHED"
     if not is_finished.any():
         raise UserError(f"{experiment}: none of its {len(runs):,} runs is finished.")
@@ -72,6 +71,18 @@ def print_report(options: argparse.Namespace) -> None:
         "table": compare.to_text, "markdown": compare.to_markdown, "csv": compare.to_csv
     }  # fmt: skip
     print(to_text[options.format](table), end="")
+
+
+def _trainings(runs: "pd.DataFrame") -> "pd.DataFrame":
+    """Without the parents of sweeps, and with an ensemble in place of its members."""
+    if "tags.mlflow.parentRunId" not in runs:
+        return runs
+    parents = runs["run_id"].isin(runs["tags.mlflow.parentRunId"])
+    if "params.ensemble.size" not in runs:
+        return runs[~parents]
+    are_ensembles = parents & (runs["params.ensemble.size"].fillna("1") != "1")
+    members = runs["tags.mlflow.parentRunId"].isin(runs["run_id"][are_ensembles])
+    return runs[(~parents | are_ensembles) & ~members]
 
 
 def _runs(uri: str | None, experiment: str) -> "pd.DataFrame":

@@ -198,7 +198,9 @@ def final_metrics(result: Result) -> dict[str, float]:
     for part, values in member_statistics(result.members or []).items():
         for name, (mean, std) in values.items():
             final |= {f"members/{part}_{name}_mean": mean, f"members/{part}_{name}_std": std}
-    return {name.replace("/", "_"): value for name, value in final.items()}
+    final = {name.replace("/", "_"): value for name, value in final.items()}
+    # The members have its curve: by this number an ensemble stands among single networks.
+    return final if result.members is None else final | dict([standing(result)])
 
 
 def final_tags(result: Result) -> dict[str, str]:

@@ -2,6 +2,7 @@ import csv
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mlp_jax.commands import report
@@ -110,3 +111,13 @@ def test_no_store_is_created(tmp_path, monkeypatch, capsys):
 
 def test_a_server_that_is_down(capsys):
     assert "cannot be used" in refused(capsys, "xor", "--uri", "http://me:secret@127.0.0.1:1")
+
+
+def test_an_ensemble_stands_for_its_members():
+    runs = pd.DataFrame({
+        "run_id": ["sweep", "of the sweep", "ensemble", "member", "alone", "of an old version"],
+        "tags.mlflow.parentRunId": [None, "sweep", None, "ensemble", None, None],
+        "params.ensemble.size": [None, "1", "2", "1", "1", None],
+    })  # fmt: skip
+    kept = report._trainings(runs)["run_id"].tolist()
+    assert kept == ["of the sweep", "ensemble", "alone", "of an old version"]

@@ -90,6 +90,9 @@ def test_each_member_is_the_network_alone_and_the_result_their_mean(make_store, 
         [np.mean(accuracies), np.std(accuracies, ddof=1)],
     )
     assert parent.data.metrics["test_accuracy"] == result.metrics["test"]["accuracy"]
+    objective = parent.data.tags["objective"]  # by which it stands among single networks
+    part, name = objective.split("/")
+    assert parent.data.metrics[objective] == result.metrics[part][name]
 
     [model] = client.search_logged_models(experiments)
     mlflow.set_tracking_uri(uri)
