@@ -16,7 +16,8 @@ from mlp_jax.errors import UserError, nearest
 GROUP_FILES = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
 EXPERIMENTS = [name for group, name in GROUP_FILES if group == "exp"]
 CHOICE_FILES = [(group, name) for group, name in GROUP_FILES if group != "exp"]
-NEEDED = defaultdict(list, table=["data.path=x.csv", "data.target=y"])
+OF_A_TABLE = ["data.path=x.csv", "data.target=y"]
+NEEDED = defaultdict(list, table=OF_A_TABLE, tabular=OF_A_TABLE)
 
 
 @pytest.fixture(scope="module")
