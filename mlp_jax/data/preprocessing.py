@@ -96,7 +96,7 @@ class Preprocessing(NamedTuple):
         """From encoded inputs to x."""
         x = encoded - self.x_shift
         x /= self.x_scale  # in place: it may be large
-        return x / np.sqrt(1 + (x / self.clip) ** 2) if self.clip else x
+        return x / np.hypot(1, x / self.clip) if self.clip else x
 
     def unscale(self, x: np.ndarray) -> np.ndarray:
         """From x to encoded inputs."""

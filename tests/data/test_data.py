@@ -628,6 +628,8 @@ def test_robust_scaling_is_that_of_scikit_learn_clipped(tmp_path):
     assert np.abs(dataset.train.x).max() < 3 < np.abs(u).max()
     np.testing.assert_allclose(dataset.preprocessing.unscale(dataset.train.x)[:, 0], a, rtol=1e-6)
     assert dataset.train.y.std() == pytest.approx(1)  # the target as ever
+    far = dataset.preprocessing.encode(np.array([[1e200, 0.0], [-1e200, 0.0]]))
+    assert far[:, 0].tolist() == pytest.approx([3, -3])  # however far out
 
 
 def test_a_missing_entry_may_be_a_value_of_its_own(tmp_path):
