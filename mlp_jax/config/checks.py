@@ -159,6 +159,11 @@ def _validate_together(config: Experiment) -> None:
             f"model.initializer_scale={model.initializer_scale}: standard_normal has scale 1; "
             "use model.initializer=scaled_normal."
         )
+    if config.data.scaling != "standard" and not config.data.standardize:
+        raise UserError(
+            f"data.standardize=false data.scaling={config.data.scaling}: the first scales "
+            "nothing; use data.standardize=true, or data.scaling=standard."
+        )
     if config.optimizer.name == "lbfgs" and config.batch_size not in (None, "auto"):
         raise UserError(
             f"batch_size={config.batch_size}: lbfgs needs the full batch; set batch_size=null."

@@ -16,7 +16,7 @@ import numpy as np
 from mlp_jax.config.schema import Data
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.columns import Raw, fit, fit_columns
-from mlp_jax.data.preprocessing import Inputs, Preprocessing
+from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError, reached
 
 DATASETS: dict[str, Callable[[Any], Raw]] = {
@@ -106,12 +106,19 @@ def raw_inputs(dataset: Dataset, num_examples: int) -> Inputs:
 
     ends = np.cumsum([column.num_inputs for column in columns])
     parts = np.split(encoded, ends[:-1], axis=1)
-    return pd.DataFrame({
-        column.name: np.array(column.categories)[part.argmax(axis=1)]
-        if column.categories
-        else part[:, 0]
-        for column, part in zip(columns, parts, strict=True)
-    })  # fmt: skip
+    return pd.DataFrame(
+        {column.name: _entries(column, part) for column, part in zip(columns, parts, strict=True)}
+    )
+
+
+def _entries(column: Column, encoded: np.ndarray) -> np.ndarray:
+    """A column's entries as they stood, from its encoded inputs."""
+    if column.categories:
+        texts = np.array(column.categories, object)[encoded.argmax(axis=1)]
+        if column.is_indicated:
+            texts[texts == column.fill] = None
+        return texts
+    return np.where(column.is_indicated & (encoded[:, -1] > 0.5), np.nan, encoded[:, 0])
 
 
 def _digest(parts: Sequence[Part | None]) -> str:

@@ -82,19 +82,19 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
 
 def _filled(column: Column, values: Any, missing: str) -> Column:
     """The column with what stands in for its missing entries."""
-    if missing == "mean":
-        commonest = str(values.mode()[0]) if column.categories else float(values.mean())
-        return column._replace(fill=commonest)
-    if missing != "indicator":
+    if missing not in ("mean", "indicator"):
         return column
+    column = column._replace(is_complete=not values.isna().any())
+    is_indicated = missing == "indicator" and not column.is_complete
     if not column.categories:
-        return column._replace(fill=float(values.median()), is_indicated=bool(values.isna().any()))
-    if not values.isna().any():
+        fill = values.mean() if missing == "mean" else values.median()
+        return column._replace(fill=float(fill), is_indicated=is_indicated)
+    if not is_indicated:
         return column._replace(fill=str(values.mode()[0]))
     other = next(
         f"missing{'_' * n}" for n in count() if f"missing{'_' * n}" not in column.categories
     )
-    return column._replace(categories=(*column.categories, other), fill=other)
+    return column._replace(categories=(*column.categories, other), fill=other, is_indicated=True)
 
 
 def _check_memory(columns: list[Column], num_rows: int) -> None:

@@ -15,15 +15,22 @@ if TYPE_CHECKING:  # imported only where needed: pandas takes half a second
     import pandas
 
 Inputs = Union[np.ndarray, "pandas.DataFrame"]
+OnUnknown = Callable[[str], object]
+"""Takes a line on entries of a kind that the training part did not have."""
+
+
+def ignore(message: str) -> None:
+    """Says nothing of what is unknown."""
 
 
 class Column(NamedTuple):
     """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot).
 
     `fill` stands in for a missing entry; where it is None, a missing entry is refused. With
-    `is_indicated` a further input is 1 where a number is missing, else 0. The texts `missing` are
-    missing entries. A text among numbers is read by `as_numbers`, with `decimal` as
-    its decimal mark.
+    `is_indicated` that an entry is missing is an input of its own: of numbers a further one, which
+    is 1 there and else 0, of categories that of `fill`. A column that `is_complete` lacked no entry
+    in the training part. The texts `missing` are missing entries. A text among numbers is read by
+    `as_numbers`, with `decimal` as its decimal mark.
     """
 
     name: str
@@ -32,6 +39,7 @@ class Column(NamedTuple):
     decimal: str = "."
     missing: tuple[str, ...] = ()
     is_indicated: bool = False
+    is_complete: bool = False
 
     @property
     def num_inputs(self) -> int:
@@ -64,17 +72,16 @@ class Preprocessing(NamedTuple):
             of_categories = [f"{column.name}={category}" for category in column.categories]
             names += [repr(name) if name in taken else name for name in of_categories]
             names += [] if of_categories else [column.name]
-            names += [f"{column.name} is missing"] if column.is_indicated else []
+            is_further = column.is_indicated and not column.categories
+            names += [f"{column.name} is missing"] * is_further
         return tuple(names)
 
-    def encode(
-        self, raw: Inputs, on_unknown: Callable[[str], object] = lambda message: None
-    ) -> np.ndarray:
+    def encode(self, raw: Inputs, on_unknown: OnUnknown = ignore) -> np.ndarray:
         """The x of raw inputs: a data frame with these columns, or an array of them in this order.
 
-        A category that the training part did not have becomes all zeros, and is told to
-        `on_unknown`. Raises `UserError` for columns that are not there, entries that are missing,
-        infinite or no numbers.
+        A category that the training part did not have becomes all zeros; it is told to
+        `on_unknown`, and so are missing entries of a column that had none there. Raises `UserError`
+        for columns that are not there, entries that are missing, infinite or no numbers.
         """
         names = [column.name for column in self.columns]
         if isinstance(raw, np.ndarray) and (raw.ndim != 2 or raw.shape[1] != len(names)):
@@ -85,7 +92,7 @@ class Preprocessing(NamedTuple):
         if isinstance(raw, np.ndarray) and all(
             not column.categories and not column.is_indicated for column in self.columns
         ):
-            x = finite_numbers(raw, self.columns, self.x_scale.dtype)
+            x = finite_numbers(raw, self.columns, self.x_scale.dtype, on_unknown)
         else:
             frame = _named(raw, names)
             encoded = [_encode_column(frame[c.name], c, on_unknown) for c in self.columns]
@@ -150,7 +157,9 @@ def _named(raw: Inputs, names: list[str]) -> "pandas.DataFrame":
     return frame
 
 
-def finite_numbers(values: np.ndarray, columns: Sequence[Column], dtype: Any) -> np.ndarray:
+def finite_numbers(
+    values: np.ndarray, columns: Sequence[Column], dtype: Any, on_unknown: OnUnknown = ignore
+) -> np.ndarray:
     """A fresh array of finite numbers, with each missing one replaced by its column's `fill`."""
     try:
         x = np.array(values, dtype)
@@ -167,28 +176,34 @@ def finite_numbers(values: np.ndarray, columns: Sequence[Column], dtype: Any) ->
             )
         missing = np.isnan(column_values)
         if missing.any():
-            column_values[missing] = _fill(column, missing)
+            column_values[missing] = _fill(column, missing, on_unknown)
     return x
 
 
-def _fill(column: Column, missing: np.ndarray) -> float | str:
+def _fill(column: Column, missing: np.ndarray, on_unknown: OnUnknown) -> float | str:
     if column.fill is None:
         raise UserError(
             f"column {column.name!r}: missing entries ({missing.sum()} of {len(missing)}); only a "
             "model trained with data.missing=mean or indicator fills them."
         )
+    if column.is_complete:
+        fill = column.fill if isinstance(column.fill, str) else f"{column.fill:g}"
+        on_unknown(
+            f"column {column.name!r}: {missing.sum()} of {len(missing)} entries are missing, and "
+            f"in the training data none was; they count as {fill[:40]!r}."
+        )
     return column.fill
 
 
 def _encode_column(
-    values: "pandas.Series[Any]", column: Column, on_unknown: Callable[[str], object]
+    values: "pandas.Series[Any]", column: Column, on_unknown: OnUnknown
 ) -> np.ndarray:
     if column.categories:
         return _one_hot(values, column, on_unknown)
     if values.dtype.kind == "O":
         values = _read_texts(values, column)
     numbers = without_missing_words(as_floats(values), column.missing)
-    filled = finite_numbers(numbers[:, None], [column], np.float64)
+    filled = finite_numbers(numbers[:, None], [column], np.float64, on_unknown)
     return np.column_stack([filled, np.isnan(numbers)]) if column.is_indicated else filled
 
 
@@ -205,15 +220,13 @@ def _read_texts(values: "pandas.Series[Any]", column: Column) -> "pandas.Series[
     return values.astype(object).where(~values.index.isin(texts.index), numbers)
 
 
-def _one_hot(
-    values: "pandas.Series[Any]", column: Column, on_unknown: Callable[[str], object]
-) -> np.ndarray:
+def _one_hot(values: "pandas.Series[Any]", column: Column, on_unknown: OnUnknown) -> np.ndarray:
     texts = as_texts(values)
     missing = texts.isna() | texts.isin(column.missing)
     if missing.any():
         # pandas itself reads some texts as missing; a column may have one of them for a category.
         taken = [text for text in column.categories if text in _MISSING_TO_PANDAS]
-        fill = taken[0] if len(taken) == 1 else _fill(column, missing.to_numpy())
+        fill = taken[0] if len(taken) == 1 else _fill(column, missing.to_numpy(), on_unknown)
         texts = texts.mask(missing, str(fill))
     known = {category: code for code, category in enumerate(column.categories)}
     also_known = {_however_spelt(category): code for category, code in known.items()}

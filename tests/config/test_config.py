@@ -143,6 +143,10 @@ def test_a_value_that_is_not_allowed(override: str, error: str) -> None:
             ["model.initializer=standard_normal", "model.initializer_scale=2"],
             "use model.initializer=scaled_normal",
         ),
+        (
+            ["data.scaling=robust", "data.standardize=false"],
+            "data.standardize=false data.scaling=robust: the first scales nothing",
+        ),
         (["optimizer=lbfgs", "batch_size=2"], "batch_size=2: lbfgs needs the full batch"),
         (["model.hidden_sizes=[100000,100000]"], "must be at most 1,000,000,000"),
         (["schedule=piecewise", "schedule.boundaries=[0.7,0.2]"], "an increasing list of"),

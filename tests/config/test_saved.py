@@ -20,4 +20,6 @@ def test_a_training_keeps_its_name_where_keys_are_added(overrides, name):
     """Else `sweep.resume=true` would train again what an earlier version has trained."""
     assert config_hash(compose(overrides)) == name
     assert config_hash(compose([*overrides, "ensemble.size=2"])) != name
-    assert config_hash(compose([*overrides, "data.scaling=robust"])) != name
+    assert (
+        config_hash(compose([*overrides, "data.standardize=true", "data.scaling=robust"])) != name
+    )

@@ -651,6 +651,40 @@ def test_a_missing_entry_may_be_a_value_of_its_own(tmp_path):
     raw = pd.DataFrame({"a": [np.nan], "b": [np.nan], "c": [None], "d": [None]})
     x = Preprocessing.from_dict(stored).encode(raw)
     assert x.tolist() == [[2, 1, 1.5, 0, 0, 1, 0, 1]]
+    rows = data.raw_inputs(dataset, 4)
+    pd.testing.assert_frame_equal(rows, pd.read_parquet(path)[list("abcd")], check_dtype=False)
+
+
+@pytest.mark.parametrize("missing", ["mean", "indicator"])
+def test_a_gap_that_training_did_not_have_is_told(missing, tmp_path):
+    a, c = np.arange(8.0), np.array(["u", "v", "v", "v"] * 2)
+    gap = np.where(np.arange(8) == 3, np.nan, a)
+    path = written(tmp_path / "t.csv", a=a, b=gap, c=c, y=a / 3)
+    told = []
+    stored = load(table(path, missing=missing)).preprocessing.to_dict()
+    preprocessing = Preprocessing.from_dict(json.loads(json.dumps(stored)))
+    raw = pd.DataFrame({"a": [np.nan, 1, np.nan], "b": np.nan, "c": [None, "u", "v"]})
+    preprocessing.encode(raw, told.append)
+    assert told == [
+        "column 'a': 2 of 3 entries are missing, and in the training data none was; they count "
+        "as '3.5'.",
+        "column 'c': 1 of 3 entries are missing, and in the training data none was; they count "
+        "as 'v'.",
+    ]
+
+
+def test_a_gap_in_an_array_is_told_too(tmp_path):
+    path = written(tmp_path / "t.csv", a=np.arange(8.0), b=np.arange(8.0) ** 2, y=np.arange(8) / 3)
+    told = []
+    load(table(path, missing="mean")).preprocessing.encode(np.array([[1, np.nan]]), told.append)
+    assert len(told) == 1 and "'b': 1 of 1 entries are missing" in told[0]
+
+
+def test_a_gap_in_the_test_part_alone_is_told(tmp_path):
+    a = np.where(np.arange(20) == 19, np.nan, np.arange(20.0))
+    path = written(tmp_path / "t.csv", a=a, y=np.arange(20) / 3)
+    dataset = load(table(path, missing="mean", test_size=5.0, shuffle=False))
+    assert "'a': 1 of 5 entries are missing" in dataset.notes[-1]
 
 
 def test_missing_entries(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -134,6 +135,21 @@ def test_labels_come_back_as_they_were(labels, suffix, tmp_path):
     model = Model(params, (), "sigmoid", *names, dataset.preprocessing)
     model.save(tmp_path)
     assert (Model.load(tmp_path).predict(frame).prediction == frame.y).mean() == 1.0
+
+
+def test_an_example_may_lack_entries(tmp_path):
+    config = write_table(tmp_path)
+    frame = pd.read_csv(config.path)
+    frame.loc[:2, ["age", "town"]] = np.nan
+    frame.to_csv(config.path, index=False)
+    dataset = load(dataclasses.replace(config, missing="indicator"))
+    model = make_model(dataset, "identity", 1)
+    example = raw_inputs(dataset, 5)
+    assert example[["age", "town"]].isna().sum().tolist() == [3, 3]
+    save_model(tmp_path / "model", model, example)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    expected = model.predict(frame)[:5]
+    pd.testing.assert_frame_equal(loaded.predict(loaded.input_example), expected)
 
 
 def test_unknown_categories_are_told(tmp_path):
