@@ -87,8 +87,8 @@ def ours(table: Table, rows: Split) -> float:
 def lightgbm(table: Table, rows: Split) -> float:
     from lightgbm import LGBMClassifier, LGBMRegressor, early_stopping
 
-    of_classes = {"learning_rate": 0.04, "subsample": 0.75, "num_leaves": 50}
-    of_numbers = {"learning_rate": 0.05, "subsample": 0.7, "num_leaves": 100}
+    of_classes: dict[str, Any] = {"learning_rate": 0.04, "subsample": 0.75, "num_leaves": 50}
+    of_numbers: dict[str, Any] = {"learning_rate": 0.05, "subsample": 0.7, "num_leaves": 100}
     kind = LGBMClassifier if table.of_classes else LGBMRegressor
     model = kind(
         n_estimators=1000,
