@@ -159,7 +159,7 @@ def _validate_together(config: Experiment) -> None:
             f"model.initializer_scale={model.initializer_scale}: standard_normal has scale 1; "
             "use model.initializer=scaled_normal."
         )
-    if config.data.scaling != "standard" and not config.data.standardize:
+    if config.data.scaling not in ("standard", "none") and not config.data.standardize:
         raise UserError(
             f"data.standardize=false data.scaling={config.data.scaling}: the first scales "
             "nothing; use data.standardize=true, or data.scaling=standard."

@@ -213,8 +213,9 @@ class Data:
     standardize: bool = key("scale the inputs, and the targets of a regression")
     scaling: str = key(
         "standard: to mean 0 and variance 1 over the training part; robust: by median and middle "
-        "half, then smoothly within ±3 (the targets as standard)",
-        one_of("standard", "robust"),
+        "half, then smoothly within ±3; quantile: by rank, to a normal distribution; none: not at "
+        "all (in each of them the targets as standard)",
+        one_of("standard", "robust", "quantile", "none"),
     )
 
 

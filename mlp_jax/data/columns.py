@@ -1,5 +1,6 @@
 """What a loader returns, and the preprocessing that fits its training part."""
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from mlp_jax.errors import UserError
 
 CLIP = 3.0
 """Of robust scaling."""
+
+MAX_QUANTILES = 1000
+"""Of a column; as many as there are rows, where these are fewer."""
 
 MAX_CATEGORIES = 100
 """Of a column that the config does not name as one of categories; fewer where rows are few."""
@@ -132,22 +136,44 @@ def fit(
     x, y = train
     n_0 = sum(column.num_inputs for column in columns)
     n_targets = 0 if raw.class_names else len(raw.target_names)
-    preprocessing = Preprocessing(
-        columns,
-        x_shift=np.zeros(n_0, raw.x_dtype),
-        x_scale=np.ones(n_0, raw.x_dtype),
-        y_shift=np.zeros(n_targets),
-        y_scale=np.ones(n_targets),
-    )
-    if not config.standardize:
-        return preprocessing._replace(x_scale=np.full(n_0, raw.x_scale, raw.x_dtype))
-    is_robust = config.scaling == "robust"
-    of_inputs = _median_and_range if is_robust else _mean_and_std
-    x_shift, x_scale = of_inputs(preprocessing.encode(x), preprocessing.feature_names)
-    y_shift, y_scale = preprocessing.y_shift, preprocessing.y_scale
-    if not raw.class_names:
+    y_shift, y_scale = np.zeros(n_targets), np.ones(n_targets)
+    if config.standardize and not raw.class_names:
         y_shift, y_scale = _mean_and_std(y, raw.target_names)
-    return Preprocessing(columns, x_shift, x_scale, y_shift, y_scale, CLIP if is_robust else 0.0)
+    unscaled = Preprocessing(
+        columns, np.zeros(n_0, raw.x_dtype), np.ones(n_0, raw.x_dtype), y_shift, y_scale
+    )
+    if not config.standardize or config.scaling == "none":
+        return unscaled._replace(x_scale=np.full(n_0, raw.x_scale, raw.x_dtype))
+    return SCALINGS[config.scaling](unscaled, unscaled.encode(x))
+
+
+def _standard(unscaled: Preprocessing, encoded: np.ndarray) -> Preprocessing:
+    shift, scale = _mean_and_std(encoded, unscaled.feature_names)
+    return unscaled._replace(x_shift=shift, x_scale=scale)
+
+
+def _robust(unscaled: Preprocessing, encoded: np.ndarray) -> Preprocessing:
+    shift, scale = _median_and_range(encoded, unscaled.feature_names)
+    return unscaled._replace(x_shift=shift, x_scale=scale, clip=CLIP)
+
+
+def _quantile(unscaled: Preprocessing, encoded: np.ndarray) -> Preprocessing:
+    """Numbers by their quantiles to a normal distribution, categories as standard."""
+    at, standard = unscaled.are_numbers, _standard(unscaled, encoded)
+    shares = np.linspace(0, 1, min(MAX_QUANTILES, len(encoded)))
+    return standard._replace(
+        x_shift=np.where(at, 0, standard.x_shift).astype(encoded.dtype),
+        x_scale=np.where(at, 1, standard.x_scale).astype(encoded.dtype),
+        quantiles=np.quantile(encoded[:, at].astype(float), shares, axis=0),
+    )
+
+
+SCALINGS: dict[str, Callable[[Preprocessing, np.ndarray], Preprocessing]] = {
+    "standard": _standard,
+    "robust": _robust,
+    "quantile": _quantile,
+}
+"""Each fits to the encoded inputs of the training part; `none` is none of them."""
 
 
 def _median_and_range(values: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

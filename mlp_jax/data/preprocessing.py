@@ -3,8 +3,10 @@
 This file travels with each model: it imports nothing of ours but `errors`, which does, too.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
@@ -50,7 +52,8 @@ class Preprocessing(NamedTuple):
     """From raw inputs to x and from y back to units; stored with the model.
 
     u = (encoded − x_shift) / x_scale, in their dtype, and target = y · y_scale + y_shift. Then
-    x = u, or with `clip` = c > 0 x = u / √(1 + (u/c)²), which no outlier takes beyond ±c.
+    x = u, or with `clip` = c > 0 x = u / √(1 + (u/c)²), which no outlier takes beyond ±c. With
+    `quantiles`, a column for each number of u, that becomes x = Φ⁻¹(F(u)) by `to_normal`.
     """
 
     columns: tuple[Column, ...]
@@ -59,6 +62,13 @@ class Preprocessing(NamedTuple):
     y_shift: np.ndarray
     y_scale: np.ndarray
     clip: float = 0.0
+    quantiles: np.ndarray | None = None
+
+    @property
+    def are_numbers(self) -> np.ndarray:
+        """Which inputs are a column's numbers, and not a category or that a number is missing."""
+        columns = (np.arange(c.num_inputs) < (not c.categories) for c in self.columns)
+        return np.concatenate([np.zeros(0, bool), *columns])
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -103,12 +113,18 @@ class Preprocessing(NamedTuple):
         """From encoded inputs to x."""
         x = encoded - self.x_shift
         x /= self.x_scale  # in place: it may be large
+        if self.quantiles is not None:
+            at = self.are_numbers
+            x[:, at] = to_normal(x[:, at], self.quantiles)
         return x / np.hypot(1, x / self.clip) if self.clip else x
 
     def unscale(self, x: np.ndarray) -> np.ndarray:
         """From x to encoded inputs."""
         if self.clip:
             x = x / np.sqrt(np.maximum(1 - (x / self.clip) ** 2, np.finfo(x.dtype).eps))
+        if self.quantiles is not None:
+            x, at = x.copy(), self.are_numbers
+            x[:, at] = from_normal(x[:, at], self.quantiles)
         return x * self.x_scale + self.x_shift
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
@@ -124,7 +140,9 @@ class Preprocessing(NamedTuple):
         arrays = {name: getattr(self, name).tolist() for name in self._fields[1:5]}
         columns = [column._asdict() for column in self.columns]
         dtype = self.x_scale.dtype.name
-        return {"columns": columns, "x_dtype": dtype, **arrays, "clip": self.clip}
+        quantiles = None if self.quantiles is None else self.quantiles.tolist()
+        scaled = {"clip": self.clip, "quantiles": quantiles}
+        return {"columns": columns, "x_dtype": dtype, **arrays, **scaled}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
@@ -137,8 +155,42 @@ class Preprocessing(NamedTuple):
         dtypes = dict.fromkeys(("x_shift", "x_scale"), stored["x_dtype"])
         dtypes |= dict.fromkeys(("y_shift", "y_scale"), "float64")
         arrays = {name: np.array(stored[name], dtype) for name, dtype in dtypes.items()}
-        clip = stored.get("clip", 0.0)  # which earlier versions did not have
-        return cls(columns, **arrays, clip=clip)
+        # What follows earlier versions did not have.
+        clip, quantiles = stored.get("clip", 0.0), stored.get("quantiles")
+        quantiles = None if quantiles is None else np.array(quantiles, float)
+        return cls(columns, **arrays, clip=clip, quantiles=quantiles)
+
+
+_SMALLEST = 1e-7 - np.spacing(1)
+_inverse_cdf = np.vectorize(NormalDist().inv_cdf, otypes=[float])
+_erfc = np.vectorize(math.erfc, otypes=[float])
+
+
+def to_normal(x: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """Φ⁻¹(F(x)) for each column, with F linear between its `quantiles`, of equally spaced shares.
+
+    As scikit-learn's `QuantileTransformer` with `output_distribution="normal"` has it: among equal
+    quantiles F is the middle of their shares, at the ends 0 and 1, and Φ⁻¹ of those is ±5.2. Of a
+    constant column it is 0.
+    """
+    shares = np.linspace(0, 1, len(quantiles))
+    p = np.empty(x.shape)
+    for column, (values, points) in enumerate(zip(x.T, quantiles.T, strict=True)):
+        below = np.interp(values, points, shares)
+        above = -np.interp(-values, -points[::-1], -shares[::-1])
+        is_first, is_last = values <= points[0], values >= points[-1]
+        p[:, column] = np.where(is_first == is_last, (below + above) / 2, is_last)
+    return np.asarray(_inverse_cdf(p.clip(_SMALLEST, 1 - _SMALLEST)))
+
+
+def from_normal(x: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """The inverse of `to_normal`, where it has one."""
+    shares = np.linspace(0, 1, len(quantiles))
+    upper = _erfc(np.abs(x) / math.sqrt(2)) / 2
+    upper = np.where(upper < 2 * _SMALLEST, 0, upper)
+    p = np.where(x > 0, 1 - upper, upper)
+    columns = [np.interp(v, shares, points) for v, points in zip(p.T, quantiles.T, strict=True)]
+    return np.column_stack([np.zeros((len(x), 0)), *columns])
 
 
 def _named(raw: Inputs, names: list[str]) -> "pandas.DataFrame":

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import RobustScaler
+from sklearn.preprocessing import QuantileTransformer, RobustScaler
 
 from mlp_jax import data
 from mlp_jax.config.schema import Boolean, Mnist, ScikitLearn, Synthetic, Table
@@ -208,7 +208,7 @@ def test_preprocessing_is_stored_exactly(name, tmp_path):
     stored = load(CONFIGS[name](tmp_path, standardize=True)).preprocessing
     restored = Preprocessing.from_dict(json.loads(json.dumps(stored.to_dict())))
     assert restored.columns == stored.columns
-    assert restored.clip == stored.clip
+    assert restored.clip == stored.clip and restored.quantiles is None
     for one, other in zip(restored[1:5], stored[1:5], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -590,7 +590,7 @@ def test_raw_rows_encode_to_x(tmp_path_factory, draw):
     path = written(tmp_path_factory.getbasetemp() / f"t{suffix}", **columns)
     scaling = {
         "standardize": draw.draw(st.booleans()),
-        "scaling": draw.draw(st.sampled_from(["standard", "robust"])),
+        "scaling": draw.draw(st.sampled_from(["standard", "robust", "quantile", "none"])),
     }
     dataset = load(table(path, **scaling, task="regression"))
     stored = json.loads(json.dumps(dataset.preprocessing.to_dict()))
@@ -630,6 +630,37 @@ def test_robust_scaling_is_that_of_scikit_learn_clipped(tmp_path):
     assert dataset.train.y.std() == pytest.approx(1)  # the target as ever
     far = dataset.preprocessing.encode(np.array([[1e200, 0.0], [-1e200, 0.0]]))
     assert far[:, 0].tolist() == pytest.approx([3, -3])  # however far out
+
+
+def test_quantile_scaling_is_that_of_scikit_learn(tmp_path):
+    rng = np.random.default_rng(0)
+    a, many_equal = rng.lognormal(sigma=2, size=1500), rng.integers(0, 5, 1500) ** 2.0
+    colour = rng.choice(["red", "green"], 1500)
+    path = written(tmp_path / "t.csv", a=a, b=many_equal, colour=colour, y=a)
+    dataset = load(table(path, standardize=True, scaling="quantile"))
+    stored = json.loads(json.dumps(dataset.preprocessing.to_dict()))
+    preprocessing = Preprocessing.from_dict(stored)
+    theirs = QuantileTransformer(output_distribution="normal", subsample=None)
+    numbers = np.column_stack([a, many_equal])
+    np.testing.assert_allclose(dataset.train.x[:, :2], theirs.fit_transform(numbers), atol=1e-6)
+    new = np.column_stack([np.r_[-1e9, 1e9, rng.lognormal(sigma=2, size=500)], np.arange(502) / 20])
+    x = preprocessing.encode(pd.DataFrame(new, columns=["a", "b"]).assign(colour="red"))
+    np.testing.assert_allclose(x[:, :2], theirs.transform(new), atol=1e-6)
+    np.testing.assert_allclose(dataset.train.x[:, 2:].std(axis=0), 1)  # categories as standard
+    np.testing.assert_allclose(
+        preprocessing.unscale(dataset.train.x)[:, :2], numbers, rtol=1e-5, atol=1e-6
+    )
+    assert dataset.train.y.std() == pytest.approx(1)
+
+
+def test_without_scaling_the_targets_still_are(tmp_path):
+    a = np.arange(8.0)
+    path = written(tmp_path / "t.csv", a=a, y=a / 3)
+    dataset = load(table(path, standardize=True, scaling="none"))
+    assert dataset.train.x[:, 0].tolist() == a.tolist()
+    assert dataset.train.y.std() == pytest.approx(1)
+    pixels = load(scikit_learn("digits", scaling="none")).train.x
+    assert pixels.max() == 1  # of 16
 
 
 def test_a_missing_entry_may_be_a_value_of_its_own(tmp_path):
