@@ -18,7 +18,7 @@ from mlp_jax.config.guard import explain
 from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
 
-_WITHOUT = (("ensemble.size", 1), ("data.scaling", "standard"))
+_WITHOUT = (("ensemble.size", 1), ("data.scaling", "standard"), ("data.dates", "refuse"))
 """What later keys have to be for a training that could do without them: it keeps its name."""
 
 

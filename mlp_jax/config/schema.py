@@ -263,6 +263,10 @@ class Table(SplitData):
         "median and a further input, for a category one of its own",
         one_of("refuse", "drop", "mean", "indicator"),
     )
+    dates: str = key(
+        "parts: year, month, weekday and hour become inputs, all but the year as sin and cos",
+        one_of("refuse", "parts"),
+    )
     ignore: list[str] = key("columns to leave out")
     numeric: list[str] = key("columns read as numbers, without %, currency or thousands separators")
     categorical: list[str] = key("columns of numbers, or of many texts, that are categories")

@@ -9,15 +9,20 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlp_jax.config.schema import Data
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.columns import Raw, fit, fit_columns
+from mlp_jax.data.dates import written
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError, reached
+
+if TYPE_CHECKING:
+    import pandas
 
 DATASETS: dict[str, Callable[[Any], Raw]] = {
     "xor": computed.boolean,
@@ -40,6 +45,7 @@ class Dataset(NamedTuple):
     """What `load` returns. `class_names` is empty for regression; `notes` are for the user.
 
     `class_values` are the labels as they stood in the data: numbers, true and false, or texts.
+    `rows` are the first of a table's training part.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Dataset(NamedTuple):
     source: str
     digest: str
     notes: tuple[str, ...]
+    rows: "pandas.DataFrame | None" = None
 
 
 def load(config: Data) -> Dataset:
@@ -92,33 +99,27 @@ def load(config: Data) -> Dataset:
         source=raw.source,
         digest=_digest(parts),
         notes=(*raw.notes, *notes, *unknown),
+        rows=_rows(train[0], columns),
     )
 
 
 def raw_inputs(dataset: Dataset, num_examples: int) -> Inputs:
-    """The first training examples as a user has them: rows of the table, or of an array."""
-    columns = dataset.preprocessing.columns
-    x = dataset.train.x[:num_examples].astype(np.float64)
-    encoded = dataset.preprocessing.unscale(x)
-    if dataset.name != "table":
-        return encoded
-    import pandas as pd
-
-    ends = np.cumsum([column.num_inputs for column in columns])
-    parts = np.split(encoded, ends[:-1], axis=1)
-    return pd.DataFrame(
-        {column.name: _entries(column, part) for column, part in zip(columns, parts, strict=True)}
-    )
+    """The first training examples as a user has them: at most 20 rows of a table, or an array."""
+    if dataset.rows is not None:
+        return dataset.rows[:num_examples]
+    return dataset.preprocessing.unscale(dataset.train.x[:num_examples].astype(np.float64))
 
 
-def _entries(column: Column, encoded: np.ndarray) -> np.ndarray:
-    """A column's entries as they stood, from its encoded inputs."""
-    if column.categories:
-        texts = np.array(column.categories, object)[encoded.argmax(axis=1)]
-        if column.is_indicated:
-            texts[texts == column.fill] = None
-        return texts
-    return np.where(column.is_indicated & (encoded[:, -1] > 0.5), np.nan, encoded[:, 0])
+def _rows(x: Inputs, columns: tuple[Column, ...]) -> "pandas.DataFrame | None":
+    """The first rows of a table, its dates as its texts have them."""
+    if isinstance(x, np.ndarray):
+        return None
+    rows = x.iloc[:20][[column.name for column in columns]].reset_index(drop=True)
+    for column in columns:
+        if column.parts:
+            write = partial(written, style=column.style)
+            rows[column.name] = rows[column.name].map(write, na_action="ignore").astype(object)
+    return rows
 
 
 def _digest(parts: Sequence[Part | None]) -> str:

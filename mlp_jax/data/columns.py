@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_jax.config.schema import Data, Table
+from mlp_jax.data.dates import parts_of
 from mlp_jax.data.files import insist_on_memory
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
@@ -54,7 +55,13 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
             constant.append(str(name))
             continue
         column = spelt[str(name)]
-        if values.dtype != np.float64:
+        if column.style:
+            parts = parts_of(values.dropna())
+            column = column._replace(parts=tuple(p for p, v in parts.items() if np.ptp(v) > 0))
+            if not column.parts:
+                constant.append(str(name))
+                continue
+        elif values.dtype != np.float64:
             column = column._replace(categories=tuple(sorted(counts.index)))
             most = min(MAX_CATEGORIES, max(20, len(values) / 2))
             are_sentences = counts.index.str.count(r"\s").to_numpy().mean() >= 3
@@ -92,7 +99,8 @@ def _filled(column: Column, values: Any, missing: str) -> Column:
     is_indicated = missing == "indicator" and not column.is_complete
     if not column.categories:
         fill = values.mean() if missing == "mean" else values.median()
-        return column._replace(fill=float(fill), is_indicated=is_indicated)
+        fill = str(fill) if column.style else float(fill)
+        return column._replace(fill=fill, is_indicated=is_indicated)
     if not is_indicated:
         return column._replace(fill=str(values.mode()[0]))
     other = next(
@@ -116,13 +124,18 @@ def _check_memory(columns: list[Column], num_rows: int) -> None:
 
 def _inputs(columns: list[Column]) -> str:
     """What the columns have become, in a line."""
-    numbers = [c.name + " (or missing)" * c.is_indicated for c in columns if not c.categories]
+    numbers = [
+        c.name + " (or missing)" * c.is_indicated for c in columns if not (c.categories or c.parts)
+    ]
+    of_dates = [f"{c.name} ({', '.join(c.parts)})" for c in columns if c.parts]
     of_categories = [f"{c.name} ({len(c.categories)})" for c in columns if c.categories]
     parts = []
     if numbers:
         parts.append(f"{len(numbers)} numbers: {_listed(numbers)}")
     if of_categories:
         parts.append(f"{len(of_categories)} of categories (inputs): {_listed(of_categories)}")
+    if of_dates:
+        parts.append(f"{len(of_dates)} of dates: {_listed(of_dates)}")
     return "columns   " + "; ".join(parts)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlp_jax.config.schema import Table
+from mlp_jax.data.dates import STYLES, StyleError, are_dates, as_dates, read_dates, style_of
 from mlp_jax.data.files import shortened
 from mlp_jax.data.preprocessing import (
     Column,
@@ -31,17 +32,11 @@ MISSING_WORDS = (
 _LARGEST_EXACT = 2**53
 _MAX_NAMED = 5
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
-_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[.,]?"
-_CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[ap]m)?( ?(z|utc|[+-]\d{2}:?\d{2}))?"
-_DAY = (
-    r"\d{4}[-/](0?[1-9]|1[0-2])([-/]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})"
-    rf"|(\d{{1,2}}[. -]+)?{_MONTH}[ -]+(\d{{1,2}},? +)?\d{{2,4}}"
-)
-_DATE = rf"(?i:({_DAY})([t ,]+{_CLOCK})?|{_CLOCK})"
 
 
 class Typed(NamedTuple):
-    """A column whose entries are all numbers (and then floats), or all texts or true and false.
+    """A column whose entries are all numbers (and then floats), all dates, or all texts or true and
+    false.
 
     `column` has how its entries are spelt; its categories are those of the training part.
     """
@@ -93,6 +88,12 @@ def _type_of(name: str, values: "pandas.Series[Any]", config: Table, decimal: st
         if kind == "integer":
             _insist_on_exact(name, values[numbers.abs() > _LARGEST_EXACT], config)
         return _numbers(numbers, config.missing_values or (), Column(name, decimal=decimal))
+    if kind in ("datetime64", "datetime", "date") and name != config.target:
+        if config.dates == "refuse":
+            raise _DoubtError(
+                f"its entries ({kind}) are dates: {_instead_of_dates(name, config, False)}."
+            )
+        return Typed(as_dates(values, STYLES[1]), False, Column(name, style=STYLES[1]))
     raise _DoubtError(
         f"its entries ({kind}) are neither numbers, texts nor true and false; turn it into "
         f"numbers{_or_ignore(name, config)}."
@@ -129,7 +130,11 @@ def _type_of_texts(name: str, texts: "pandas.Series[str]", config: Table, decima
             return _numbers(numbers, words, Column(name, decimal=decimal, missing=missing))
         if is_named or 0 < texts.count() <= 2 * numbers.count():
             raise _DoubtError(_odd_entries(name, odd, numbers))
-        _insist_on_categories(name, texts[~texts.isin(words)].dropna(), config, decimal)
+        known = texts.mask(texts.isin(words))
+        if config.dates == "parts" and name != config.target and _mostly_dates(known.dropna()):
+            missing = tuple(texts[texts.isin(words)].unique())
+            return _dates(name, known, Column(name, missing=missing), config)
+        _insist_on_categories(name, known.dropna(), config, decimal)
     column = Column(name, missing=tuple(texts[texts.isin(words)].unique()))
     notes = _missing_note(column)
     if none_is_missing:
@@ -161,18 +166,39 @@ def _insist_on_categories(
 ) -> None:
     """Raises `_DoubtError` for texts that are dates, or numbers in another spelling."""
     such = f"its texts, such as {shortened(texts[:1].tolist())},"
-    if texts.str.fullmatch(_DATE).mean() > 0.9:
-        raise _DoubtError(
-            f"{such} are dates or times. Turn them into numbers, such as the year"
-            f"{_or_ignore(name, config)}; or take them as categories with "
-            f"'data.categorical=[{name}]'."
-        )
+    if are_dates(texts).mean() > 0.9:
+        raise _DoubtError(f"{such} are dates or times: {_instead_of_dates(name, config)}.")
     for mark, key in (decimal, f"data.numeric=[{name}]"), (",", "data.decimal=comma"):
         if as_numbers(texts, mark).notna().mean() > 0.9:
             raise _DoubtError(
                 f"{such} look like numbers with separators or a sign. Read them as numbers with "
                 f"'{key}', or as categories with 'data.categorical=[{name}]'."
             )
+
+
+def _mostly_dates(texts: "pandas.Series[str]") -> bool:
+    return bool(are_dates(texts).mean() > 0.5)
+
+
+def _instead_of_dates(name: str, config: Table, are_texts: bool = True) -> str:
+    if name == config.target:
+        return "turn them into numbers, such as the year"
+    first = "take their parts with data.dates=parts" * (config.dates == "refuse")
+    texts = f"take them as categories with 'data.categorical=[{name}]'" * are_texts
+    leave_out = f"leave the column out with 'data.ignore=[{name}]'"
+    return ", or ".join(way for way in (first, texts, leave_out) if way)
+
+
+def _dates(name: str, texts: "pandas.Series[str]", column: Column, config: Table) -> Typed:
+    """A column of texts that are dates of one style."""
+    try:
+        style = style_of(texts.dropna())
+    except StyleError as error:
+        raise _DoubtError(
+            f"{error}; write all in one, {_instead_of_dates(name, config)}."
+        ) from None
+    dates = read_dates(texts, style)
+    return Typed(dates, False, column._replace(style=style), _missing_note(column))
 
 
 def _odd_entries(name: str, odd: "pandas.Series[str]", numbers: "pandas.Series[float]") -> str:

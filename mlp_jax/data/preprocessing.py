@@ -1,6 +1,6 @@
 """From raw inputs to x and back: one-hot categories, filled gaps, scaled numbers.
 
-This file travels with each model: it imports nothing of ours but `errors`, which does, too.
+This file travels with each model: it imports nothing of ours but what does, too.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
+from mlp_jax.data.dates import as_dates, encode_dates, part_names
 from mlp_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:  # imported only where needed: pandas takes half a second
@@ -26,7 +27,8 @@ def ignore(message: str) -> None:
 
 
 class Column(NamedTuple):
-    """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot).
+    """One raw input: a number, or one of `categories`, which becomes as many inputs (one-hot), or a
+    date, of which `parts` become inputs; its texts have the `style`.
 
     `fill` stands in for a missing entry; where it is None, a missing entry is refused. With
     `is_indicated` that an entry is missing is an input of its own: of numbers a further one, which
@@ -42,10 +44,19 @@ class Column(NamedTuple):
     missing: tuple[str, ...] = ()
     is_indicated: bool = False
     is_complete: bool = False
+    style: str = ""
+    parts: tuple[str, ...] = ()
 
     @property
     def num_inputs(self) -> int:
-        return len(self.categories) or 1 + self.is_indicated
+        return len(self.input_names)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        if self.categories:
+            return tuple(f"{self.name}={category}" for category in self.categories)
+        of_parts = [f"{self.name} {part}" for part in part_names(self.parts)]
+        return (*(of_parts or [self.name]), *[f"{self.name} is missing"] * self.is_indicated)
 
 
 class Preprocessing(NamedTuple):
@@ -67,24 +78,23 @@ class Preprocessing(NamedTuple):
     @property
     def are_numbers(self) -> np.ndarray:
         """Which inputs are a column's numbers, and not a category or that a number is missing."""
-        columns = (np.arange(c.num_inputs) < (not c.categories) for c in self.columns)
+        columns = (
+            np.arange(c.num_inputs) < (not c.categories and not c.parts) for c in self.columns
+        )
         return np.concatenate([np.zeros(0, bool), *columns])
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """One name for each component of x; `column=category` for a category.
 
-        It stands in quotes where a raw column has that name.
+        It stands in quotes where another raw column has that name.
         """
         taken = {column.name for column in self.columns}
-        names = []
-        for column in self.columns:
-            of_categories = [f"{column.name}={category}" for category in column.categories]
-            names += [repr(name) if name in taken else name for name in of_categories]
-            names += [] if of_categories else [column.name]
-            is_further = column.is_indicated and not column.categories
-            names += [f"{column.name} is missing"] * is_further
-        return tuple(names)
+        return tuple(
+            repr(name) if name in taken and name != column.name else name
+            for column in self.columns
+            for name in column.input_names
+        )
 
     def encode(self, raw: Inputs, on_unknown: OnUnknown = ignore) -> np.ndarray:
         """The x of raw inputs: a data frame with these columns, or an array of them in this order.
@@ -100,7 +110,8 @@ class Preprocessing(NamedTuple):
                 f"for {', '.join(names[:5])}{', …' * (len(names) > 5)}."
             )
         if isinstance(raw, np.ndarray) and all(
-            not column.categories and not column.is_indicated for column in self.columns
+            not (column.categories or column.parts or column.is_indicated)
+            for column in self.columns
         ):
             x = finite_numbers(raw, self.columns, self.x_scale.dtype, on_unknown)
         else:
@@ -148,7 +159,9 @@ class Preprocessing(NamedTuple):
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
         columns = tuple(
             Column(**column)._replace(
-                categories=tuple(column["categories"]), missing=tuple(column.get("missing", ()))
+                categories=tuple(column["categories"]),
+                missing=tuple(column.get("missing", ())),
+                parts=tuple(column.get("parts", ())),
             )
             for column in stored["columns"]
         )
@@ -252,11 +265,25 @@ def _encode_column(
 ) -> np.ndarray:
     if column.categories:
         return _one_hot(values, column, on_unknown)
+    if column.parts:
+        return _parts(values, column, on_unknown)
     if values.dtype.kind == "O":
         values = _read_texts(values, column)
     numbers = without_missing_words(as_floats(values), column.missing)
     filled = finite_numbers(numbers[:, None], [column], np.float64, on_unknown)
     return np.column_stack([filled, np.isnan(numbers)]) if column.is_indicated else filled
+
+
+def _parts(values: "pandas.Series[Any]", column: Column, on_unknown: OnUnknown) -> np.ndarray:
+    """The parts of dates, and whether one is missing."""
+    import pandas as pd
+
+    dates = as_dates(values.mask(values.isin(column.missing)), column.style)
+    missing = dates.isna().to_numpy()
+    if missing.any():
+        dates = dates.fillna(pd.Timestamp(str(_fill(column, missing, on_unknown))))
+    parts = encode_dates(dates, column.parts)
+    return np.column_stack([parts, missing]) if column.is_indicated else parts
 
 
 def _read_texts(values: "pandas.Series[Any]", column: Column) -> "pandas.Series[Any]":

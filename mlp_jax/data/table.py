@@ -101,7 +101,8 @@ def table(config: Table) -> Raw:
     y, classes, of_task = read_target(frame[target_names], config)
     inputs = [column for name, column in found.items() if name not in target_names]
     x = pd.DataFrame({
-        name: frame[name] if found[name].is_numeric else as_texts(frame[name])
+        name: frame[name] if found[name].is_numeric or found[name].column.style
+        else as_texts(frame[name])
         for name in found if name not in target_names
     })  # fmt: skip
     return Raw(

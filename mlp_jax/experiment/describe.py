@@ -166,8 +166,14 @@ def data_facts(dataset: Dataset) -> facts.Data:
     """What is kept of the data itself: its name, where it is from, its columns and parts."""
     parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     sizes = {name: len(part.x) for name, part in parts.items() if part is not None}
-    columns = [{"name": c.name, "type": "string" if c.categories else "double", "required": True}
-               for c in dataset.preprocessing.columns]  # fmt: skip
+    columns = [
+        {
+            "name": c.name,
+            "type": "string" if c.categories else "datetime" if c.parts else "double",
+            "required": True,
+        }
+        for c in dataset.preprocessing.columns
+    ]
     return facts.Data(
         dataset.name,
         dataset.digest,

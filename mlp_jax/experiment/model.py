@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 
 from mlp_jax import errors
-from mlp_jax.data import Inputs, preprocessing
+from mlp_jax.data import Inputs, dates, preprocessing
 from mlp_jax.experiment import prediction
 from mlp_jax.experiment.prediction import Model
 
@@ -49,8 +49,9 @@ def save_model(path: Path, model: Model, example: Inputs) -> None:
 
 
 def source() -> str:
-    """The code of a model: three modules as one, which so need not import each other."""
-    files = [Path(str(module.__file__)) for module in (errors, preprocessing, prediction)]
+    """The code of a model: four modules as one, which so need not import each other."""
+    modules = (errors, dates, preprocessing, prediction)
+    files = [Path(str(module.__file__)) for module in modules]
     lines = "\n\n".join(file.read_text(encoding="utf-8") for file in files).splitlines()
     return "".join(f"{line}\n" for line in lines if not line.startswith("from mlp_jax."))
 

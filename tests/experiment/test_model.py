@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
+from mlp_jax.config.compose import compose
 from mlp_jax.config.schema import ScikitLearn, Synthetic, Table
 from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
@@ -47,9 +48,12 @@ def write_table(folder: Path) -> Table:
     })  # fmt: skip
     frame["price"] = 1e5 + 900.0 * frame["size"] + rng.normal(0, 1e4, 60)
     frame.to_csv(folder / "houses.csv", index=False)
-    path = str(folder / "houses.csv")
-    return Table("table", 0, 0.0, True, "standard", 0.0, path, "price", "auto", "refuse", [], [],
-                 [], None, *["auto"] * 4, True)  # fmt: skip
+    return table(folder / "houses.csv", "price")
+
+
+def table(path: Path, target: str) -> Table:
+    parts = ["data.validation_size=0", "data.test_size=0"]
+    return compose(["+exp=table", f"data.path={path}", f"data.target={target}", *parts]).data
 
 
 # --- the functions of JAX, in NumPy -------------------------------------------------------------
@@ -127,8 +131,7 @@ def test_labels_come_back_as_they_were(labels, suffix, tmp_path):
     frame = pd.DataFrame({"a": [-1.0, 1.0] * 20, "b": np.linspace(0, 1, 40), "y": labels * 20})
     path = tmp_path / f"t{suffix}"
     (frame.to_csv if suffix == ".csv" else frame.to_parquet)(path, index=False)
-    dataset = load(Table("table", 0, 0.0, True, "standard", 0.0, str(path), "y", "auto", "refuse",
-                         [], [], [], None, *["auto"] * 4, True))  # fmt: skip
+    dataset = load(table(path, "y"))
     sign = 1 if sorted(labels) == labels else -1
     params = ((np.array([[10.0 * sign, 0.0]]), np.zeros(1)),)
     names = dataset.class_names, dataset.class_values, dataset.target_names
