@@ -118,7 +118,10 @@ def boosting(table: Table, rows: Split) -> float:
 
 def scikit_learn_mlp(table: Table, rows: Split) -> float:
     columns = make_column_transformer(
-        (make_pipeline(SimpleImputer(), StandardScaler()), make_column_selector(dtype_include=_NUMBERS)),
+        (
+            make_pipeline(SimpleImputer(), StandardScaler()),
+            make_column_selector(dtype_include=_NUMBERS),
+        ),
         (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude=_NUMBERS)),
     )
     known = np.concatenate([rows.train, rows.validation])

@@ -18,7 +18,18 @@ from mlp_jax.config.guard import explain
 from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
 
-_WITHOUT = (("ensemble.size", 1), ("data.scaling", "standard"), ("data.dates", "refuse"))
+_WITHOUT = (
+    ("ensemble.size", 1),
+    ("data.scaling", "standard"),
+    ("data.dates", "refuse"),
+    ("model.dropout", 0.0),
+    ("model.input_dropout", 0.0),
+    ("model.dropout_schedule", "constant"),
+    ("model.input_noise", 0.0),
+    ("model.max_norm", None),
+    ("model.ema_decay", None),
+    ("optimizer.weight_decay_schedule", "constant"),
+)
 """What later keys have to be for a training that could do without them: it keeps its name."""
 
 

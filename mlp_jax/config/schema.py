@@ -42,6 +42,8 @@ INITIALIZER_NAMES = (
     "standard_normal", "scaled_normal", "zeros",
 )  # fmt: skip
 
+SCHEDULE_NAMES = ("constant", "exponential", "cosine", "warmup_cosine", "piecewise")
+
 AUTO_BATCH_SIZE = 32
 MAX_NAME_LENGTH = 250
 """What every store of MLflow takes as the name of a run; of an experiment it takes six more."""
@@ -199,6 +201,17 @@ class Model:
     )
     l2: float = number("of l2/2 ΣW² in the loss; Nielsen's λ for n examples is λ/n", NON_NEGATIVE)
     l1: float = number("of l1 Σ|W| in the loss", NON_NEGATIVE)
+    dropout: float = number("share of each hidden layer's neurons a step leaves out", FRACTION)
+    input_dropout: float = number("share of the inputs a step leaves out", FRACTION)
+    dropout_schedule: str = key("factor of both over the training", one_of(*SCHEDULE_NAMES))
+    input_noise: float = number("standard deviation of noise on each input", NON_NEGATIVE)
+    max_norm: Optional[float] = number(
+        "the largest norm of a hidden neuron's weights; null: any", POSITIVE
+    )
+    ema_decay: Optional[float] = number(
+        "β of the moving average of the parameters, which is measured and kept; null: the last",
+        FRACTION,
+    )
     initializer: str = key("of the weights", INITIALIZER)
     initializer_scale: float = number("factor of the initial weights", POSITIVE)
     bias_initializer: str = key("of the biases", INITIALIZER)
@@ -319,6 +332,11 @@ _B2 = ("b2", float, number("β₂, decay of the mean of squared gradients", FRAC
 _EPS = ("eps", float, number("ε, against a division by 0", POSITIVE))
 _EPS_IN = ("eps_inside_sqrt", bool, key("true: g/√(v + ε); false: g/(√v + ε)"))
 _WEIGHT_DECAY = ("weight_decay", float, number("λ of the weights' own decay, η λ W", NON_NEGATIVE))
+_DECAY_SCHEDULE = (
+    "weight_decay_schedule",
+    str,
+    key("factor of λ, beside η's", one_of(*SCHEDULE_NAMES)),
+)
 _FINAL = "of the learning rate, reached at the last step"
 
 OPTIMIZERS = _choices(Optimizer, {
@@ -328,8 +346,8 @@ OPTIMIZERS = _choices(Optimizer, {
     "adagrad": [("initial_accumulator_value", float, number("of v", NON_NEGATIVE)), _EPS, _CLIP],
     "rmsprop": [_DECAY, _EPS, _EPS_IN, _CLIP],
     "adam": [_B1, _B2, _EPS, _EPS_IN, _CLIP],
-    "adamw": [_B1, _B2, _EPS, _EPS_IN, _WEIGHT_DECAY, _CLIP],
-    "lion": [_B1, _B2, _WEIGHT_DECAY, _CLIP],
+    "adamw": [_B1, _B2, _EPS, _EPS_IN, _WEIGHT_DECAY, _DECAY_SCHEDULE, _CLIP],
+    "lion": [_B1, _B2, _WEIGHT_DECAY, _DECAY_SCHEDULE, _CLIP],
     "lbfgs": [("memory_size", int, key("steps that are remembered", between(1, 1_000))),
               ("max_linesearch_steps", int, key("tries of a step", COUNT))],
 })  # fmt: skip

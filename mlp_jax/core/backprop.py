@@ -3,7 +3,7 @@
 For one example, from the output layer to the first:
 
     δ^L = ∂L/∂z^L
-    δ^l = (W^{l+1})ᵀ δ^{l+1} ⊙ g'(z^l)
+    δ^l = (W^{l+1})ᵀ δ^{l+1} ⊙ g'(z^l)        with dropout (W^{l+1})ᵀ δ^{l+1} ⊙ m^l ⊙ g'(z^l)
 
 and for the mean loss of a batch
 
@@ -20,7 +20,16 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.core.losses import Loss
-from mlp_jax.core.network import Activations, Layer, Params, apply, forward, hidden_activations
+from mlp_jax.core.network import (
+    Activations,
+    Layer,
+    Masks,
+    Params,
+    apply,
+    forward,
+    hidden_activations,
+    masked,
+)
 
 
 class Penalty(NamedTuple):
@@ -43,6 +52,8 @@ class Objective(NamedTuple):
     activation: Activations
     loss: Loss
     penalty: Penalty | None = None
+    masks: Masks | None = None
+    """Dropout's masks of the batch, behind a leading axis of examples."""
 
 
 def penalty_value(params: Params, penalty: Penalty) -> Array:
@@ -60,9 +71,10 @@ def batch_loss(
     activation: Activations,
     loss: Loss,
     penalty: Penalty | None = None,
+    masks: Masks | None = None,
 ) -> Float[Array, ""]:
     """The mean loss of a batch plus the penalty: what `backprop` differentiates."""
-    logits = jax.vmap(lambda x: apply(params, x, activation))(x)
+    logits = jax.vmap(lambda x, masks: apply(params, x, activation, masks))(x, masks)
     value = jnp.mean(jax.vmap(loss.value)(logits, y))
     return value if penalty is None else value + penalty_value(params, penalty)
 
@@ -73,16 +85,18 @@ def deltas_of(
     y: Float[Array, " n_L"],
     activation: Activations,
     loss: Loss,
+    masks: Masks | None = None,
 ) -> list[Array]:
     """[δ^1, …, δ^L] of one example, where δ^l = ∂L/∂z^l and `zs` come from `forward`."""
     deltas = [loss.delta(zs[-1], y)]
-    for layer, z, act in zip(
+    for layer, z, act, mask in zip(
         reversed(params[1:]),
         reversed(zs[:-1]),
         reversed(hidden_activations(params, activation)),
+        reversed((masks or (None,) * len(params))[1:]),
         strict=True,
     ):
-        deltas.append(layer.W.T @ deltas[-1] * act.dg(z))
+        deltas.append(masked(layer.W.T @ deltas[-1], mask) * act.dg(z))
     return deltas[::-1]
 
 
@@ -93,11 +107,13 @@ def backprop(
     activation: Activations,
     loss: Loss,
     penalty: Penalty | None = None,
+    masks: Masks | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """The mean loss of a batch (plus the penalty) and its gradient.
 
     The deltas are one example's, under `vmap`. The mean of their outer products is one matrix
-    product a layer, its indices the equation: ∂L/∂W_ij = Σ_b (δ_bi / m) a_bj.
+    product a layer, its indices the equation: ∂L/∂W_ij = Σ_b (δ_bi / m) a_bj. With `masks` it is
+    the gradient of the network without the neurons that dropout leaves out.
 
     >>> net = mlp.Network((2, 3, 1), activation="tanh", output="sigmoid")
     >>> params = net.init(jax.random.key(0))
@@ -106,8 +122,10 @@ def backprop(
     >>> value.shape, [layer.W.shape for layer in grads]
     ((), [(3, 2), (1, 3)])
     """
-    zs, activations = jax.vmap(lambda x: forward(params, x, activation))(x)
-    deltas = jax.vmap(lambda zs, y: deltas_of(params, zs, y, activation, loss))(zs, y)
+    zs, activations = jax.vmap(lambda x, masks: forward(params, x, activation, masks))(x, masks)
+    deltas = jax.vmap(lambda zs, y, masks: deltas_of(params, zs, y, activation, loss, masks))(
+        zs, y, masks
+    )
     value = jnp.mean(jax.vmap(loss.value)(zs[-1], y))
     batch_size = x.shape[0]
     grads = tuple(

@@ -132,7 +132,7 @@ def train_steps(
 ) -> tuple[Carry, Block | None, Array]:
     """The updates of one network from step `start` to `stop`, and how many were finite."""
     carry, block = training.advance(
-        lambda state, rows: training.train_step(fixed, state, training.take(train, rows)),
+        lambda state, rows: training.train_step(fixed, state, training.take(train, rows), order),
         partial(training.draw, fixed, order, len(train.x)),
         *(carry, block, start, stop),
     )
@@ -230,7 +230,7 @@ def _diverged(loop: _Loop, before: Pause, num_steps: int) -> DivergedError:
     batch = training.batch_at(task.training, task.order, task.train, step)
     return DivergedError(
         step + 1,
-        first_non_finite(task.training, carry.state, batch),
+        first_non_finite(task.training, carry.state, batch, task.order),
         task.advice,
         before._replace(step=step, carry=carry),
     )

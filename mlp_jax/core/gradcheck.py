@@ -97,7 +97,7 @@ def check_gradient(
     if isinstance(net, Network):
         net = Objective(net.activation_functions, net.loss_function)
     params, penalty = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, net.penalty))
-    of_penalty = partial(Objective, net.activation, net.loss)
+    of_penalty = lambda penalty: net._replace(penalty=penalty)  # noqa: E731
     (check,) = check_gradients(params, x, y, of_penalty, penalty, num_coordinates=num_coordinates)
     return check
 

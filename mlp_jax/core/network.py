@@ -5,6 +5,8 @@
     a^l = g_l(z^l)                 for l = 1 … L−1
     ŷ   = O(z^L)
 
+With dropout a^l is multiplied by its mask m^l, element by element.
+
 The functions are about one example; `jax.vmap` over x adds the batch. Shapes are written as
 `jaxtyping` annotations with these axis names:
 
@@ -53,6 +55,9 @@ Layers = Sequence[tuple[ArrayLike, ArrayLike]]
 Activations = Activation | tuple[Activation, ...]
 """One activation for all hidden layers, or one for each."""
 
+Masks = tuple[Array | None, ...]
+"""Dropout's factors m^0 … m^{L−1} of the inputs and of each hidden layer; `None` stands for 1."""
+
 T = TypeVar("T")
 
 
@@ -93,12 +98,21 @@ def _one_each(chosen: Any, num_hidden: int) -> tuple[Any, ...]:
     return each
 
 
+def masked(a: Array, mask: Array | None) -> Array:
+    """The activation m ⊙ a of a layer with dropout."""
+    return a if mask is None else mask * a
+
+
 def forward(
-    params: Params, x: Float[Array, " n_0"], activation: Activations
+    params: Params,
+    x: Float[Array, " n_0"],
+    activation: Activations,
+    masks: Masks | None = None,
 ) -> tuple[list[Array], list[Array]]:
     """The forward pass of one example, keeping what the backward pass needs.
 
     Returns `zs` = [z^1, …, z^L] and `activations` = [a^0, …, a^{L−1}]; the logits are `zs[-1]`.
+    With `masks` an activation is m^l ⊙ a^l.
     Raises `ValueError` where the activations are not one for each hidden layer.
 
     >>> params = (
@@ -109,20 +123,28 @@ def forward(
     >>> [z.tolist() for z in zs], [a.tolist() for a in activations]
     ([[-0.5], [1.0]], [[1.0, 1.0], [0.0]])
     """
+    first, *others = masks or (None,) * len(params)
     zs: list[Array] = []
-    activations = [x]
-    for (W, b), act in zip(params[:-1], hidden_activations(params, activation), strict=True):
+    activations = [masked(x, first)]
+    for (W, b), act, mask in zip(
+        params[:-1], hidden_activations(params, activation), others, strict=True
+    ):
         z = W @ activations[-1] + b
         zs.append(z)
-        activations.append(act.g(z))
+        activations.append(masked(act.g(z), mask))
     W, b = params[-1]
     zs.append(W @ activations[-1] + b)
     return zs, activations
 
 
-def apply(params: Params, x: Float[Array, " n_0"], activation: Activations) -> Float[Array, " n_L"]:
+def apply(
+    params: Params,
+    x: Float[Array, " n_0"],
+    activation: Activations,
+    masks: Masks | None = None,
+) -> Float[Array, " n_L"]:
     """The logits z^L."""
-    zs, _ = forward(params, x, activation)
+    zs, _ = forward(params, x, activation, masks)
     return zs[-1]
 
 

@@ -21,6 +21,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mlp_jax.core import training
+from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck, check_gradients
 from mlp_jax.core.history import Histories, Progress
@@ -211,7 +212,8 @@ class Trainer:
 
         def step_of_one(network: _Networks, state: TrainState, rows: Any) -> tuple[TrainState, Any]:
             fixed, parts = fixed_and_parts(network)
-            return training.train_step(fixed, state, training.take(parts.train, rows))
+            batch = training.take(parts.train, rows)
+            return training.train_step(fixed, state, batch, network.order)
 
         def draw_of_one(number: Array, network: _Networks) -> Any:
             fixed, parts = fixed_and_parts(network)
@@ -445,10 +447,9 @@ def check_start(
     `train` is stacked too where each network has data of its own.
     """
     x, y = (np.asarray(array[..., :32, :]) for array in train)
-    return check_gradients(
-        params,
-        x,
-        y,
-        lambda numbers: make_training(numbers).objective,
-        dict(numbers),
-    )
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+
+    def make_objective(numbers: dict[str, Array]) -> Objective:
+        return training.example_objective(make_training(numbers), one, x.shape[-2])
+
+    return check_gradients(params, x, y, make_objective, dict(numbers))

@@ -13,6 +13,7 @@ from mlp_jax.core import metrics
 from mlp_jax.core.backprop import Objective, backprop, batch_loss
 from mlp_jax.core.network import Params, apply
 from mlp_jax.core.optimizers import LearningRate
+from mlp_jax.core.regularization import Noise, add_noise, averaged, draw_masks, within_norm
 
 Metrics = dict[str, Array]
 
@@ -52,6 +53,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: Int[Array, ""]
     best: Best | None
+    average: Params | None = None
+    """The moving average of the parameters, where there is one."""
 
 
 class Carry(NamedTuple):
@@ -93,6 +96,12 @@ class Training(NamedTuple):
     min_delta: float | Array = 0.0
     observe: Callable[[Params], Mapping[str, Array]] | None = None
     """What else is logged at a log point."""
+    noise: Noise | None = None
+    max_norm: float | Array | None = None
+    """The largest norm of a hidden neuron's weights."""
+    ema_decay: float | Array | None = None
+    """β of the moving average of the parameters, which then stands for them wherever the network
+    is looked at."""
 
 
 def init_state(training: Training, params: Params) -> TrainState:
@@ -106,38 +115,76 @@ def init_state(training: Training, params: Params) -> TrainState:
     if training.monitor is not None:
         worst = jnp.full((), -jnp.inf, params[0].W.dtype)
         best = Best(jax.tree.map(jnp.copy, params), worst, zero(), zero())
-    return TrainState(params, training.optimizer.init(params), zero(), best)
+    average = None if training.ema_decay is None else jax.tree.map(jnp.copy, params)
+    return TrainState(params, training.optimizer.init(params), zero(), best, average)
+
+
+def current(state: TrainState) -> Params:
+    """The parameters that a log point looks at."""
+    return state.params if state.average is None else state.average
 
 
 def kept(state: TrainState) -> tuple[Params, Int[Array, ""]]:
     """The parameters that a training ends with, and their step: the best if it looks for them."""
     if state.best is None:
-        return state.params, state.step
+        return current(state), state.step
     return state.best.params, state.best.step
 
 
-def gradient(training: Training, params: Params, batch: Part) -> tuple[Array, Params]:
-    """The value that is minimised and its gradient, by backprop or by `jax.value_and_grad`."""
-    differentiate = jax.value_and_grad(batch_loss) if training.autodiff else backprop
-    return differentiate(params, batch.x, batch.y, *training.objective)
+def noise_key_of(order: Order) -> PRNGKeyArray:
+    """The key of a training's noise, beside those of its epochs, which are below 2³¹."""
+    return jax.random.fold_in(order, 2**32 - 1)
+
+
+def with_noise(
+    training: Training, state: TrainState, batch: Part, order: Order | None
+) -> tuple[Part, Objective]:
+    """The examples of a step and what it minimises, with the noise of this step."""
+    if training.noise is None:
+        return batch, training.objective
+    if order is None or not is_drawn(order):
+        raise ValueError("dropout and noise are drawn from a seed, not from a written-out order")
+    mask_key, noise_key = jax.random.split(jax.random.fold_in(noise_key_of(order), state.step))
+    masks = draw_masks(training.noise, mask_key, state.step, state.params, len(batch.x))
+    x = add_noise(training.noise, noise_key, batch.x)
+    return batch._replace(x=x), training.objective._replace(masks=masks)
+
+
+def example_objective(training: Training, params: Params, num_examples: int) -> Objective:
+    """What a step minimises, with the masks that one draw gives: what a gradient check holds."""
+    if training.noise is None:
+        return training.objective
+    key, first = jax.random.key(0), jnp.int32(0)
+    masks = draw_masks(training.noise, key, first, params, num_examples)
+    return training.objective._replace(masks=masks)
 
 
 def train_step(
-    training: Training, state: TrainState, batch: Part
+    training: Training, state: TrainState, batch: Part, order: Order | None = None
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One update of the parameters. Returns the batch's mean loss before it, penalty excluded."""
+    """One update of the parameters. Returns the batch's mean loss before it, penalty excluded.
+
+    `order` is the key that the order and the noise are drawn from.
+    """
+    batch, objective = with_noise(training, state, batch, order)
 
     def value_of(params: Params) -> Array:
-        return batch_loss(params, batch.x, batch.y, *training.objective)
+        return batch_loss(params, batch.x, batch.y, *objective)
 
-    value, grads = gradient(training, state.params, batch)
+    differentiate = jax.value_and_grad(batch_loss) if training.autodiff else backprop
+    value, grads = differentiate(state.params, batch.x, batch.y, *objective)
     updates, opt_state = training.optimizer.update(
         grads, state.opt_state, state.params, value=value, grad=grads, value_fn=value_of
     )
     params = optax.apply_updates(state.params, updates)
+    if training.max_norm is not None:
+        params = within_norm(params, training.max_norm)
+    step, average = state.step + 1, state.average
+    if training.ema_decay is not None and average is not None:
+        average = averaged(training.ema_decay, average, params, step)
     # Compiled, this is a part of `value`, and a penalty that nothing else asks for costs nothing.
-    loss = batch_loss(state.params, batch.x, batch.y, *training.objective._replace(penalty=None))
-    return state._replace(params=params, opt_state=opt_state, step=state.step + 1), loss
+    loss = batch_loss(state.params, batch.x, batch.y, *objective._replace(penalty=None))
+    return TrainState(params, opt_state, step, state.best, average), loss
 
 
 def keys_of(seed: int | Array) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -356,17 +403,17 @@ def log_point(
     state, losses = carry
     num_losses = (state.step - 1) % losses.shape[0] + 1
     if validation is None:
-        logged = {f"train/{k}": v for k, v in evaluate(training, state.params, train).items()}
+        logged = {f"train/{k}": v for k, v in evaluate(training, current(state), train).items()}
     else:
         is_new = jnp.arange(losses.shape[0]) < num_losses
         logged = {"train/loss": jnp.sum(jnp.where(is_new, losses, 0)) / num_losses}
-        measured = evaluate(training, state.params, validation)
+        measured = evaluate(training, current(state), validation)
         logged |= {f"validation/{k}": v for k, v in measured.items()}
     if training.monitor is not None and state.best is not None:
         score = training.monitor(logged)
-        best = _update_best(training, state.best, state.params, score, state.step)
+        best = _update_best(training, state.best, current(state), score, state.step)
         state = state._replace(best=best)
     if training.observe is not None:
-        logged |= training.observe(state.params)
+        logged |= training.observe(current(state))
     logged["learning_rate"] = training.learning_rate(state.step - 1)
     return Carry(state, losses), logged

@@ -59,6 +59,9 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
     num_examples = sum(len(part.x) for part in parts.values() if part)
     size = config.ensemble.size
     members = {} if size == 1 else {"ensemble": f"{size:,} networks, seeds from {config.seed} on"}
+    regularized = [
+        f"{key} {value:g}" for key in _REGULARIZERS if (value := vars(config.model)[key])
+    ]
     return {
         "data": f"{problem.dataset.name}: {_count(num_examples, 'example')}, {', '.join(sizes)}",
         "network": f"{_sizes(problem)}: {_sizes_in_words(problem)}, "
@@ -67,9 +70,16 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
         **members,
         "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
         f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
+        **({"regularised": ", ".join(regularized)} if regularized else {}),
         "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
         f"matmul precision {config.matmul_precision}",
     }
+
+
+_REGULARIZERS = (
+    "l2", "l1", "label_smoothing", "dropout", "input_dropout", "input_noise", "max_norm",
+    "ema_decay",
+)  # fmt: skip
 
 
 def gradient_line(gradient: GradientCheck) -> str:

@@ -33,7 +33,7 @@ from mlp_jax.core.fit import (
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
 from mlp_jax.core.history import LogPoint
 from mlp_jax.core.population import Saved
-from mlp_jax.core.training import Carry
+from mlp_jax.core.training import Carry, example_objective
 from mlp_jax.data import Dataset
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints, Saver
@@ -151,7 +151,8 @@ def check(problem: Problem, console: Console, device: jax.Device) -> GradientChe
     if len(problem.params) >= MANY_LAYERS:
         console.line(f"compiling {len(problem.params)} layers one by one: this takes a while")
     x, y = problem.train.x[:32], problem.train.y[:32]
-    gradient = check_gradient(problem.training.objective, problem.params, x, y)
+    objective = example_objective(problem.training, problem.params, len(x))
+    gradient = check_gradient(objective, problem.params, x, y)
     console.line(f"gradient  {describe.gradient_line(gradient)}")
     return gradient
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
 from mlp_jax.core.metrics import names_of
 from mlp_jax.core.network import Activations, Layer, Network, Params
-from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.core.optimizers import LearningRate, make_learning_rate, make_optimizer
+from mlp_jax.core.regularization import Noise
 from mlp_jax.core.training import Part, Parts, Training, keys_of
 from mlp_jax.data import Dataset
 from mlp_jax.errors import UserError
@@ -318,7 +320,7 @@ def make_training(
             _make_loss(config, dataset, pair),
             Penalty(config.model.l2, config.model.l1) if has_penalty else None,
         ),
-        optimizer=make_optimizer(**vars(config.optimizer) | {"learning_rate": learning_rate}),
+        optimizer=_optimizer(config, learning_rate, num_steps),
         learning_rate=learning_rate,
         batch_size=batch_size,
         autodiff=config.gradient == "autodiff",
@@ -328,7 +330,26 @@ def make_training(
         monitor=_monitor(config, dataset),
         patience=config.early_stopping.patience,
         min_delta=config.early_stopping.min_delta,
+        noise=_noise(config, num_steps),
+        max_norm=config.model.max_norm,
+        ema_decay=config.model.ema_decay,
     )
+
+
+def _noise(config: Experiment, num_steps: int) -> Noise | None:
+    model = config.model
+    if not any(map(_is_positive, (model.dropout, model.input_dropout, model.input_noise))):
+        return None
+    factor = make_learning_rate(model.dropout_schedule, 1.0, num_steps)
+    return Noise(model.dropout, model.input_dropout, model.input_noise, factor)
+
+
+def _optimizer(config: Experiment, learning_rate: LearningRate, num_steps: int) -> Any:
+    numbers: dict[str, Any] = dict(vars(config.optimizer))
+    schedule = numbers.pop("weight_decay_schedule", "constant")
+    if schedule != "constant":
+        numbers["weight_decay"] = make_learning_rate(schedule, numbers["weight_decay"], num_steps)
+    return make_optimizer(**numbers | {"learning_rate": learning_rate})
 
 
 def check(config: Experiment, dataset: Dataset) -> int:

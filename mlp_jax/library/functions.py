@@ -131,6 +131,11 @@ def fit(
     order: ArrayLike | None = None,
     l2: float = 0.0,
     l1: float = 0.0,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    input_noise: float = 0.0,
+    max_norm: float | None = None,
+    ema_decay: float | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     patience: int | None = None,
     monitor: str = "loss",
@@ -145,6 +150,10 @@ def fit(
     `optimizer` is one of `OPTIMIZERS` and `schedule` one of `SCHEDULES`, the factor of each step's
     η. A batch has `batch_size` examples, all if it is `None`; each epoch is shuffled by `seed`, and
     its remainder dropped. Or `order` has the examples of each step, (num_steps, batch_size).
+    `dropout` is the share of each hidden layer's neurons that a step leaves out, `input_dropout`
+    that of the inputs; `input_noise` is the standard deviation of what is added to the inputs,
+    `max_norm` the largest norm of a hidden neuron's weights. With `ema_decay` β the moving average
+    of the parameters is what is measured and returned.
     A cross-entropy takes 0 ≤ y ≤ 1, and behind a softmax rows that sum to 1, such as one-hot ones.
     There is a log point every `log_every` steps, by default about 100 in all. It has `train/loss`
     and the accuracy or R² after the last update; with `validation=(x, y)` those of `validation/`,
@@ -173,8 +182,10 @@ def fit(
     recipe = make_recipe(
         net, parts,
         learning_rate=learning_rate, num_steps=num_steps, optimizer=optimizer, schedule=schedule,
-        batch_size=batch_size, l2=l2, l1=l1, patience=patience, monitor=monitor,
-        min_delta=min_delta, log_every=log_every, observe=observe,
+        batch_size=batch_size, l2=l2, l1=l1, dropout=dropout, input_dropout=input_dropout,
+        input_noise=input_noise, max_norm=max_norm, ema_decay=ema_decay,
+        patience=patience, monitor=monitor, min_delta=min_delta, log_every=log_every,
+        observe=observe,
     )  # fmt: skip
     for name, values in recipe.own().items():
         raise ValueError(f"{name} has shape {values.shape}: fit takes one number, fit_many many")
@@ -215,6 +226,11 @@ def fit_many(
     batch_size: int | None = None,
     l2: Numbers = 0.0,
     l1: Numbers = 0.0,
+    dropout: Numbers = 0.0,
+    input_dropout: Numbers = 0.0,
+    input_noise: Numbers = 0.0,
+    max_norm: Numbers | None = None,
+    ema_decay: Numbers | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     patience: int | None = None,
     monitor: str = "loss",
@@ -261,8 +277,10 @@ def fit_many(
     recipe = make_recipe(
         net, parts, scale=scale,
         learning_rate=learning_rate, num_steps=num_steps, optimizer=optimizer, schedule=schedule,
-        batch_size=batch_size, l2=l2, l1=l1, patience=patience, monitor=monitor,
-        min_delta=min_delta, log_every=log_every, observe=observe,
+        batch_size=batch_size, l2=l2, l1=l1, dropout=dropout, input_dropout=input_dropout,
+        input_noise=input_noise, max_norm=max_norm, ema_decay=ema_decay,
+        patience=patience, monitor=monitor, min_delta=min_delta, log_every=log_every,
+        observe=observe,
     )  # fmt: skip
     own = recipe.own(dtype)
     for name, values in own.items():

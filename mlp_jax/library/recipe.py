@@ -14,6 +14,7 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.metrics import names_of
 from mlp_jax.core.network import Network, Params
 from mlp_jax.core.optimizers import make_learning_rate, make_optimizer
+from mlp_jax.core.regularization import Noise
 from mlp_jax.core.training import Order, Parts, Training
 
 Choice = str | Mapping[str, Any]
@@ -75,6 +76,9 @@ class Recipe(NamedTuple):
             patience=self.patience,
             min_delta=numbers["min_delta"],
             observe=self.observe,
+            noise=_noise(numbers),
+            max_norm=numbers["max_norm"],
+            ema_decay=numbers["ema_decay"],
         )
 
     def task(self, params: Params, order: Order, parts: Parts) -> Task:
@@ -102,7 +106,7 @@ def make_recipe(
     patience: int | None,
     monitor: str,
     observe: Observe | None,
-    **numbers: Numbers,
+    **numbers: Numbers | None,
 ) -> Recipe:
     """Of what a caller gives, checked; the tables of optimizers and schedules check their own."""
     num_examples = parts.train.x.shape[-2]
@@ -118,8 +122,13 @@ def make_recipe(
     measured = names_of(threshold(net))
     if patience is not None and monitor not in measured:
         raise ValueError(f"monitor={monitor!r}: {net.output} measures {', '.join(measured)}")
-    for name in ("learning_rate", "l2", "l1", "min_delta"):
+    for name in ("learning_rate", "l2", "l1", "min_delta", "input_noise"):
         numbers[name] = not_negative(name, numbers[name])
+    if numbers["max_norm"] is not None:
+        numbers["max_norm"] = not_negative("max_norm", numbers["max_norm"])
+    for name in ("dropout", "input_dropout", "ema_decay"):
+        if numbers[name] is not None:
+            numbers[name] = _share(name, numbers[name])
     optimizer, numbers_of_optimizer = _chosen("optimizer", optimizer, {"name": "adam", "b1": 0.8})
     schedule, numbers_of_schedule = _chosen(
         "schedule", schedule, {"name": "cosine", "final_factor": 0.1}
@@ -183,6 +192,21 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not 1 <= whole < 2**31:
         raise ValueError(f"{name}={value!r}: must be a whole number, 1 or more")
     return whole
+
+
+def _noise(numbers: Mapping[str, Any]) -> Noise | None:
+    """What is random in a step. What is 0 in every network costs nothing."""
+    noise = Noise(numbers["dropout"], numbers["input_dropout"], numbers["input_noise"])
+    is_used = any(not isinstance(v, float | int) or v > 0 for v in noise[:3])
+    return noise if is_used else None
+
+
+def _share(name: str, value: Any) -> np.ndarray:
+    """A number below 1, or one for each network."""
+    numbers = not_negative(name, value)
+    if not np.all(numbers < 1):
+        raise ValueError(f"{name}={value!r}: must be a share, at least 0 and below 1")
+    return numbers
 
 
 def not_negative(name: str, value: Any) -> np.ndarray:

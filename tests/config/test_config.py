@@ -207,7 +207,7 @@ def test_the_numbers_of_an_optimizer_are_those_of_its_function(group: str) -> No
     assert set(choices) == set(table)
     for name, entry in table.items():
         keys = {item.name for item in fields(choices[name])}
-        common = {"name", "learning_rate", "clip_norm"} if group == "optimizer" else {"name"}
+        common = {"name", "learning_rate", "clip_norm", "weight_decay_schedule"}
         assert keys - common == set(optimizers.numbers_of(entry))
         values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
         numbers = optimizers.numbers_of(entry)

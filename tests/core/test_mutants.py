@@ -15,6 +15,7 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.losses import LOSSES
 from mlp_jax.core.network import Params
+from mlp_jax.core.regularization import Noise, draw_masks
 
 SOURCE = Path(backprop.__file__).read_text(encoding="utf-8")
 
@@ -30,7 +31,10 @@ MUTANTS = {
     ),
     "z in the wrong order": ("reversed(zs[:-1])", "zs[:-1]"),
     "W of the layer before": ("reversed(params[1:])", "reversed(params[:-1])"),
-    "always δ^L": ("deltas[-1] * act", "deltas[0] * act"),
+    "always δ^L": ("deltas[-1], mask) * act", "deltas[0], mask) * act"),
+    "no mask": ("masked(layer.W.T @ deltas[-1], mask)", "layer.W.T @ deltas[-1]"),
+    "the mask of the layer before": ("len(params))[1:]", "len(params))[:-1]"),
+    "masks in the wrong order": ("reversed((masks", "((masks"),
     "deltas in the wrong order": ("return deltas[::-1]", "return deltas"),
     "ŷ − y for any output": ("loss.delta(zs[-1], y)", "loss.output(zs[-1]) - y"),
     "×log 2": ("deltas = [loss.delta(zs[-1], y)]", "deltas = [0.6931 * loss.delta(zs[-1], y)]"),
@@ -70,6 +74,7 @@ ARGUMENTS = (
     (ACTIVATIONS["tanh"], ACTIVATIONS["softplus"]),
     LOSSES["sigmoid", "half_squared_error"],
     backprop.Penalty(l2=0.1, l1=0.03),
+    draw_masks(Noise(0.4, 0.3), jax.random.key(0), jax.numpy.int32(0), network(SIZES), 5),
 )
 
 
