@@ -22,6 +22,7 @@ _WITHOUT = (
     ("ensemble.size", 1),
     ("data.scaling", "standard"),
     ("data.dates", "refuse"),
+    ("data.texts", "refuse"),
     ("model.dropout", 0.0),
     ("model.input_dropout", 0.0),
     ("model.dropout_schedule", "constant"),

@@ -280,6 +280,10 @@ class Table(SplitData):
         "parts: year, month, weekday and hour become inputs, all but the year as sin and cos",
         one_of("refuse", "parts"),
     )
+    texts: str = key(
+        "columns of sentences, names or ids: leave_out: say so and do without",
+        one_of("refuse", "leave_out"),
+    )
     ignore: list[str] = key("columns to leave out")
     numeric: list[str] = key("columns read as numbers, without %, currency or thousands separators")
     categorical: list[str] = key("columns of numbers, or of many texts, that are categories")

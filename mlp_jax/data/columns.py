@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from mlp_jax.data.dates import parts_of
 from mlp_jax.data.files import insist_on_memory
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
 
 CLIP = 3.0
 """Of robust scaling."""
@@ -48,47 +51,65 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
         return tuple(Column(name) for name in raw.feature_names), ()
     assert isinstance(config, Table)
     spelt = {column.name: column for column in raw.columns}
-    columns, constant, too_many = [], [], []
+    columns, constant, too_many = [], [], {}
     for name, values in x.items():
-        counts = values.value_counts()
-        if len(counts) < 2:
+        column = _varying(spelt[str(name)], values)
+        if column is None:
             constant.append(str(name))
-            continue
-        column = spelt[str(name)]
-        if column.style:
-            parts = parts_of(values.dropna())
-            column = column._replace(parts=tuple(p for p, v in parts.items() if np.ptp(v) > 0))
-            if not column.parts:
-                constant.append(str(name))
-                continue
-        elif values.dtype != np.float64:
-            column = column._replace(categories=tuple(sorted(counts.index)))
-            most = min(MAX_CATEGORIES, max(20, len(values) / 2))
-            are_sentences = counts.index.str.count(r"\s").to_numpy().mean() >= 3
-            too_different = len(counts) > (len(values) / 2 if are_sentences else most)
-            if too_different and name not in config.categorical:
-                too_many.append(
-                    f"column {name!r}: {len(counts):,} different texts in {len(values):,} rows, "
-                    f"such as {str(counts.index[0])[:40]!r}"
-                )
-        columns.append(_filled(column, values, config.missing))
-    if too_many:
-        first = too_many[0].split("'")[1]
-        raise UserError(
-            f"{'; '.join(too_many[:5])}{', …' * (len(too_many) > 5)}, are "
-            f"no categories as a rule: leave it out with 'data.ignore=[{first}]', or take one "
-            f"input for each with 'data.categorical=[{first}]'."
-        )
-    if not columns:
-        raise UserError(
-            f"data.path={config.path}: every column but {config.target!r} is constant in the "
-            "training part, so there is nothing to learn from."
-        )
-    _check_memory(columns, len(x))
-    notes = [_inputs(columns)]
+        elif name not in config.categorical and _are_too_different(column, values):
+            too_many[str(name)] = (
+                f"{len(column.categories):,} different texts in {len(values):,} rows, such as "
+                f"{values.value_counts().index[0][:40]!r}"
+            )
+        else:
+            columns.append(_filled(column, values, config.missing))
+    if too_many and config.texts == "refuse":
+        raise _too_many(too_many)
+    notes = []
     if constant:
         notes.append(f"left out, because constant: {', '.join(constant)}")
-    return tuple(columns), tuple(notes)
+    if too_many:
+        listed = "; ".join(f"{name!r} ({why})" for name, why in too_many.items())
+        notes.append(f"left out, because its texts are no categories: {listed}")
+    if not columns:
+        raise UserError(
+            f"data.path={config.path}: there is nothing to learn from, since every column but "
+            f"{config.target!r} is constant in the training part"
+            f"{' or has texts that are no categories' * bool(too_many)}."
+        )
+    _check_memory(columns, len(x))
+    return tuple(columns), (_inputs(columns), *notes)
+
+
+def _varying(column: Column, values: "pandas.Series[Any]") -> Column | None:
+    """The column with its categories or the parts of its dates; None where it is constant."""
+    if column.style:
+        parts = parts_of(values.dropna())
+        varying = tuple(name for name, of_part in parts.items() if len(set(of_part)) > 1)
+        return column._replace(parts=varying) if varying else None
+    different = values.dropna().unique()
+    if len(different) < 2:
+        return None
+    are_numbers = values.dtype == np.float64
+    return column if are_numbers else column._replace(categories=tuple(sorted(different)))
+
+
+def _are_too_different(column: Column, values: "pandas.Series[Any]") -> bool:
+    """Whether texts are too many, or sentences, to be categories as a rule."""
+    most = min(MAX_CATEGORIES, max(20, len(values) / 2))
+    are_sentences = np.mean([len(text.split()) for text in column.categories or [""]]) >= 4
+    return len(column.categories) > (len(values) / 2 if are_sentences else most)
+
+
+def _too_many(columns: dict[str, str]) -> UserError:
+    """The error for columns of texts that are no categories, each with why."""
+    first, *more = columns
+    listed = "; ".join(f"column {name!r}: {columns[name]}" for name in [first, *more[:4]])
+    return UserError(
+        f"{listed}{', …' * (len(more) > 4)}, are no categories as a rule: leave it out with "
+        f"'data.ignore=[{first}]', or all such with data.texts=leave_out; or take one input for "
+        f"each with 'data.categorical=[{first}]'."
+    )
 
 
 def _filled(column: Column, values: Any, missing: str) -> Column:

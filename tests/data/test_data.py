@@ -54,7 +54,7 @@ def mnist(root, **other):
 
 def table(path, **other):
     defaults = {"name": "table", "path": str(path), "target": "y", "task": "auto", "ignore": []}
-    defaults |= {"dates": "refuse"}
+    defaults |= {"dates": "refuse", "texts": "refuse"}
     defaults |= {"missing": "refuse", "numeric": [], "categorical": [], "missing_values": None}
     defaults |= dict.fromkeys(("separator", "decimal", "encoding", "header"), "auto")
     return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
@@ -759,6 +759,24 @@ def test_constant_columns_are_left_out(tmp_path):
     assert "left out, because constant: one, same" in dataset.notes
 
 
+def test_texts_that_are_no_categories_are_left_out(tmp_path):
+    a = np.arange(60.0)
+    names, few = [f"n{i % 45}" for i in range(60)], [f"t{i % 3}" for i in range(60)]
+    said = [f"the {i} of them said {i % 7}" for i in range(60)]
+    path = written(tmp_path / "t.csv", a=a, name=names, said=said, few=few, y=a / 7)
+    with pytest.raises(UserError, match=r"'name': 45 diff.*'said': 60 diff.*texts=leave_out; or"):
+        load(table(path))
+    dataset = load(table(path, texts="leave_out"))
+    assert dataset.feature_names == ("a", "few=t0", "few=t1", "few=t2")
+    (note,) = (note for note in dataset.notes if "no categories" in note)
+    assert "'name' (45 different texts in 60 rows, such as 'n0'); 'said' (60" in note
+    kept = load(table(path, texts="leave_out", categorical=["name"]))
+    assert len(kept.feature_names) == 1 + 45 + 3
+    path = written(tmp_path / "u.csv", name=names, y=a / 7)
+    with pytest.raises(UserError, match="but 'y' is constant in the training part or has texts"):
+        load(table(path, texts="leave_out"))
+
+
 BIG = np.arange(40.0)
 BAD_TABLES = {
     "target absent": ({"a": BIG, "price": BIG}, {"target": "prize"}, "Did you mean .price"),
@@ -766,7 +784,7 @@ BAD_TABLES = {
     "ignored target": ({"a": BIG, "y": BIG}, {"ignore": ["y"]}, "this column is data.target"),
     "only a target": ({"y": BIG}, {}, "no columns besides the target"),
     "no rows": ({"a": [], "y": []}, {}, "no rows"),
-    "all constant": ({"a": [1] * 40, "y": BIG}, {}, "every column but 'y' is constant"),
+    "all constant": ({"a": [1] * 40, "y": BIG}, {}, "nothing .* every column but 'y' is constant"),
     "one class": ({"a": BIG, "y": ["u"] * 40}, {}, "every row has 'u'"),
     "one number": ({"a": BIG, "y": [0.5] * 40}, {}, "every row has 0.5"),
     "texts for regression": (
