@@ -23,6 +23,7 @@ _WITHOUT = (
     ("data.scaling", "standard"),
     ("data.dates", "refuse"),
     ("data.texts", "refuse"),
+    ("data.target_transform", "none"),
     ("model.dropout", 0.0),
     ("model.input_dropout", 0.0),
     ("model.dropout_schedule", "constant"),

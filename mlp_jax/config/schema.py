@@ -271,6 +271,10 @@ class Table(SplitData):
     task: str = key(
         "auto: found out from the target", one_of("auto", "classification", "regression")
     )
+    target_transform: str = key(
+        "log: of a positive number the logarithm is learned; predictions and metrics are its own",
+        one_of("none", "log"),
+    )
     missing: str = key(
         "drop: the row; mean: of the training part, for a category the commonest; indicator: the "
         "median and a further input, for a category one of its own",

@@ -240,7 +240,11 @@ _predictions = jax.jit(training.predictions, static_argnums=0)
 
 
 def evaluate(
-    objective: Objective, params: Params, part: Part, threshold: float | None, units: Any = None
+    objective: Objective,
+    params: Params,
+    part: Part,
+    threshold: float | None,
+    units: metrics.Units | None = None,
 ) -> dict[str, float]:
     """All metrics of a part by their names, computed on the host."""
     losses, y_hat = _predictions(objective, params, part)

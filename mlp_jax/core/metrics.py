@@ -229,6 +229,25 @@ OF_NUMBERS: dict[
 """Means over the targets. `unit` is what a difference of 1 in y is in each target's own unit."""
 
 
+class Units(NamedTuple):
+    """From y to targets in their own unit: t = scale · y + c, or t = exp(scale · y + log_shift)."""
+
+    scale: Any
+    log_shift: Any = None
+
+
+def _in_own_unit(y_hat: Any, y: Any, units: Units) -> tuple[Any, Any, Any]:
+    """ŷ and y up to a factor for each target, which is the last of the three."""
+    numpy = _numpy_of(y)
+    scale = numpy.asarray(units.scale, dtype=y.dtype)
+    if units.log_shift is None:
+        return y_hat, y, scale
+    shift = numpy.asarray(units.log_shift, dtype=y.dtype)
+    largest = (scale[None] * y + shift[None]).max(axis=0)  # a factor, so that no square overflows
+    y_hat, y = (numpy.exp(scale[None] * v + (shift - largest)[None]) for v in (y_hat, y))
+    return y_hat, y, numpy.exp(largest)
+
+
 # --- all of a part -----------------------------------------------------------------------------
 
 
@@ -243,15 +262,14 @@ def measure(
     y: Float[Any, "n n_L"],
     *,
     threshold: float | None,
-    units: Any = None,
+    units: Units | None = None,
     names: Collection[str],
 ) -> dict[str, Any]:
-    """The mean loss and the metrics of these names; `units` are 1 for `None`."""
+    """The mean loss and the metrics of these names, of numbers in their own units (None: y's)."""
     found = {"loss": losses.mean()}
     if threshold is None:
-        units = (1.0,) * y.shape[1] if units is None else units
-        unit = _numpy_of(y).asarray(units, dtype=y.dtype)
-        values = {name: OF_NUMBERS[name](y_hat, y, unit) for name in names if name in OF_NUMBERS}
+        of_numbers = _in_own_unit(y_hat, y, units or Units((1.0,) * y.shape[1]))
+        values = {name: OF_NUMBERS[name](*of_numbers) for name in names if name in OF_NUMBERS}
     else:
         classes = as_classes(y_hat, y, threshold)
         values = {name: OF_CLASSES[name](classes) for name in names if name in OF_CLASSES}

@@ -85,8 +85,8 @@ class Training(NamedTuple):
     autodiff: bool = False
     threshold: float | None = None
     """Of a single output's two classes; `None` in a regression."""
-    units: tuple[float, ...] | Array | None = None
-    """In a regression, what a difference of 1 in y is in each target's own unit; `None`: 1."""
+    units: metrics.Units | None = None
+    """In a regression, from y to the targets' own units, where these are others."""
     also: tuple[str, ...] = ()
     """More metrics of a log point than the loss and accuracy or R²: what `monitor` looks at."""
     monitor: Callable[[Metrics], Array] | None = None

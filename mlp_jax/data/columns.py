@@ -171,11 +171,13 @@ def fit(
     n_0 = sum(column.num_inputs for column in columns)
     n_targets = 0 if raw.class_names else len(raw.target_names)
     y_shift, y_scale = np.zeros(n_targets), np.ones(n_targets)
+    is_log = isinstance(config, Table) and config.target_transform == "log"
     if config.standardize and not raw.class_names:
-        y_shift, y_scale = _mean_and_std(y, raw.target_names)
+        y_shift, y_scale = _mean_and_std(np.log(y) if is_log else y, raw.target_names)
     unscaled = Preprocessing(
-        columns, np.zeros(n_0, raw.x_dtype), np.ones(n_0, raw.x_dtype), y_shift, y_scale
-    )
+        columns, np.zeros(n_0, raw.x_dtype), np.ones(n_0, raw.x_dtype), y_shift, y_scale,
+        is_log=is_log,
+    )  # fmt: skip
     if not config.standardize or config.scaling == "none":
         return unscaled._replace(x_scale=np.full(n_0, raw.x_scale, raw.x_dtype))
     return SCALINGS[config.scaling](unscaled, unscaled.encode(x))

@@ -62,9 +62,10 @@ class Column(NamedTuple):
 class Preprocessing(NamedTuple):
     """From raw inputs to x and from y back to units; stored with the model.
 
-    u = (encoded − x_shift) / x_scale, in their dtype, and target = y · y_scale + y_shift. Then
-    x = u, or with `clip` = c > 0 x = u / √(1 + (u/c)²), which no outlier takes beyond ±c. With
-    `quantiles`, a column for each number of u, that becomes x = Φ⁻¹(F(u)) by `to_normal`.
+    u = (encoded − x_shift) / x_scale, in their dtype, and target = y · y_scale + y_shift, or with
+    `is_log` the exponential of that. Then x = u, or with `clip` = c > 0 x = u / √(1 + (u/c)²),
+    which no outlier takes beyond ±c. With `quantiles`, a column for each number of u, that becomes
+    x = Φ⁻¹(F(u)) by `to_normal`.
     """
 
     columns: tuple[Column, ...]
@@ -74,6 +75,7 @@ class Preprocessing(NamedTuple):
     y_scale: np.ndarray
     clip: float = 0.0
     quantiles: np.ndarray | None = None
+    is_log: bool = False
 
     @property
     def are_numbers(self) -> np.ndarray:
@@ -140,11 +142,12 @@ class Preprocessing(NamedTuple):
 
     def encode_targets(self, targets: np.ndarray) -> np.ndarray:
         """The y of targets in their own units."""
-        return (targets - self.y_shift) / self.y_scale
+        return ((np.log(targets) if self.is_log else targets) - self.y_shift) / self.y_scale
 
     def decode_targets(self, y: np.ndarray) -> np.ndarray:
         """Targets, or predictions of them, in their own units."""
-        return y * self.y_scale + self.y_shift
+        targets = y * self.y_scale + self.y_shift
+        return np.exp(targets) if self.is_log else targets
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it, exactly."""
@@ -152,7 +155,7 @@ class Preprocessing(NamedTuple):
         columns = [column._asdict() for column in self.columns]
         dtype = self.x_scale.dtype.name
         quantiles = None if self.quantiles is None else self.quantiles.tolist()
-        scaled = {"clip": self.clip, "quantiles": quantiles}
+        scaled = {"clip": self.clip, "quantiles": quantiles, "is_log": self.is_log}
         return {"columns": columns, "x_dtype": dtype, **arrays, **scaled}
 
     @classmethod
@@ -171,7 +174,8 @@ class Preprocessing(NamedTuple):
         # What follows earlier versions did not have.
         clip, quantiles = stored.get("clip", 0.0), stored.get("quantiles")
         quantiles = None if quantiles is None else np.array(quantiles, float)
-        return cls(columns, **arrays, clip=clip, quantiles=quantiles)
+        is_log = stored.get("is_log", False)
+        return cls(columns, **arrays, clip=clip, quantiles=quantiles, is_log=is_log)
 
 
 _SMALLEST = 1e-7 - np.spacing(1)

@@ -99,6 +99,7 @@ def table(config: Table) -> Raw:
     are_numbers = all(found[name].is_numeric for name in target_names)
     read_target = _numeric_target if are_numbers else _categorical_target
     y, classes, of_task = read_target(frame[target_names], config)
+    of_transform = _transform(y, classes, target_names, config)
     inputs = [column for name, column in found.items() if name not in target_names]
     x = pd.DataFrame({
         name: frame[name] if found[name].is_numeric or found[name].column.style
@@ -114,7 +115,7 @@ def table(config: Table) -> Raw:
         class_names=tuple(map(str, classes)),
         class_values=classes,
         columns=tuple(column.column for column in inputs),
-        notes=(*notes, *of_empty, *of_words, *of_numbers, *of_missing, *of_task),
+        notes=(*notes, *of_empty, *of_words, *of_numbers, *of_missing, *of_task, *of_transform),
     )
 
 
@@ -307,6 +308,27 @@ def _numeric_target(targets: "pandas.DataFrame", config: Table) -> _Target:
         raise UserError(f"data.target={config.target}: every row has {y.flat[0]:g}.")
     note = f"data.task=regression: {config.target!r} holds numbers"
     return y, (), (note,) * (config.task == "auto")
+
+
+def _transform(
+    y: np.ndarray, classes: tuple[Any, ...], target_names: list[str], config: Table
+) -> Notes:
+    """Says that logarithms are learned; refuses targets that have none."""
+    if config.target_transform == "none":
+        return ()
+    if classes:
+        raise UserError(
+            f"data.target_transform={config.target_transform}: {config.target!r} is a class; set "
+            "data.task=regression if it is a number, else data.target_transform=none."
+        )
+    for name, values in zip(target_names, y.T, strict=True):
+        odd = values[values <= 0]
+        if len(odd):
+            raise UserError(
+                f"data.target_transform={config.target_transform}: {name!r} must be > 0 in every "
+                f"row, and is not in {len(odd)} of {len(values)}, such as {odd[0]:g}; use none."
+            )
+    return (f"data.target_transform=log: the logarithm of {config.target!r} is learned",)
 
 
 def _classes(values: "pandas.Series[Any]", config: Table, what: str) -> _Target:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlp_jax.core import metrics
+from mlp_jax.data import Dataset
 from mlp_jax.experiment.setup import Problem
 
 MAX_ENTRIES = 10_000_000
@@ -27,7 +28,7 @@ def baselines(problem: Problem) -> dict[str, dict[str, float]]:
     if dataset.class_names:
         y = np.eye(len(dataset.class_names))[y]
     found = {}
-    for name, model in _models(bool(dataset.class_names)).items():
+    for name, model in _models(dataset).items():
         if name == "linear" and dataset.train.x.size > MAX_ENTRIES:
             continue
         with warnings.catch_warnings():
@@ -47,10 +48,18 @@ def baselines(problem: Problem) -> dict[str, dict[str, float]]:
     return found
 
 
-def _models(of_classes: bool) -> dict[str, Any]:
+def _models(dataset: Dataset) -> dict[str, Any]:
+    from sklearn.compose import TransformedTargetRegressor
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    if of_classes:
+    if dataset.class_names:
         return {"majority": DummyClassifier(), "linear": LogisticRegression(max_iter=1000)}
-    return {"mean": DummyRegressor(), "linear": Ridge()}
+    units = dataset.preprocessing
+    in_own_unit = TransformedTargetRegressor(
+        DummyRegressor(),
+        func=units.decode_targets,
+        inverse_func=units.encode_targets,
+        check_inverse=False,
+    )
+    return {"mean": in_own_unit, "linear": Ridge()}

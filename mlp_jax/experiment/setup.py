@@ -21,7 +21,7 @@ from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.fit import Task
 from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
-from mlp_jax.core.metrics import names_of
+from mlp_jax.core.metrics import Units, names_of
 from mlp_jax.core.network import Activations, Layer, Network, Params
 from mlp_jax.core.optimizers import LearningRate, make_learning_rate, make_optimizer
 from mlp_jax.core.regularization import Noise
@@ -281,9 +281,13 @@ def _measured(dataset: Dataset) -> tuple[str, ...]:
     return names_of(0.5 if dataset.class_names else None)
 
 
-def units_of(dataset: Dataset) -> tuple[float, ...] | None:
-    """What a difference of 1 in y is in each target's own unit; `None` of classes."""
-    return tuple(dataset.preprocessing.y_scale.tolist()) or None
+def units_of(dataset: Dataset) -> Units | None:
+    """From y to each target's own unit; `None` of classes."""
+    if dataset.class_names:
+        return None
+    preprocessing = dataset.preprocessing
+    shift = tuple(preprocessing.y_shift.tolist()) if preprocessing.is_log else None
+    return Units(tuple(preprocessing.y_scale.tolist()), shift)
 
 
 def objective(config: Experiment, dataset: Dataset) -> str:

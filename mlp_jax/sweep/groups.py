@@ -26,6 +26,7 @@ from mlp_jax.config.schema import (
 from mlp_jax.core import population
 from mlp_jax.core.fit import DivergedError, Fitted, compile_programs, evaluate_parts, fit
 from mlp_jax.core.history import History, Progress, lower_is_better
+from mlp_jax.core.metrics import Units
 from mlp_jax.core.network import Params
 from mlp_jax.core.population import OnProgress, Population, check_start
 from mlp_jax.core.training import Order, Parts, Training, keys_of
@@ -225,13 +226,15 @@ def population_of(problems: Sequence[Problem]) -> Population:
     base = problems[0]
 
     def config_of(numbers: dict[str, Array]) -> Experiment:
-        return with_values(base.config, {k: v for k, v in numbers.items() if k != "units"})
+        of_config = {k: v for k, v in numbers.items() if not k.startswith("units.")}
+        return with_values(base.config, of_config)
 
     def training_of(numbers: dict[str, Array]) -> Training:
         training = make_training(
             config_of(numbers), base.dataset, base.training.batch_size, base.num_steps
         )
-        return training._replace(units=numbers.get("units", training.units))
+        units = {k.removeprefix("units."): v for k, v in numbers.items() if k.startswith("units.")}
+        return training._replace(units=Units(**units)) if units else training
 
     def start(seed: Array, numbers: dict[str, Array]) -> tuple[Params, Order]:
         init_key, shuffle_key = keys_of(seed)
@@ -247,8 +250,11 @@ def population_of(problems: Sequence[Problem]) -> Population:
         raise ValueError("balanced class weights depend on the data, which differ")
     numbers = _numbers([problem.config for problem in problems])
     if not is_shared and not base.dataset.class_names:
-        units = [problem.training.units for problem in problems]
-        numbers["units"] = np.array(units, base.config.dtype)
+        units = [problem.training.units or Units(()) for problem in problems]
+        for name, of_first in units[0]._asdict().items():
+            if of_first is not None:
+                values = [getattr(own, name) for own in units]
+                numbers[f"units.{name}"] = np.array(values, base.config.dtype)
     return Population(
         make_training=training_of,
         start=start,

@@ -160,6 +160,40 @@ def test_metrics_of_numbers_are_scikit_learns_in_the_targets_unit(name, seed, nu
         assert float(metric(y_hat, y, unit)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("num_targets", [1, 2])
+def test_metrics_of_logarithms_are_those_of_the_numbers(num_targets):
+    rng = np.random.default_rng(num_targets)
+    y, y_hat = rng.normal(size=(2, 30, num_targets))
+    scale, shift = rng.uniform(0.5, 2, num_targets), rng.uniform(-3, 30, num_targets)
+    units = metrics.Units(tuple(scale), tuple(shift))
+    own, own_hat = (np.exp(scale * values + shift) for values in (y, y_hat))
+    expected = {
+        "r2": r2_score(own, own_hat),
+        "rmse": theirs.root_mean_squared_error(own, own_hat),
+        "mae": theirs.mean_absolute_error(own, own_hat),
+    }
+
+    def measured(y_hat, y):
+        losses = y[:, 0]
+        return metrics.measure(losses, y_hat, y, threshold=None, units=units, names=expected)
+
+    for function in (measured, jax.jit(measured)):
+        found = function(y_hat, y)
+        for name, value in expected.items():
+            assert float(found[name]) == pytest.approx(value, rel=1e-10), name
+
+
+def test_a_logarithm_in_float32_overflows_no_square():
+    y = np.linspace(-1, 1, 9, dtype="float32")[:, None]
+    units = metrics.Units((1.0,), (80.0,))  # e⁸⁰ squared is beyond float32
+    found = metrics.measure(
+        y[:, 0], y - np.float32(0.5), y, threshold=None, units=units, names=["rmse", "r2"]
+    )
+    own, own_hat = np.exp(y.astype(float) + 80), np.exp(y.astype(float) + 79.5)
+    assert found["rmse"] == pytest.approx(theirs.root_mean_squared_error(own, own_hat), rel=1e-4)
+    assert found["r2"] == pytest.approx(r2_score(own, own_hat), rel=1e-4)
+
+
 def test_r2_is_zero_or_one_where_targets_are_equal():
     y = np.full((7, 1), 0.1)
     r2 = metrics.OF_NUMBERS["r2"]

@@ -54,7 +54,7 @@ def mnist(root, **other):
 
 def table(path, **other):
     defaults = {"name": "table", "path": str(path), "target": "y", "task": "auto", "ignore": []}
-    defaults |= {"dates": "refuse", "texts": "refuse"}
+    defaults |= {"dates": "refuse", "texts": "refuse", "target_transform": "none"}
     defaults |= {"missing": "refuse", "numeric": [], "categorical": [], "missing_values": None}
     defaults |= dict.fromkeys(("separator", "decimal", "encoding", "header"), "auto")
     return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
@@ -759,6 +759,19 @@ def test_constant_columns_are_left_out(tmp_path):
     assert "left out, because constant: one, same" in dataset.notes
 
 
+def test_the_logarithm_of_the_target_is_learned(tmp_path):
+    a, y = np.arange(40.0), np.exp(np.linspace(0, 9, 40) ** 1.2)
+    path = written(tmp_path / "t.csv", a=a, y=y)
+    dataset = load(table(path, standardize=True, target_transform="log", test_size=10.0))
+    assert "data.target_transform=log: the logarithm of 'y' is learned" in dataset.notes
+    log_y = np.log(y[dataset.preprocessing.unscale(dataset.train.x)[:, 0].round().astype(int)])
+    expected = (log_y - log_y.mean()) / log_y.std()
+    np.testing.assert_allclose(dataset.train.y[:, 0], expected, atol=1e-9)
+    stored = json.loads(json.dumps(dataset.preprocessing.to_dict()))
+    decoded = Preprocessing.from_dict(stored).decode_targets(dataset.train.y)[:, 0]
+    np.testing.assert_allclose(np.log(decoded), log_y, rtol=1e-9)
+
+
 def test_texts_that_are_no_categories_are_left_out(tmp_path):
     a = np.arange(60.0)
     names, few = [f"n{i % 45}" for i in range(60)], [f"t{i % 3}" for i in range(60)]
@@ -801,6 +814,13 @@ BAD_TABLES = {
     "infinite target": ({"a": BIG, "y": [-np.inf] + [1.5] * 39}, {}, r"'y': infinite.*1 of 40"),
     "missing target": (
         {"a": BIG, "y": [np.nan] + [1.5] * 39}, {"missing": "mean"}, r"missing in 'y' \(1\)"
+    ),
+    "no logarithm": (
+        {"a": BIG, "y": BIG / 3 - 1}, {"target_transform": "log"},
+        "target_transform=log: 'y' must be > 0 in every row, and is not in 4 of 40, such as -1",
+    ),
+    "logarithm of classes": (
+        {"a": BIG, "y": ["u", "v"] * 20}, {"target_transform": "log"}, "log: 'y' is a class; set"
     ),
     "all missing": (
         {"a": [np.nan] * 40, "y": BIG}, {"missing": "drop"}, "no columns besides.*any entry: 'a'"

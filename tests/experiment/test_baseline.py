@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console as RichConsole
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import log_loss, mean_absolute_error, root_mean_squared_error
+from sklearn.metrics import log_loss, mean_absolute_error, r2_score, root_mean_squared_error
 
 from mlp_jax import data
 from mlp_jax.config.compose import compose
@@ -16,6 +16,7 @@ from mlp_jax.experiment import baseline
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
 from mlp_jax.experiment.console import Console
+from mlp_jax.sweep import groups
 
 
 def table(folder, target, *overrides):
@@ -23,6 +24,7 @@ def table(folder, target, *overrides):
     x = rng.normal(size=(300, 3))
     columns = {
         "price": 1e5 + 5e4 * x[:, 0] + 1e3 * rng.normal(size=300),
+        "skewed": np.exp(10 + 2 * x[:, 0]),
         "equal": np.where(np.arange(300) < 150, x[:, 0], 7.5),
         "rare": np.where(np.arange(300) % 50 == 0, "yes", "no"),
         "kind": np.array(["a", "b", "c"])[(x[:, 0] > 0).astype(int) + (x[:, 1] > 0)],
@@ -41,13 +43,18 @@ def trained(config):
     return result, text.getvalue()
 
 
-def test_errors_are_in_the_targets_unit_beside_the_mean_and_a_linear_model(tmp_path):
-    result, said = trained(table(tmp_path, "price"))
+@pytest.mark.parametrize("transform", ["none", "log"])
+def test_errors_are_in_the_targets_unit_beside_the_mean_and_a_linear_model(tmp_path, transform):
+    target = "price" if transform == "none" else "skewed"
+    result, said = trained(table(tmp_path, target, f"data.target_transform={transform}"))
     dataset, measured = result.problem.dataset, result.metrics["test"]
     decode = dataset.preprocessing.decode_targets
     y, y_hat = decode(dataset.test.y), decode(experiment.describe.outputs(result, dataset.test.x))
     assert measured["rmse"] == pytest.approx(root_mean_squared_error(y, y_hat), rel=1e-5)
     assert measured["mae"] == pytest.approx(mean_absolute_error(y, y_hat), rel=1e-5)
+    assert measured["r2"] == pytest.approx(r2_score(y, y_hat), rel=1e-4)
+    logged = result.fitted.history["validation/rmse"][-1]
+    assert result.metrics["validation"]["rmse"] == pytest.approx(logged, rel=1e-4)
     others = baseline.baselines(result.problem)
     mean = decode(dataset.train.y).mean()
     assert others["mean"]["mae"] == pytest.approx(np.abs(y - mean).mean(), rel=1e-5)
@@ -55,6 +62,19 @@ def test_errors_are_in_the_targets_unit_beside_the_mean_and_a_linear_model(tmp_p
     y_hat = decode(linear.predict(dataset.test.x).reshape(y.shape))
     assert others["linear"]["rmse"] == pytest.approx(root_mean_squared_error(y, y_hat), rel=1e-4)
     assert "baseline  mean and linear, on the test part" in said
+
+
+def test_networks_of_one_population_measure_each_in_the_unit_of_its_data(tmp_path):
+    log = "data.target_transform=log"
+    configs = [table(tmp_path, "skewed", log, f"data.seed={seed}") for seed in (0, 1)]
+    first, second = groups.train(configs)
+    for result in (first, second):
+        dataset, measured = result.problem.dataset, result.metrics["test"]
+        decode = dataset.preprocessing.decode_targets
+        y_hat = decode(experiment.describe.outputs(result, dataset.test.x))
+        y = decode(dataset.test.y)
+        assert measured["rmse"] == pytest.approx(root_mean_squared_error(y, y_hat), rel=1e-4)
+    assert first.problem.training.units != second.problem.training.units
 
 
 def test_classes_stand_beside_the_majority_and_a_linear_model(tmp_path):
