@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 
 def lower_is_better(metric: str) -> bool:
@@ -63,6 +63,20 @@ def value_of(value: Any) -> Any:
     return np.asarray(value) if np.ndim(value) else value.item()
 
 
+def mean_history(histories: Sequence[History]) -> History:
+    """At each log point the mean of each metric over the trainings that have come to it."""
+    longest = max(histories, key=len)
+
+    def mean(name: str) -> np.ndarray:
+        rows = np.full((len(histories), len(longest)), np.nan)
+        for row, history in zip(rows, histories, strict=True):
+            row[: len(history)] = history[name]
+        is_its = np.arange(len(longest)) < np.array([[len(history)] for history in histories])
+        return np.where(is_its, rows, 0).sum(axis=0) / is_its.sum(axis=0)
+
+    return History(longest.steps, {name: mean(name) for name in longest.metrics})
+
+
 class Progress(NamedTuple):
     """How far a population is; `best` is that of its objective at the last log points."""
 
@@ -82,13 +96,20 @@ class Histories:
     """The log points of many networks, and where each of them ended.
 
     `steps` are the steps of the log points; an array of `metrics` has a row for each network, NaN
-    beyond its end. `objective` is the metric by which networks are ranked.
+    beyond its end. `objective` is the metric by which networks are ranked; so many `repeats` in a
+    row are one trial, which is judged by their mean.
     """
 
     def __init__(
-        self, num_networks: int, steps: np.ndarray, objective: str, patience: int | None
+        self,
+        num_networks: int,
+        steps: np.ndarray,
+        objective: str,
+        patience: int | None,
+        repeats: int = 1,
     ) -> None:
         self.steps, self.objective, self.patience = steps, objective, patience
+        self.repeats = repeats
         self.sign = -1 if lower_is_better(objective) else 1
         self.is_done = np.zeros(num_networks, bool)
         self.num_points = np.zeros(num_networks, np.int64)
@@ -146,10 +167,23 @@ class Histories:
     def is_lost(self, networks: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
         return self.diverged_at[networks] > 0
 
+    def trials_of(self, networks: Int[np.ndarray, " k"]) -> Int[np.ndarray, "trials repeats"]:
+        """All networks of the trials that some networks are of."""
+        trials = np.unique(networks // self.repeats)
+        return trials[:, None] * self.repeats + np.arange(self.repeats)
+
+    def trial_scores(
+        self, trials: Int[np.ndarray, "trials repeats"]
+    ) -> Float[np.ndarray, " trials"]:
+        """The mean of each trial's scores: −∞ where one of its networks is lost."""
+        return self.scores(trials.ravel()).reshape(trials.shape).mean(axis=1)
+
     def halve(self, networks: Int[np.ndarray, " k"]) -> np.ndarray:
-        """Ends the worse half of the networks that are not done, and returns it."""
-        running = networks[~self.is_done[networks]]
-        worse = running[np.argsort(self.scores(running), kind="stable")][: len(running) // 2]
+        """Ends the worse half of the trials that are not done, and returns their networks."""
+        running = self.trials_of(networks[~self.is_done[networks]])
+        order = np.argsort(self.trial_scores(running), kind="stable")
+        worse = running[order[: len(running) // 2]].ravel()
+        worse = worse[~self.is_done[worse]]
         self.is_done[worse] = True
         self.halved_at[worse] = self.steps[self.num_points[worse] - 1]
         return worse
@@ -168,8 +202,9 @@ class Histories:
 
     def progress(self) -> Progress:
         taken = np.concatenate([[0], self.steps])[self.num_points]
-        trained = np.flatnonzero(self.num_points)
-        scores = self.scores(trained) if len(trained) else np.array([-np.inf])
+        trials = np.arange(len(taken)).reshape(-1, self.repeats)
+        trained = trials[self.num_points[trials].all(axis=1)]
+        scores = self.trial_scores(trained) if len(trained) else np.array([-np.inf])
         shares = np.where(self.is_done, 1, taken / self.steps[-1])
         return Progress(
             share=float(shares.mean()),

@@ -74,6 +74,8 @@ class Population:
     log_every: int
     objective: str = "train/loss"
     """The metric by which successive halving ranks the networks."""
+    repeats: int = 1
+    """So many networks in a row are one trial, which is judged by their mean."""
 
     def __len__(self) -> int:
         return len(jax.tree.leaves((self.origins, self.numbers))[0])
@@ -162,7 +164,11 @@ class Trainer:
         self.example = jax.eval_shape(self._start, one)
         self.fixed = population.make_training(jax.tree.map(jnp.asarray, one[1]))  # of the first one
         self.histories = Histories(
-            len(population), np.minimum(ends, num_steps), population.objective, self.fixed.patience
+            len(population),
+            np.minimum(ends, num_steps),
+            population.objective,
+            self.fixed.patience,
+            population.repeats,
         )
         self.shared = None if callable(population.parts) else population.parts
         self.gradients: list[GradientCheck] = []

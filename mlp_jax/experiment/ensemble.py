@@ -22,7 +22,7 @@ from mlp_jax.core import metrics
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted, divergence, evaluate_parts, from_arrays, to_arrays
 from mlp_jax.core.gradcheck import insist_on
-from mlp_jax.core.history import Histories, History, LogPoint, Progress
+from mlp_jax.core.history import Histories, History, LogPoint, Progress, mean_history
 from mlp_jax.core.network import Params, apply
 from mlp_jax.core.population import FittedMany, Population, Saved, Trainer, make_mesh
 from mlp_jax.core.training import Order, Part, keys_of
@@ -58,7 +58,7 @@ class Members:
                 f"ensemble.size={config.ensemble.size}: the line search of lbfgs takes one network "
                 "at a time; use another optimizer, or ensemble.size=1."
             )
-        self.problem, self.seeds = problem, seeds(config)
+        self.problem, self.seeds = problem, seeds(config.seed, config.ensemble.size)
         population = _population(problem, self.seeds)
         self.trainer = Trainer(population, make_mesh(len(population), device.platform))
         _check_memory(config, self.trainer.bytes_each(), device)
@@ -94,7 +94,7 @@ class Members:
             for gradient in self.trainer.gradients:
                 insist_on(gradient)
             self._check_divergence()
-            history = mean_history(histories)
+            history = members_history(histories)
             new, num_points = history[num_points:], len(history)
             yield Round(
                 int(steps[num_points - 1]),
@@ -116,7 +116,7 @@ class Members:
         """That of the averaged output, with the members' own."""
         fitted = self.trainer.fitted()
         members = [self._member(fitted, index, seconds) for index in range(len(self))]
-        history = mean_history(fitted.history)
+        history = members_history(fitted.history)
         worst = max(fitted.gradients, key=lambda each: max(e.autodiff_error for e in each.layers))
         return Result(
             self.problem,
@@ -142,9 +142,9 @@ class Members:
         return Result(problem, fitted.gradients[index], one, measured, seconds / len(self))
 
 
-def seeds(config: Experiment) -> np.ndarray:
-    """The members' seeds: the run's and those after it."""
-    return ((config.seed + np.arange(config.ensemble.size)) % 2**32).astype(np.uint32)
+def seeds(first: int, count: int) -> np.ndarray:
+    """The seed of a run and those after it."""
+    return ((first + np.arange(count)) % 2**32).astype(np.uint32)
 
 
 def _population(problem: Problem, seeds: np.ndarray) -> Population:
@@ -182,18 +182,11 @@ def _arrays(take: Callable[[], Saved]) -> dict[str, np.ndarray]:
     return to_arrays(saved.state) | histories
 
 
-def mean_history(histories: Histories) -> History:
+def members_history(histories: Histories) -> History:
     """The mean of each metric over the members that are still in training, as `members/…`."""
-    count = int(histories.num_points.max())
-    is_its = np.arange(count) < histories.num_points[:, None]
-    return History(
-        histories.steps[:count],
-        {
-            f"members/{name}" if "/" in name else name: np.where(is_its, rows[:, :count], 0).sum(0)
-            / is_its.sum(0)
-            for name, rows in histories.metrics.items()
-        },
-    )
+    mean = mean_history([histories[member] for member in range(len(histories.is_done))])
+    named = {f"members/{k}" if "/" in k else k: values for k, values in mean.metrics.items()}
+    return History(mean.steps, named)
 
 
 # --- the averaged output -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from mlp_jax.core import fit as fitting
 from mlp_jax.core import gradcheck as proof
 from mlp_jax.core import population
 from mlp_jax.core.backprop import backprop
-from mlp_jax.core.history import Histories
+from mlp_jax.core.history import Histories, History, mean_history
 from mlp_jax.errors import UserError
 from mlp_jax.experiment.setup import numeric_settings, prepare
 from mlp_jax.sweep import groups
@@ -290,3 +290,23 @@ def test_networks_train_on_the_platform_that_is_asked_for(monkeypatch):
     groups.train(configs_of(["num_epochs=1", "device=cpu"], 3))
     (mesh,) = trained_on
     assert [device.platform for device in mesh.devices] == ["cpu"] * 3
+
+
+def test_networks_of_a_trial_are_judged_by_their_mean():
+    histories = Histories(6, np.array([1, 2]), "validation/loss", None, repeats=2)
+    losses = np.array([0.1, 0.9, 0.4, 0.5, 0.3, np.nan])
+    num_finite = np.array([[1], [1], [1], [1], [1], [0]])
+    logged = {"num_finite": num_finite, "validation/loss": losses[:, None]}
+    histories.record(np.arange(6), 0, logged)
+    assert histories.progress().best == pytest.approx(0.45)  # not 0.1, that of one network
+    assert histories.halve(np.arange(6)).tolist() == [4]  # of the trial one of whose is lost
+    assert histories.halve(np.arange(6)).tolist() == [0, 1]
+    assert histories.is_done.tolist() == [True, True, False, False, True, True]
+    assert histories.halved_at.tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_the_mean_of_histories_is_over_those_that_have_come_so_far():
+    short = History(np.array([1]), {"train/loss": np.array([1.0])})
+    long = History(np.array([1, 2]), {"train/loss": np.array([3.0, 5.0])})
+    mean = mean_history([short, long])
+    assert [(point.step, point.metrics["train/loss"]) for point in mean] == [(1, 2.0), (2, 5.0)]
