@@ -14,6 +14,7 @@ from mlp_jax.config.schema import (
     OUTPUT_LOSS_NAMES,
     Allowed,
     Experiment,
+    Table,
     all_fields,
     describe,
     is_optional,
@@ -40,9 +41,18 @@ def to_experiment(composed: DictConfig) -> Experiment:
     assert isinstance(config, Experiment)
     if isinstance(config.batch_size, str) and config.batch_size.isdecimal():
         config.batch_size = int(config.batch_size)  # as OmegaConf reads the keys that are numbers
+    if isinstance(config.data, Table):
+        config.data.target = _as_names(config.data.target)
     validate(config)
     _validate_together(config)
     return config
+
+
+def _as_names(target: Any) -> Any:
+    """One column's name or several, of which some may look like a number."""
+    if isinstance(target, list):
+        return [_as_names(name) for name in target]
+    return str(target) if isinstance(target, int | float) else target
 
 
 def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Experiment:

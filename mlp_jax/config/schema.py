@@ -152,6 +152,16 @@ SEPARATOR = either(
     "one character",
     lambda value: len(value) == 1,
 )
+TARGET = Allowed(
+    "a text, or a list of different ones",
+    lambda value: (
+        TEXT.test(value)
+        if isinstance(value, str)
+        else isinstance(value, list)
+        and 0 < len(value) == len(set(map(str, value)))
+        and all(isinstance(name, str) and TEXT.test(name) for name in value)
+    ),
+)
 ENCODING = either(("auto",), "an encoding that Python knows, such as utf-8 or cp1252", _is_encoding)
 
 
@@ -267,7 +277,7 @@ class Mnist(Data):
 class Table(SplitData):
     name: str = name_of("table")
     path: str = key(".csv, .tsv or .txt, also packed (.csv.gz); .parquet; .npz", PATH)
-    target: str = key("the column, or the array of an .npz", TEXT)
+    target: Any = key("the column, or the array of an .npz; of a regression several", TARGET)
     task: str = key(
         "auto: found out from the target", one_of("auto", "classification", "regression")
     )
@@ -302,6 +312,11 @@ class Table(SplitData):
         either(("auto", "none"), "the number of a line, from 1", lambda v: _is_whole(v, 1)),
     )
     shuffle: bool = key("before the split; false: the last are the test part, before it validation")
+
+    @property
+    def targets(self) -> list[str]:
+        """One name or several."""
+        return [self.target] if isinstance(self.target, str) else list(self.target)
 
 
 # --- optimizer and schedule --------------------------------------------------------------------

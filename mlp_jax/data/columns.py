@@ -8,7 +8,7 @@ import numpy as np
 
 from mlp_jax.config.schema import Data, Table
 from mlp_jax.data.dates import parts_of
-from mlp_jax.data.files import insist_on_memory
+from mlp_jax.data.files import insist_on_memory, shortened
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError
 
@@ -74,7 +74,7 @@ def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], 
     if not columns:
         raise UserError(
             f"data.path={config.path}: there is nothing to learn from, since every column but "
-            f"{config.target!r} is constant in the training part"
+            f"{shortened(config.targets)} is constant in the training part"
             f"{' or has texts that are no categories' * bool(too_many)}."
         )
     _check_memory(columns, len(x))

@@ -88,7 +88,7 @@ def _type_of(name: str, values: "pandas.Series[Any]", config: Table, decimal: st
         if kind == "integer":
             _insist_on_exact(name, values[numbers.abs() > _LARGEST_EXACT], config)
         return _numbers(numbers, config.missing_values or (), Column(name, decimal=decimal))
-    if kind in ("datetime64", "datetime", "date") and name != config.target:
+    if kind in ("datetime64", "datetime", "date") and name not in config.targets:
         if config.dates == "refuse":
             raise _DoubtError(
                 f"its entries ({kind}) are dates: {_instead_of_dates(name, config, False)}."
@@ -101,7 +101,7 @@ def _type_of(name: str, values: "pandas.Series[Any]", config: Table, decimal: st
 
 
 def _or_ignore(name: str, config: Table) -> str:
-    return "" if name == config.target else f", or leave it out with 'data.ignore=[{name}]'"
+    return "" if name in config.targets else f", or leave it out with 'data.ignore=[{name}]'"
 
 
 def _insist_on_exact(name: str, large: "pandas.Series[Any]", config: Table) -> None:
@@ -131,7 +131,7 @@ def _type_of_texts(name: str, texts: "pandas.Series[str]", config: Table, decima
         if is_named or 0 < texts.count() <= 2 * numbers.count():
             raise _DoubtError(_odd_entries(name, odd, numbers))
         known = texts.mask(texts.isin(words))
-        if config.dates == "parts" and name != config.target and _mostly_dates(known.dropna()):
+        if config.dates == "parts" and name not in config.targets and _mostly_dates(known.dropna()):
             missing = tuple(texts[texts.isin(words)].unique())
             return _dates(name, known, Column(name, missing=missing), config)
         _insist_on_categories(name, known.dropna(), config, decimal)
@@ -181,7 +181,7 @@ def _mostly_dates(texts: "pandas.Series[str]") -> bool:
 
 
 def _instead_of_dates(name: str, config: Table, are_texts: bool = True) -> str:
-    if name == config.target:
+    if name in config.targets:
         return "turn them into numbers, such as the year"
     first = "take their parts with data.dates=parts" * (config.dates == "refuse")
     texts = f"take them as categories with 'data.categorical=[{name}]'" * are_texts

@@ -132,7 +132,7 @@ def _read(config: Table) -> tuple[dict[str, Any], Notes, str]:
         entries, notes, decimal = TABLE_READERS[suffix](file, config)
     names = [name for name, _ in entries]
     _insist_on_different(names, config)
-    for key, wanted in (("target", [config.target]), ("ignore", config.ignore)):
+    for key, wanted in (("target", config.targets), ("ignore", config.ignore)):
         absent = [name for name in wanted if name not in names]
         if absent:
             hint = nearest(absent[0], names, {name: shortened([name]) for name in names})
@@ -140,8 +140,9 @@ def _read(config: Table) -> tuple[dict[str, Any], Notes, str]:
                 f"data.{key}={absent[0]}: {absent[0]!r} is no column of {path}, which has "
                 f"{shortened(names)}.{hint}{_how_to_quote(key, absent[0], names)}"
             )
-    if config.target in config.ignore:
-        raise UserError(f"data.ignore={config.target}: this column is data.target.")
+    for name in config.targets:
+        if name in config.ignore:
+            raise UserError(f"data.ignore={name}: this column is data.target.")
     return {n: values for n, values in entries if n not in config.ignore}, notes, decimal
 
 
@@ -176,10 +177,12 @@ def _as_columns(
     """Columns, a 2-D array `x` becoming `x_0`, `x_1`, …; and the names of the target's."""
     import pandas as pd
 
-    num_rows = np.shape(entries[config.target])[:1]
+    targets = config.targets
+    num_rows = np.shape(entries[targets[0]])[:1]
     columns: list[tuple[str, Any]] = []
     target_names: list[str] = []
-    for name, values in sorted(entries.items(), key=lambda entry: entry[0] != config.target):
+    in_order = [*targets, *(name for name in entries if name not in targets)]
+    for name, values in ((name, entries[name]) for name in in_order):
         if values.ndim not in (1, 2) or values.shape[:1] != num_rows or 0 in values.shape[1:]:
             raise UserError(
                 f"data.path={config.path}: array {name!r} has shape {values.shape}; must have one "
@@ -190,8 +193,8 @@ def _as_columns(
         if values.ndim == 2:
             parts = {f"{name}_{j}": values[:, j] for j in range(values.shape[1])}
         columns += [(part, pd.Series(of_part)) for part, of_part in parts.items()]
-        if name == config.target:
-            target_names = list(parts)
+        if name in targets:
+            target_names += list(parts)
     _insist_on_different([name for name, _ in columns], config)
     return dict(columns), target_names
 
@@ -267,15 +270,21 @@ def _without_missing(
     return frame, ()
 
 
+def _named(config: Table) -> str:
+    return shortened(config.targets)
+
+
 _Target = tuple[np.ndarray, tuple[int | bool | str, ...], Notes]
 """Targets, a row each, or the numbers of classes; the classes; a note on a task found out."""
 
 
 def _categorical_target(targets: "pandas.DataFrame", config: Table) -> _Target:
     if config.task == "regression" or targets.shape[1] > 1:
+        name = next(name for name in targets if targets[name].dtype != np.float64)
         raise UserError(
-            f"data.task={config.task}: the target {config.target!r} holds texts, such as "
-            f"{str(targets.iloc[0, 0])!r}; one column of them goes with data.task=classification."
+            f"data.task={config.task}: the target {name!r} holds texts, such as "
+            f"{str(targets[name].iloc[0])!r}; one column of them goes with "
+            "data.task=classification."
         )
     return _classes(targets.iloc[:, 0].astype(object).map(_label), config, "categories")
 
@@ -299,14 +308,18 @@ def _numeric_target(targets: "pandas.DataFrame", config: Table) -> _Target:
     few = num_values == 2 or num_values <= min(20, len(y) / 10)
     if config.task == "classification" and not whole:
         raise UserError(
-            f"data.task=classification: the target {config.target!r} must be one column of texts "
+            f"data.task=classification: the target {_named(config)} must be one column of texts "
             "or whole numbers."
         )
     if config.task == "classification" or (config.task == "auto" and whole and few):
         return _classes(targets.iloc[:, 0].astype(int), config, f"{num_values} whole numbers")
+    for name, values in zip(targets, y.T, strict=True):
+        if (values == values[0]).all() and len(config.targets) == len(y.T):
+            raise UserError(f"data.target={name}: every row has {values[0]:g}.")
     if num_values < 2:
         raise UserError(f"data.target={config.target}: every row has {y.flat[0]:g}.")
-    note = f"data.task=regression: {config.target!r} holds numbers"
+    holds = "holds" if len(config.targets) == 1 else "hold"
+    note = f"data.task=regression: {_named(config)} {holds} numbers"
     return y, (), (note,) * (config.task == "auto")
 
 
@@ -318,7 +331,7 @@ def _transform(
         return ()
     if classes:
         raise UserError(
-            f"data.target_transform={config.target_transform}: {config.target!r} is a class; set "
+            f"data.target_transform={config.target_transform}: {_named(config)} is a class; set "
             "data.task=regression if it is a number, else data.target_transform=none."
         )
     for name, values in zip(target_names, y.T, strict=True):
@@ -328,7 +341,7 @@ def _transform(
                 f"data.target_transform={config.target_transform}: {name!r} must be > 0 in every "
                 f"row, and is not in {len(odd)} of {len(values)}, such as {odd[0]:g}; use none."
             )
-    return (f"data.target_transform=log: the logarithm of {config.target!r} is learned",)
+    return (f"data.target_transform=log: the logarithm of {_named(config)} is learned",)
 
 
 def _classes(values: "pandas.Series[Any]", config: Table, what: str) -> _Target:
@@ -339,5 +352,5 @@ def _classes(values: "pandas.Series[Any]", config: Table, what: str) -> _Target:
             f"data.target={config.target}: every row has {str(classes[0])!r}; "
             "a classification needs at least two classes."
         )
-    note = f"data.task=classification: {config.target!r} holds {what}"
+    note = f"data.task=classification: {_named(config)} holds {what}"
     return labels.astype(np.int64), tuple(classes.tolist()), (note,) * (config.task == "auto")

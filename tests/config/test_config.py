@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from mlp_jax.config import checks
 from mlp_jax.config import schema as config
 from mlp_jax.config.compose import compose
-from mlp_jax.config.schema import CHOICES, CONF, SECTIONS, Experiment, Role
+from mlp_jax.config.schema import CHOICES, CONF, SECTIONS, Experiment, Role, Table
 from mlp_jax.errors import UserError, nearest
 
 GROUP_FILES = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml"))
@@ -156,6 +156,26 @@ def test_values_that_do_not_fit_together(overrides: list[str], error: str) -> No
     with pytest.raises(UserError) as raised:
         compose(overrides)
     assert error in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("price", ["price"]), ("[price]", ["price"]), ("[price,rent]", ["price", "rent"]),
+        ("7", ["7"]), ("[1,true]", ["1", "True"]), ('"1e3"', ["1e3"]),
+    ],
+)  # fmt: skip
+def test_targets_are_names(given: str, names: list[str]) -> None:
+    data = compose(["+exp=table", "data.path=t.csv", f"data.target={given}"]).data
+    assert isinstance(data, Table) and data.targets == names
+
+
+@pytest.mark.parametrize("given", ["null", "''", "[]", "[a,a]", "[a,[b]]", "[a,null]", "{a: 1}"])
+def test_what_is_no_target(given: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^data\.target=.*: must be a text, or a list of different"
+    ):
+        compose(["+exp=table", "data.path=t.csv", f"data.target={given}"])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, 10_000.0])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import QuantileTransformer, RobustScaler
+from sklearn.preprocessing import QuantileTransformer, RobustScaler, StandardScaler
 
 from mlp_jax import data
 from mlp_jax.config.schema import Boolean, Mnist, ScikitLearn, Synthetic, Table
@@ -772,6 +772,22 @@ def test_the_logarithm_of_the_target_is_learned(tmp_path):
     np.testing.assert_allclose(np.log(decoded), log_y, rtol=1e-9)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_several_targets(suffix, tmp_path):
+    b, z, y = np.arange(40.0), np.arange(40) / 3 + 1, np.arange(40.0) % 7
+    path = written(tmp_path / f"t{suffix}", y=y, b=b, z=z)
+    dataset = load(table(path, target=["z", "y"], standardize=True))
+    assert (dataset.task, dataset.target_names) == ("regression", ("z", "y"))
+    assert dataset.feature_names == ("b",)
+    expected = StandardScaler().fit_transform(np.column_stack([z, y]))
+    np.testing.assert_allclose(dataset.train.y, expected, atol=1e-12)
+    decoded = dataset.preprocessing.decode_targets(dataset.train.y)
+    np.testing.assert_allclose(decoded, np.column_stack([z, y]), atol=1e-12)
+    assert "data.task=regression: 'z', 'y' hold numbers" in dataset.notes
+    one = load(table(path, target=["z"], ignore=["y"]))
+    assert one.digest == load(table(path, target="z", ignore=["y"])).digest
+
+
 def test_texts_that_are_no_categories_are_left_out(tmp_path):
     a = np.arange(60.0)
     names, few = [f"n{i % 45}" for i in range(60)], [f"t{i % 3}" for i in range(60)]
@@ -794,6 +810,20 @@ BIG = np.arange(40.0)
 BAD_TABLES = {
     "target absent": ({"a": BIG, "price": BIG}, {"target": "prize"}, "Did you mean .price"),
     "ignore absent": ({"colour": BIG, "y": BIG}, {"ignore": ["color"]}, "ignore=color.*colour"),
+    "one target of two absent": (
+        {"a": BIG, "price": BIG}, {"target": ["a", "prize"]}, "target=prize.*Did you mean .price"
+    ),
+    "a class among targets": (
+        {"a": BIG, "y": BIG, "z": ["u", "v"] * 20}, {"target": ["y", "z"]}, "'z' holds texts.*'u'"
+    ),
+    "classes of several targets": (
+        {"a": BIG, "y": BIG, "z": BIG}, {"target": ["y", "z"], "task": "classification"},
+        "the target 'y', 'z' must be one column",
+    ),
+    "a constant target": (
+        {"a": BIG, "y": BIG, "z": [3] * 40}, {"target": ["y", "z"]}, "target=z: every row has 3"
+    ),
+    "only targets": ({"y": BIG, "z": BIG}, {"target": ["y", "z"]}, "no columns besides the target"),
     "ignored target": ({"a": BIG, "y": BIG}, {"ignore": ["y"]}, "this column is data.target"),
     "only a target": ({"y": BIG}, {}, "no columns besides the target"),
     "no rows": ({"a": [], "y": []}, {}, "no rows"),

@@ -51,9 +51,11 @@ def write_table(folder: Path) -> Table:
     return table(folder / "houses.csv", "price")
 
 
-def table(path: Path, target: str) -> Table:
+def table(path: Path, target: str | list[str]) -> Table:
     parts = ["data.validation_size=0", "data.test_size=0"]
-    return compose(["+exp=table", f"data.path={path}", f"data.target={target}", *parts]).data
+    config = compose(["+exp=table", f"data.path={path}", f"data.target={target}", *parts]).data
+    assert isinstance(config, Table)
+    return config
 
 
 # --- the functions of JAX, in NumPy -------------------------------------------------------------
@@ -177,6 +179,20 @@ def test_predictions_are_the_networks_in_units_of_the_target(dtype):
     expected = np.asarray(y_hat) * dataset.preprocessing.y_scale + dataset.preprocessing.y_shift
     tolerance = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(frame[["prediction"]], expected, rtol=tolerance)
+
+
+def test_several_targets_are_columns_in_their_own_units(tmp_path):
+    frame = pd.read_csv(write_table(tmp_path).path).assign(age=lambda f: f.age + 1)
+    frame.to_csv(tmp_path / "houses.csv", index=False)
+    config = table(tmp_path / "houses.csv", ["price", "age"])
+    dataset = load(dataclasses.replace(config, target_transform="log"))
+    model = make_model(dataset, "identity", 2, "float64")
+    model.save(tmp_path)
+    predicted = Model.load(tmp_path).predict(frame)
+    assert list(predicted.columns) == ["prediction_price", "prediction_age"]
+    mean, std = np.log(frame[["price", "age"]]).mean(), np.log(frame[["price", "age"]]).std(ddof=0)
+    expected = np.exp(model.outputs(dataset.train.x) * std.to_numpy() + mean.to_numpy())
+    np.testing.assert_allclose(predicted, expected, rtol=1e-9)
 
 
 def test_raw_inputs_are_the_users_rows(tmp_path):
