@@ -19,6 +19,7 @@ from mlp_jax.config.schema import Experiment, Role, flat_values
 from mlp_jax.errors import RunError, UserError, redacted
 
 _WITHOUT = (
+    ("calibration", "none"),
     ("ensemble.size", 1),
     ("data.scaling", "standard"),
     ("data.dates", "refuse"),

@@ -457,6 +457,10 @@ class Experiment:
     log_every: Optional[int] = key(
         "steps between log points; null: about 100 points, at most one an epoch", COUNT
     )
+    calibration: str = key(
+        "temperature: a classifier's logits are divided by what the validation part asks for",
+        one_of("none", "temperature"),
+    )
     gradient: str = key("autodiff: by JAX, for comparison", one_of("backprop", "autodiff"))
     device: str = key("what trains", one_of("auto", "cpu", "gpu", "tpu"))
     dtype: str = key("of parameters and arithmetic", one_of("float32", "float64"))

@@ -50,6 +50,8 @@ class Result(NamedTuple):
     """The step at which successive halving ended it."""
     members: "list[Result] | None" = None
     """Of an ensemble, whose params have a leading axis of them and whose output is their mean."""
+    temperature: float | None = None
+    """By which the logits of a calibrated classifier are divided."""
 
 
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
@@ -224,6 +226,7 @@ def final_tags(result: Result) -> dict[str, str]:
     return {
         "params_sha256": params_sha256(result.fitted.params),
         "gradcheck": gradient_line(result.gradient),
+        **({} if result.temperature is None else {"temperature": f"{result.temperature:.6g}"}),
     }
 
 
@@ -268,6 +271,8 @@ def print_result(result: Result, console: Console) -> None:
                 for row, t, p in zip(raw, y, y_hat, strict=True)
             ],
         )
+    if result.temperature is not None:
+        console.line(f"calibrated by the temperature {result.temperature:.3g}")
     if result.members is not None:
         _print_members(result.members, console)
     last = int(result.fitted.history.steps[-1])
@@ -425,7 +430,13 @@ def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]
         labels, _, _ = classify(outputs(result, part.x), output)
         return figures.confusion_matrix(part.y, labels, dataset.class_names)
 
+    def reliability() -> "Figure":
+        labels, found, _ = classify(outputs(result, part.x), output)
+        return figures.reliability(found.max(axis=1), labels == part.y)
+
     yield "confusion_matrix", confusion
+    if output in ("sigmoid", "softmax") and len(part.x) >= 50:  # ten groups of five, at least
+        yield "reliability", reliability
     if dataset.train.x.shape[1] == 2:
         names = dataset.class_names, dataset.feature_names
         yield (

@@ -12,7 +12,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -29,6 +28,7 @@ from mlp_jax.core.training import Order, Part, keys_of
 from mlp_jax.durable.checkpoint import Checkpoint
 from mlp_jax.errors import NoResultError, UserError
 from mlp_jax.experiment.describe import Result
+from mlp_jax.experiment.probabilities import calibrated, mean_logits
 from mlp_jax.experiment.setup import Problem, initial_params, objective
 
 _HISTORIES = "histories/"
@@ -118,13 +118,15 @@ class Members:
         members = [self._member(fitted, index, seconds) for index in range(len(self))]
         history = members_history(fitted.history)
         worst = max(fitted.gradients, key=lambda each: max(e.autodiff_error for e in each.layers))
+        params, temperature = calibrated(self.problem, fitted.params)
         return Result(
             self.problem,
             worst,
-            Fitted(fitted.params, int(history.steps[-1]), history),
-            averaged_metrics(self.problem, fitted.params),
+            Fitted(params, int(history.steps[-1]), history),
+            averaged_metrics(self.problem, params),
             seconds,
             members=members,
+            temperature=temperature,
         )
 
     def _member(self, fitted: FittedMany, index: int, seconds: float) -> Result:
@@ -190,27 +192,6 @@ def members_history(histories: Histories) -> History:
 
 
 # --- the averaged output -------------------------------------------------------------------------
-
-
-def mean_logits(logits: Float[Array, "members n_L"], output: str) -> Float[Array, " n_L"]:
-    """The logits whose output is the mean of the members' outputs.
-
-    With K members: log mean_k p_k = logsumexp_k log p_k − log K, which loses no small probability.
-    """
-
-    def log_mean(log_p: Array) -> Array:
-        return jax.nn.logsumexp(log_p, axis=0) - jnp.log(jnp.asarray(len(logits), logits.dtype))
-
-    def logit(z: Array) -> Array:
-        return log_mean(jax.nn.log_sigmoid(z)) - log_mean(jax.nn.log_sigmoid(-z))
-
-    if output == "softmax":
-        return log_mean(jax.nn.log_softmax(logits, axis=-1))
-    if output == "sigmoid":
-        return logit(logits)
-    if output == "tanh":  # 2σ(2z) − 1
-        return logit(2 * logits) / 2
-    return logits.mean(axis=0)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -233,6 +233,36 @@ def confusion_matrix(
 
 
 @styled
+def reliability(
+    confidence: np.ndarray, is_right: np.ndarray, *, num_bins: int = 10
+) -> "matplotlib.figure.Figure":
+    """How often predictions are right over how sure they are; on the diagonal the two agree.
+
+    `confidence` is the probability of the predicted class, in groups of equally many examples. The
+    expected calibration error is Σ_b n_b/n |share of right ones − mean confidence|.
+    """
+    from matplotlib.figure import Figure
+
+    groups = np.array_split(np.argsort(confidence, kind="stable"), min(num_bins, len(confidence)))
+    sure = np.array([confidence[group].mean() for group in groups])
+    right = np.array([is_right[group].mean() for group in groups])
+    share = np.array([len(group) for group in groups]) / len(confidence)
+    figure = Figure(figsize=(5.6, 5.4))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1.2, label="as sure as right")
+    axes.plot(sure, right, "o-", color=COLORS[0], label="predictions")
+    low = max(0.0, min(sure.min(), right.min()) - 0.05)
+    axes.set(xlim=(low, 1.01), ylim=(low, 1.01))
+    axes.legend(loc="upper left")
+    axes.set(
+        xlabel="mean probability of the predicted class",
+        ylabel="share of right predictions",
+        title=f"expected calibration error {(share * np.abs(right - sure)).sum():.3f}",
+    )
+    return figure
+
+
+@styled
 def regression_fit(
     predict: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,

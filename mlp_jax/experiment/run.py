@@ -43,6 +43,7 @@ from mlp_jax.experiment.console import Console, measured
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.ensemble import Members
 from mlp_jax.experiment.model import save_model
+from mlp_jax.experiment.probabilities import calibrated
 from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
 from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
@@ -312,8 +313,16 @@ class _Process:
             return self._train_members(programs, run, saver, carry)
         fitted, seconds = self._fit(programs, run, saver, carry, history)
         reached("ending")
-        metrics = evaluate_parts(self.problem, fitted.params)
-        return Result(self.problem, self.prepared.gradient, fitted, metrics, seconds)
+        params, temperature = calibrated(self.problem, fitted.params)
+        metrics = evaluate_parts(self.problem, params)
+        return Result(
+            self.problem,
+            self.prepared.gradient,
+            fitted._replace(params=params),
+            metrics,
+            seconds,
+            temperature=temperature,
+        )
 
     def _train_members(
         self, members: Members, run: tracking.Run | None, saver: Saver, saved: Saved | None

@@ -173,6 +173,22 @@ def check_smoothing(config: Experiment, dataset: Dataset) -> None:
         )
 
 
+def check_calibration(config: Experiment, dataset: Dataset) -> None:
+    """Raises `UserError` for a classifier that cannot be calibrated; numbers need none."""
+    if config.calibration == "none" or not dataset.class_names:
+        return
+    if config.model.output not in ("sigmoid", "softmax"):
+        raise UserError(
+            f"calibration={config.calibration}: model.output={config.model.output} gives no "
+            "probabilities; use model.output=sigmoid or softmax, or calibration=none."
+        )
+    if dataset.validation is None:
+        raise UserError(
+            f"calibration={config.calibration}: {dataset.name} has no validation part to fit it "
+            "on; set data.validation_size, or calibration=none."
+        )
+
+
 def _make_loss(config: Experiment, dataset: Dataset, pair: tuple[str, str]) -> Loss:
     loss = LOSSES[pair]
     if _is_positive(config.model.label_smoothing):
@@ -364,6 +380,7 @@ def check(config: Experiment, dataset: Dataset) -> int:
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
     check_smoothing(config, dataset)
+    check_calibration(config, dataset)
     _make_loss(config, dataset, pair)
     _monitor(config, dataset)
     _, _, num_steps, log_every = _lengths(config, len(dataset.train.x))
@@ -375,6 +392,7 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
     check_smoothing(config, dataset)
+    check_calibration(config, dataset)
 
     parts = encode_parts(config, dataset)
     sizes = (parts.train.x.shape[1], *config.model.hidden_sizes, parts.train.y.shape[1])

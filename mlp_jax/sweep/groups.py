@@ -105,6 +105,11 @@ def check(config: Experiment, load_data: LoadData = data.load) -> None:
             f"ensemble.size={size}: the networks of a sweep are trained together already; add "
             "hydra/launcher=basic, and each job is an ensemble in a run of its own."
         )
+    if config.calibration != "none":
+        raise UserError(
+            f"calibration={config.calibration}: the networks of a sweep are compared as they were "
+            "trained; add hydra/launcher=basic, or calibrate a run of the best one's settings."
+        )
     if halvings and (config.population.exact or config.optimizer.name == "lbfgs"):
         raise UserError(
             f"sweep.halvings={halvings}: networks that are trained one after the other cannot be "

@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import mlflow
 import numpy as np
 import pandas as pd
@@ -16,10 +15,9 @@ from mlp_jax import data
 from mlp_jax.commands import train
 from mlp_jax.config.compose import compose
 from mlp_jax.core import population
-from mlp_jax.core.losses import LOSSES
 from mlp_jax.durable import rundir
 from mlp_jax.errors import NoResultError, UserError
-from mlp_jax.experiment import describe, ensemble
+from mlp_jax.experiment import describe
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 
@@ -39,21 +37,6 @@ def run(*overrides, **options):
     console = Console(RichConsole(file=output, width=200))
     result = experiment.run(compose(list(overrides)), console, "the command", **options)
     return result, output.getvalue()
-
-
-@pytest.mark.parametrize(("output", "loss"), LOSSES)
-def test_the_logits_of_the_mean_have_the_mean_as_their_output(output, loss):
-    logits = jax.random.normal(jax.random.key(0), (5, 1 if output == "sigmoid" else 3)) * 4
-    found = LOSSES[output, loss].output(ensemble.mean_logits(logits, output))
-    wanted = jax.vmap(LOSSES[output, loss].output)(logits).mean(axis=0)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
-
-
-def test_a_probability_that_is_nearly_one_keeps_its_loss():
-    logits = jnp.array([[80.0], [90.0]])
-    mean = ensemble.mean_logits(logits, "sigmoid")
-    wanted = -jnp.log((jnp.exp(-80.0) + jnp.exp(-90.0)) / 2)
-    np.testing.assert_allclose(mean, [wanted], rtol=1e-12)
 
 
 def test_each_member_is_the_network_alone_and_the_result_their_mean(make_store, tmp_path):
