@@ -25,6 +25,7 @@ _WITHOUT = (
     ("data.dates", "refuse"),
     ("data.texts", "refuse"),
     ("data.target_transform", "none"),
+    ("data.weights", None),
     ("model.dropout", 0.0),
     ("model.input_dropout", 0.0),
     ("model.dropout_schedule", "constant"),

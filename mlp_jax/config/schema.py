@@ -281,6 +281,10 @@ class Table(SplitData):
     task: str = key(
         "auto: found out from the target", one_of("auto", "classification", "regression")
     )
+    weights: Optional[str] = key(
+        "a column, no input, by which a row's loss counts in training; metrics count all alike",
+        TEXT,
+    )
     target_transform: str = key(
         "log: of a positive number the logarithm is learned; predictions and metrics are its own",
         one_of("none", "log"),

@@ -259,13 +259,17 @@ def names_of(threshold: float | None) -> tuple[str, ...]:
 def measure(
     losses: Float[Any, " n"],
     y_hat: Float[Any, "n n_L"],
-    y: Float[Any, "n n_L"],
+    y: Float[Any, "n n_y"],
     *,
     threshold: float | None,
     units: Units | None = None,
     names: Collection[str],
 ) -> dict[str, Any]:
-    """The mean loss and the metrics of these names, of numbers in their own units (None: y's)."""
+    """The mean loss and the metrics of these names, of numbers in their own units (None: y's).
+
+    An example's weight, which may stand behind its targets, counts in no metric but the loss.
+    """
+    y = y[:, : y_hat.shape[1]]
     found = {"loss": losses.mean()}
     if threshold is None:
         of_numbers = _in_own_unit(y_hat, y, units or Units((1.0,) * y.shape[1]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlp_jax.config.schema import Data
+from mlp_jax.config.schema import Data, Table
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.columns import Raw, fit, fit_columns
 from mlp_jax.data.dates import written
@@ -45,7 +45,7 @@ class Dataset(NamedTuple):
     """What `load` returns. `class_names` is empty for regression; `notes` are for the user.
 
     `class_values` are the labels as they stood in the data: numbers, true and false, or texts.
-    `rows` are the first of a table's training part.
+    `rows` are the first of a table's training part, `weights` factors of its examples' losses.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Dataset(NamedTuple):
     digest: str
     notes: tuple[str, ...]
     rows: "pandas.DataFrame | None" = None
+    weights: np.ndarray | None = None
 
 
 def load(config: Data) -> Dataset:
@@ -70,14 +71,15 @@ def load(config: Data) -> Dataset:
     raw = DATASETS[config.name](config)
     train, validation, test = _split(raw, config)
     columns, notes = fit_columns(train[0], raw, config)
-    preprocessing = fit(columns, train, raw, config)
+    preprocessing = fit(columns, train[0], train[1], raw, config)
+    weights = None if raw.weights is None else _of_mean_1(train[2], config)
 
     unknown: list[str] = []
 
-    def preprocess(part: tuple[Inputs, np.ndarray] | None) -> Part | None:
+    def preprocess(part: Any) -> Part | None:
         if part is None:
             return None
-        x, y = part
+        x, y = part[:2]
         return Part(
             preprocessing.encode(x, unknown.append),
             y if raw.class_names else preprocessing.encode_targets(y),
@@ -97,10 +99,19 @@ def load(config: Data) -> Dataset:
         target_names=raw.target_names,
         preprocessing=preprocessing,
         source=raw.source,
-        digest=_digest(parts),
+        digest=_digest(parts, weights),
         notes=(*raw.notes, *notes, *unknown),
         rows=_rows(train[0], columns),
+        weights=weights,
     )
+
+
+def _of_mean_1(weights: np.ndarray, config: Data) -> np.ndarray:
+    """The weights of the training part as factors, which leave the learning rate's meaning."""
+    assert isinstance(config, Table)
+    if not weights.any():
+        raise UserError(f"data.weights={config.weights}: every row of the training part has 0.")
+    return weights / weights.mean()
 
 
 def raw_inputs(dataset: Dataset, num_examples: int) -> Inputs:
@@ -122,17 +133,17 @@ def _rows(x: Inputs, columns: tuple[Column, ...]) -> "pandas.DataFrame | None":
     return rows
 
 
-def _digest(parts: Sequence[Part | None]) -> str:
+def _digest(parts: Sequence[Part | None], weights: np.ndarray | None) -> str:
     content = hashlib.sha256()
-    for part in parts:
-        for array in part or ():
-            content.update(f"{array.dtype}{array.shape}".encode())
-            content.update(np.ascontiguousarray(array).data)
+    arrays = [array for part in parts for array in part or ()]
+    for array in arrays if weights is None else [*arrays, weights]:
+        content.update(f"{array.dtype}{array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()[:16]
 
 
 def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
-    """Pairs (x, y) for training, validation and test; None for a part of size 0.
+    """(x, y) for training, validation and test, or (x, y, weights); None for a part of size 0.
 
     The test part is taken from all examples, then the validation part from the rest, each like
     scikit-learn's `train_test_split` with `random_state=config.seed`, stratified for classes; with
@@ -140,7 +151,8 @@ def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
     and is rounded up.
     """
     shuffle = getattr(config, "shuffle", True)
-    rest, parts = (raw.x, raw.y), {"test_size": raw.test, "validation_size": None}
+    rest: Any = (raw.x, raw.y) if raw.weights is None else (raw.x, raw.y, raw.weights)
+    parts: dict[str, Any] = {"test_size": raw.test, "validation_size": None}
     for key in parts:
         size = getattr(config, key, 0)
         count = math.ceil(size * len(raw.y)) if size < 1 else int(size)
@@ -148,14 +160,14 @@ def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
             _check_size(f"data.{key}={size:g}", count, rest[1], raw.class_names, shuffle)
             from sklearn.model_selection import train_test_split
 
-            x, part_x, y, part_y = train_test_split(
+            split = train_test_split(
                 *rest,
                 test_size=count,
                 random_state=config.seed,
                 shuffle=shuffle,
                 stratify=rest[1] if raw.class_names and shuffle else None,
             )
-            rest, parts[key] = (x, y), (part_x, part_y)
+            rest, parts[key] = split[::2], split[1::2]
     return rest, parts["validation_size"], parts["test_size"]
 
 

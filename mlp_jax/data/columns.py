@@ -40,6 +40,7 @@ class Raw(NamedTuple):
     test: tuple[np.ndarray, np.ndarray] | None = None
     columns: tuple[Column, ...] = ()  # of a table, with how their entries are spelt
     notes: tuple[str, ...] = ()
+    weights: np.ndarray | None = None  # how much a row counts in training
 
 
 def fit_columns(x: Inputs, raw: Raw, config: Data) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -165,9 +166,8 @@ def _listed(names: list[str]) -> str:
 
 
 def fit(
-    columns: tuple[Column, ...], train: tuple[Inputs, np.ndarray], raw: Raw, config: Data
+    columns: tuple[Column, ...], x: Inputs, y: np.ndarray, raw: Raw, config: Data
 ) -> Preprocessing:
-    x, y = train
     n_0 = sum(column.num_inputs for column in columns)
     n_targets = 0 if raw.class_names else len(raw.target_names)
     y_shift, y_scale = np.zeros(n_targets), np.ones(n_targets)

@@ -89,22 +89,24 @@ def table(config: Table) -> Raw:
 
     entries, notes, decimal = _read(config)
     columns, target_names = _as_columns(entries, config)
-    columns, of_empty = _without_empty(columns, target_names)
-    _insist_on_rows_and_inputs(columns, target_names, config, of_empty)
+    no_inputs = [*target_names, *([config.weights] if config.weights else [])]
+    columns, of_empty = _without_empty(columns, no_inputs)
+    _insist_on_rows_and_inputs(columns, no_inputs, config, of_empty)
     found = typed(columns, config, decimal)
     of_words = tuple(note for column in found.values() for note in column.notes)
-    of_numbers = _row_numbers(found, target_names)
+    of_numbers = _row_numbers(found, no_inputs)
     frame = pd.DataFrame({name: column.values for name, column in found.items()})
-    frame, of_missing = _without_missing(frame, target_names, config)
+    frame, of_missing = _without_missing(frame, no_inputs, config)
     are_numbers = all(found[name].is_numeric for name in target_names)
     read_target = _numeric_target if are_numbers else _categorical_target
     y, classes, of_task = read_target(frame[target_names], config)
     of_transform = _transform(y, classes, target_names, config)
-    inputs = [column for name, column in found.items() if name not in target_names]
+    weights, of_weights = _weights(found, frame, config)
+    inputs = [column for name, column in found.items() if name not in no_inputs]
     x = pd.DataFrame({
         name: frame[name] if found[name].is_numeric or found[name].column.style
         else as_texts(frame[name])
-        for name in found if name not in target_names
+        for name in found if name not in no_inputs
     })  # fmt: skip
     return Raw(
         x,
@@ -115,7 +117,17 @@ def table(config: Table) -> Raw:
         class_names=tuple(map(str, classes)),
         class_values=classes,
         columns=tuple(column.column for column in inputs),
-        notes=(*notes, *of_empty, *of_words, *of_numbers, *of_missing, *of_task, *of_transform),
+        notes=(
+            *notes,
+            *of_empty,
+            *of_words,
+            *of_numbers,
+            *of_missing,
+            *of_task,
+            *of_transform,
+            *of_weights,
+        ),
+        weights=weights,
     )
 
 
@@ -132,7 +144,9 @@ def _read(config: Table) -> tuple[dict[str, Any], Notes, str]:
         entries, notes, decimal = TABLE_READERS[suffix](file, config)
     names = [name for name, _ in entries]
     _insist_on_different(names, config)
-    for key, wanted in (("target", config.targets), ("ignore", config.ignore)):
+    of_weights = [config.weights] if config.weights else []
+    keys = {"target": config.targets, "weights": of_weights, "ignore": config.ignore}
+    for key, wanted in keys.items():
         absent = [name for name in wanted if name not in names]
         if absent:
             hint = nearest(absent[0], names, {name: shortened([name]) for name in names})
@@ -140,9 +154,9 @@ def _read(config: Table) -> tuple[dict[str, Any], Notes, str]:
                 f"data.{key}={absent[0]}: {absent[0]!r} is no column of {path}, which has "
                 f"{shortened(names)}.{hint}{_how_to_quote(key, absent[0], names)}"
             )
-    for name in config.targets:
-        if name in config.ignore:
-            raise UserError(f"data.ignore={name}: this column is data.target.")
+    for key, others in (("weights", "target"), ("ignore", "target"), ("ignore", "weights")):
+        for name in set(keys[key]) & set(keys[others]):
+            raise UserError(f"data.{key}={name}: this column is data.{others}.")
     return {n: values for n, values in entries if n not in config.ignore}, notes, decimal
 
 
@@ -200,13 +214,13 @@ def _as_columns(
 
 
 def _without_empty(
-    columns: dict[str, "pandas.Series[Any]"], target_names: list[str]
+    columns: dict[str, "pandas.Series[Any]"], no_inputs: list[str]
 ) -> tuple[dict[str, "pandas.Series[Any]"], Notes]:
     """Without the columns and rows that have no entry at all, which say nothing."""
     notes: Notes = ()
     has_entry = {name: values.notna().to_numpy() for name, values in columns.items()}
-    empty = [n for n, has in has_entry.items() if not has.any() and n not in target_names]
-    if empty and any(has_entry[name].any() for name in target_names):
+    empty = [n for n, has in has_entry.items() if not has.any() and n not in no_inputs]
+    if empty and any(has_entry[name].any() for name in no_inputs):
         columns = {name: values for name, values in columns.items() if name not in empty}
         notes += (f"left out, because without any entry: {shortened(empty)}",)
     has_any = np.logical_or.reduce(list(has_entry.values()))
@@ -217,22 +231,22 @@ def _without_empty(
 
 
 def _insist_on_rows_and_inputs(
-    columns: dict[str, Any], target_names: list[str], config: Table, notes: Notes
+    columns: dict[str, Any], no_inputs: list[str], config: Table, notes: Notes
 ) -> None:
-    has_rows = len(columns[target_names[0]]) > 0
-    if not has_rows or len(columns) == len(target_names):
+    has_rows = len(columns[no_inputs[0]]) > 0
+    if not has_rows or len(columns) == len(no_inputs):
         lacks = "no columns besides the target" if has_rows else "no rows"
         said = "".join(f" {note}." for note in notes)
         raise UserError(f"data.path={config.path}: there are {lacks}.{said}")
 
 
-def _row_numbers(found: dict[str, Typed], target_names: list[str]) -> Notes:
+def _row_numbers(found: dict[str, Typed], no_inputs: list[str]) -> Notes:
     """Takes out a nameless column that counts the rows; one that has a name is pointed out."""
     notes: Notes = ()
-    for name in [name for name in found if name not in target_names]:
+    for name in [name for name in found if name not in no_inputs]:
         if not (found[name].is_numeric and counts_rows(found[name].values)):
             continue
-        if name.startswith("Unnamed: ") and len(found) > len(target_names) + 1:
+        if name.startswith("Unnamed: ") and len(found) > len(no_inputs) + 1:
             del found[name]
             notes += (f"left out, because it is the row number: {name!r}",)
         else:
@@ -244,7 +258,7 @@ def _row_numbers(found: dict[str, Typed], target_names: list[str]) -> Notes:
 
 
 def _without_missing(
-    frame: "pandas.DataFrame", target_names: list[str], config: Table
+    frame: "pandas.DataFrame", no_inputs: list[str], config: Table
 ) -> tuple["pandas.DataFrame", Notes]:
     """Drops rows with missing entries, or refuses them; the preprocessing fills them."""
     missing = frame.isna()
@@ -259,10 +273,10 @@ def _without_missing(
         dropped = f"dropped {incomplete.sum()} of {len(frame)} rows, which lack an entry"
         return frame[~incomplete], (dropped,) * bool(incomplete.any())
     is_filled = config.missing in ("mean", "indicator")
-    counts = missing[target_names].sum() if is_filled else missing.sum()
+    counts = missing[no_inputs].sum() if is_filled else missing.sum()
     listed = [f"{name!r} ({count})" for name, count in counts.items() if count]
     if listed:
-        fill = "" if counts[target_names].any() else ", mean or indicator"
+        fill = "" if counts[no_inputs].any() else ", mean or indicator"
         raise UserError(
             f"data.missing={config.missing}: entries are missing in {', '.join(listed)} of "
             f"{config.path}; set data.missing=drop{fill}."
@@ -342,6 +356,30 @@ def _transform(
                 f"row, and is not in {len(odd)} of {len(values)}, such as {odd[0]:g}; use none."
             )
     return (f"data.target_transform=log: the logarithm of {_named(config)} is learned",)
+
+
+def _weights(
+    found: dict[str, Typed], frame: "pandas.DataFrame", config: Table
+) -> tuple[np.ndarray | None, Notes]:
+    """A row's weight each, where a column has them; refuses what is none."""
+    name = config.weights
+    if name is None:
+        return None, ()
+    if not found[name].is_numeric:
+        raise UserError(
+            f"data.weights={name}: must be a column of numbers >= 0, not "
+            f"{str(frame[name].iloc[0])[:40]!r}."
+        )
+    weights = finite_numbers(frame[[name]].to_numpy(), [Column(name)], np.float64)[:, 0]
+    negative = weights[weights < 0]
+    if len(negative):
+        raise UserError(
+            f"data.weights={name}: must be >= 0, and {len(negative)} of {len(weights)} are not, "
+            f"such as {negative[0]:g}."
+        )
+    return weights, (
+        f"data.weights={name}: in training a row's loss counts by it; metrics count all rows alike",
+    )
 
 
 def _classes(values: "pandas.Series[Any]", config: Table, what: str) -> _Target:

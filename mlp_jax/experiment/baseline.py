@@ -33,7 +33,7 @@ def baselines(problem: Problem) -> dict[str, dict[str, float]]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough to compare with
-            model.fit(dataset.train.x, dataset.train.y)
+            model.fit(*dataset.train, sample_weight=dataset.weights)
         y_hat = np.zeros(y.shape)
         if dataset.class_names:
             y_hat[:, model.classes_] = model.predict_proba(held_out.x)

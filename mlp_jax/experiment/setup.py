@@ -20,7 +20,14 @@ from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty
 from mlp_jax.core.fit import Task
 from mlp_jax.core.history import lower_is_better
-from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss, class_weighted, smoothed
+from mlp_jax.core.losses import (
+    LOSSES,
+    MATCHED_LOSS,
+    Loss,
+    class_weighted,
+    example_weighted,
+    smoothed,
+)
 from mlp_jax.core.metrics import Units, names_of
 from mlp_jax.core.network import Activations, Layer, Network, Params
 from mlp_jax.core.optimizers import LearningRate, make_learning_rate, make_optimizer
@@ -109,16 +116,20 @@ def encode_parts(config: Experiment, dataset: Dataset) -> Parts:
     assert config.model.output is not None
     output = config.model.output
 
-    def encode(part: data.Part) -> Part:
+    def encode(part: data.Part, weights: np.ndarray | None = None) -> Part:
         y = encode_targets(part.y, dataset, output)
         target = dataset.target_names if y.shape[1] == len(dataset.target_names) else ()
+        names = target or dataset.class_names
+        if dataset.weights is not None:  # behind the targets, as `example_weighted` takes it
+            weights = np.ones(len(y)) if weights is None else weights
+            y, names = np.column_stack([y, weights]), (*names, "weight")
         return Part(
             _as_dtype(part.x, dataset.feature_names, config.dtype),
-            _as_dtype(y, target or dataset.class_names, config.dtype),
+            _as_dtype(y, names, config.dtype),
         )
 
     return Parts(
-        encode(dataset.train),
+        encode(dataset.train, dataset.weights),
         None if dataset.validation is None else encode(dataset.validation),
         None if dataset.test is None else encode(dataset.test),
     )
@@ -201,7 +212,7 @@ def _make_loss(config: Experiment, dataset: Dataset, pair: tuple[str, str]) -> L
                 "−1 and 1, not probabilities; use model.output=sigmoid or softmax."
             )
         loss = class_weighted(loss, weights)
-    return loss
+    return loss if dataset.weights is None else example_weighted(loss)
 
 
 def _explicit_params(config: Experiment, sizes: tuple[int, ...]) -> Params:
@@ -395,7 +406,8 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     check_calibration(config, dataset)
 
     parts = encode_parts(config, dataset)
-    sizes = (parts.train.x.shape[1], *config.model.hidden_sizes, parts.train.y.shape[1])
+    n_last = parts.train.y.shape[1] - (dataset.weights is not None)
+    sizes = (parts.train.x.shape[1], *config.model.hidden_sizes, n_last)
     batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(parts.train.x))
     init_key, shuffle_key = keys_of(config.seed)
     return Problem(

@@ -54,7 +54,7 @@ def mnist(root, **other):
 
 def table(path, **other):
     defaults = {"name": "table", "path": str(path), "target": "y", "task": "auto", "ignore": []}
-    defaults |= {"dates": "refuse", "texts": "refuse", "target_transform": "none"}
+    defaults |= {"dates": "refuse", "texts": "refuse", "target_transform": "none", "weights": None}
     defaults |= {"missing": "refuse", "numeric": [], "categorical": [], "missing_values": None}
     defaults |= dict.fromkeys(("separator", "decimal", "encoding", "header"), "auto")
     return config(Table, {"validation_size": 0, "test_size": 0, "shuffle": True} | defaults, other)
