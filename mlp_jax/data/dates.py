@@ -58,13 +58,15 @@ def style_of(texts: "pandas.Series[str]") -> str:
     if len(odd):
         first = texts[dates[best].notna()].iloc[0] if len(odd) < len(texts) else texts.iloc[0]
         these = odd[are_dates(odd)] if are_dates(odd).any() else odd
-        kind = "dates in two formats" if are_dates(odd).any() else "dates and other texts"
-        raise StyleError(f"{kind}, such as {first[:40]!r} and {these.iloc[0][:40]!r}")
+        kind, advice = "dates in two formats", "write all in one"
+        if not are_dates(odd).any():
+            kind, advice = "dates and other texts", "name these in data.missing_values"
+        raise StyleError(f"{kind}, such as {first[:40]!r} and {these.iloc[0][:40]!r}: {advice}")
     for style in likely:
         if not dates[style].equals(dates[best]) and dates[style].notna().all():
             raise StyleError(
                 f"dates, such as {texts.iloc[0][:40]!r}, of which none says whether the day or the "
-                "month comes first"
+                "month comes first: write them as 2024-12-31"
             )
     return best
 

@@ -194,9 +194,7 @@ def _dates(name: str, texts: "pandas.Series[str]", column: Column, config: Table
     try:
         style = style_of(texts.dropna())
     except StyleError as error:
-        raise _DoubtError(
-            f"{error}; write all in one, {_instead_of_dates(name, config)}."
-        ) from None
+        raise _DoubtError(f"{error}, or {_instead_of_dates(name, config)}.") from None
     dates = read_dates(texts, style)
     return Typed(dates, False, column._replace(style=style), _missing_note(column))
 

@@ -319,7 +319,14 @@ def _one_hot(values: "pandas.Series[Any]", column: Column, on_unknown: OnUnknown
         text: known.get(text, also_known.get(_however_spelt(text), -1)) for text in texts.unique()
     }
     new = [text for text, code in codes.items() if code < 0]
-    if new:
+    if new and len(new) == len(codes):
+        had = ", ".join(repr(category[:40]) for category in column.categories[:5])
+        on_unknown(
+            f"column {column.name!r}: none of the {len(texts)} entries is a category that the "
+            f"training data had ({had}{', …' * (len(known) > 5)}), such as {new[0][:40]!r}; they "
+            "count as none."
+        )
+    elif new:
         on_unknown(
             f"column {column.name!r}: {texts.isin(new).sum()} of {len(texts)} entries are "
             f"categories that the training data did not have, such as {new[0][:40]!r}; they count "

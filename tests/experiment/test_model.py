@@ -163,6 +163,9 @@ def test_unknown_categories_are_told(tmp_path):
     frame = pd.DataFrame({"size": [20, 30, 40], "town": ["Ulm", "Rom", "Oslo"], "age": 1.0})
     with pytest.warns(UserWarning, match="'town': 2 of 3 entries .* not have, such as 'Rom'"):
         model.predict(frame)
+    none = r"'town': none of the 3 entries .* had \('Bonn', 'Kiel', 'Ulm'\), such as 'Rom'; they"
+    with pytest.warns(UserWarning, match=none):
+        model.predict(frame.assign(town="Rom"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
