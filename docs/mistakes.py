@@ -49,7 +49,7 @@ TABLES: dict[str, tuple[str, bytes, list[str]]] = {
     "a row has too many entries": ("t.csv", _csv() + b"1,2,3,4\n", []),
     "two columns have one name": ("t.csv", _csv("a,a,y"), []),
     "entries are missing": ("t.csv", _csv(a=lambda i: "" if i % 9 == 0 else i), []),
-    "the target is missing somewhere": ("t.csv", _csv() + b"1,2,\n", ["data.missing=mean"]),
+    "the target is missing everywhere": ("t.csv", _csv(y=lambda i: ""), ["data.missing=indicator"]),
     "one entry is a question mark": ("t.csv", _csv(a=lambda i: "?" if i == 3 else i), []),
     "prices have signs": ("t.csv", _csv(a=lambda i: f"${i}.50"), []),
     "there are dates": ("t.csv", _csv(a=lambda i: f"2024-01-{i % 9 + 1:02}"), []),

@@ -50,9 +50,10 @@ def are_dates(texts: "pandas.Series[str]") -> "pandas.Series[bool]":
 def style_of(texts: "pandas.Series[str]") -> str:
     """The style that all of these texts have; raises `StyleError` where it is none, or open."""
     texts = texts.drop_duplicates()
-    counts = {style: int(read_dates(texts[:200], style).notna().sum()) for style in STYLES}
+    apart = _taken_apart(texts)
+    counts = {style: int(_as_dates(apart[:200], style).notna().sum()) for style in STYLES}
     likely = [style for style, count in counts.items() if count == max(counts.values())]
-    dates = {style: read_dates(texts, style) for style in likely}
+    dates = {style: _as_dates(apart, style) for style in likely}
     best = max(likely, key=lambda style: dates[style].notna().sum())
     odd = texts[dates[best].isna()]
     if len(odd):
@@ -76,22 +77,33 @@ def read_dates(texts: "pandas.Series[str]", style: str) -> "pandas.Series[Any]":
 
     They are those of the clock on the wall: the offset of a time zone is left out.
     """
-    import pandas as pd
+    return _as_dates(_taken_apart(texts), style)
 
+
+def _taken_apart(texts: "pandas.Series[str]") -> "pandas.DataFrame":
+    """The day as a text, its months in three letters, and the seconds since midnight."""
     found = texts.str.extract(_WHEN)
     day, hour = found["day"], found["hour"].astype(float)
-    if style == CLOCK:
-        epoch = pd.Series(pd.Timestamp("1970-01-01"), texts.index)
-        days = epoch.where(day.isna() & hour.notna())
-    else:
-        has_letters = day.str.contains("[a-zA-Z]", na=False)
-        short = day.str.replace(r"([a-zA-Z]{3})[a-zA-Z]*", r"\1", regex=True)
-        named = short.str.replace(r"[\s.,-]+", " ", regex=True)
-        days = pd.to_datetime(day.where(~has_letters, named), format=style, errors="coerce")
+    short = day.str.replace(r"([a-zA-Z]{3})[a-zA-Z]*", r"\1", regex=True)
+    named = short.str.replace(r"[\s.,-]+", " ", regex=True)
+    day = day.where(~day.str.contains("[a-zA-Z]", na=False), named)
     of_half = hour % 12 + 12 * (found["half"].str.lower() == "pm")
-    hour = hour.where(found["half"].isna(), of_half).fillna(0)
+    hour = hour.where(found["half"].isna(), of_half)
     second = found["second"].str.replace(",", ".", regex=False).astype(float).fillna(0)
-    seconds = 3600 * hour + 60 * found["minute"].astype(float).fillna(0) + second
+    seconds = 3600 * hour + 60 * found["minute"].astype(float) + second
+    return found.assign(day=day, seconds=seconds)[["day", "seconds"]]
+
+
+def _as_dates(apart: "pandas.DataFrame", style: str) -> "pandas.Series[Any]":
+    import pandas as pd
+
+    day, seconds = apart["day"], apart["seconds"]
+    if style == CLOCK:
+        epoch = pd.Series(pd.Timestamp("1970-01-01"), apart.index)
+        days = epoch.where(day.isna() & seconds.notna())
+    else:
+        days = pd.to_datetime(day, format=style, errors="coerce")
+    seconds = seconds.fillna(0)
     return (days + pd.to_timedelta(seconds, unit="s")).where(seconds < 24 * 3600)
 
 

@@ -260,28 +260,28 @@ def _row_numbers(found: dict[str, Typed], no_inputs: list[str]) -> Notes:
 def _without_missing(
     frame: "pandas.DataFrame", no_inputs: list[str], config: Table
 ) -> tuple["pandas.DataFrame", Notes]:
-    """Drops rows with missing entries, or refuses them; the preprocessing fills them."""
+    """Drops rows that lack an entry, or a target where the preprocessing fills; or refuses them."""
     missing = frame.isna()
-    if config.missing == "drop":
-        incomplete = missing.any(axis=1)
-        if incomplete.all():
-            worst = missing.sum().idxmax()
-            raise UserError(
-                f"data.missing=drop: every row of {config.path} lacks an entry, most of them in "
-                f"{worst!r} ({missing[worst].sum()}); leave it out with 'data.ignore=[{worst}]'."
-            )
-        dropped = f"dropped {incomplete.sum()} of {len(frame)} rows, which lack an entry"
-        return frame[~incomplete], (dropped,) * bool(incomplete.any())
-    is_filled = config.missing in ("mean", "indicator")
-    counts = missing[no_inputs].sum() if is_filled else missing.sum()
-    listed = [f"{name!r} ({count})" for name, count in counts.items() if count]
-    if listed:
-        fill = "" if counts[no_inputs].any() else ", mean or indicator"
+    if config.missing == "refuse":
+        listed = [f"{name!r} ({count})" for name, count in missing.sum().items() if count]
+        if not listed:
+            return frame, ()
         raise UserError(
-            f"data.missing={config.missing}: entries are missing in {', '.join(listed)} of "
-            f"{config.path}; set data.missing=drop{fill}."
+            f"data.missing=refuse: entries are missing in {', '.join(listed)} of {config.path}; "
+            "set data.missing=drop, mean or indicator."
         )
-    return frame, ()
+    needed = list(frame) if config.missing == "drop" else no_inputs
+    incomplete = missing[needed].any(axis=1)
+    if incomplete.all():
+        worst = missing[needed].sum().idxmax()
+        leave_out = f"; leave it out with 'data.ignore=[{worst}]'" * (worst not in no_inputs)
+        raise UserError(
+            f"data.missing={config.missing}: every row of {config.path} lacks an entry, most of "
+            f"them in {worst!r} ({missing[worst].sum()}){leave_out}."
+        )
+    what = "an entry" if config.missing == "drop" else " or ".join(map(repr, needed))
+    dropped = f"dropped {incomplete.sum()} of {len(frame)} rows, which lack {what}"
+    return frame[~incomplete], (dropped,) * bool(incomplete.any())
 
 
 def _named(config: Table) -> str:

@@ -1,5 +1,6 @@
 """Dates of a table and their parts, against pandas."""
 
+import itertools
 import json
 
 import numpy as np
@@ -21,8 +22,12 @@ def written(tmp_path, when, **other):
     return frame, table(tmp_path / "t.csv", dates="parts")
 
 
-@pytest.mark.parametrize("style", [s for s in STYLES[1:] if "d" in s])
-@pytest.mark.parametrize("clock", ["", " %H:%M", ", %I:%M:%S %p", "T%H:%M:%S.%f+02:00"])
+CLOCKS = ["", " %H:%M", ", %I:%M:%S %p", "T%H:%M:%S.%f+02:00"]
+OF_DAYS = [style for style in STYLES[1:] if "d" in style]
+WRITTEN = [*zip(OF_DAYS, itertools.cycle(CLOCKS), strict=False)]
+
+
+@pytest.mark.parametrize(("style", "clock"), WRITTEN)
 def test_texts_are_read_as_pandas_writes_them(style, clock):
     texts = DAYS.dt.strftime(style + clock).astype("str")
     assert style_of(texts) == style

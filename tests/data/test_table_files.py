@@ -270,8 +270,15 @@ def test_a_target_that_is_empty_somewhere(tmp_path):
     path.write_text(text(rows=[*ROWS, (1.5, 2.5, "")]))
     with pytest.raises(UserError, match=r"missing in 'y' \(1\).*data\.missing=drop"):
         load(table(path))
-    dataset = load(table(path, missing="drop"))
-    assert len(dataset.train.x) == 60 and dataset.class_values == (0, 1)
+    for missing, what in ("drop", "an entry"), ("mean", "'y'"), ("indicator", "'y'"):
+        dataset = load(table(path, missing=missing))
+        assert len(dataset.train.x) == 60 and dataset.class_values == (0, 1)
+        assert f"dropped 1 of 61 rows, which lack {what}" in dataset.notes
+    path.write_text(text(rows=[(*row[:2], "") for row in ROWS]))
+    with pytest.raises(
+        UserError, match=r"every row .* lacks an entry, most of them in 'y' \(60\)\.$"
+    ):
+        load(table(path, missing="indicator"))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", object])

@@ -106,9 +106,8 @@ def test_weights_are_a_part_of_the_data(tmp_path):
         (np.arange(120) - 2.0, r"data\.weights=n: must be >= 0, and 2 of 120 are not, such as -2"),
         (np.zeros(120), r"data\.weights=n: every row of the training part has 0"),
         (np.where(np.arange(120) < 80, 0, 1), r"every row of the training part has 0"),
-        (np.where(np.arange(120) == 7, np.nan, 1), r"missing in 'n' \(1\)"),
         (np.where(np.arange(120) == 7, np.inf, 1), r"'n': infinite entries \(1 of 120\)"),
-        (np.full(120, np.nan), r"missing in 'n' \(120\)"),
+        (np.full(120, np.nan), r"every row .* lacks an entry, most of them in 'n' \(120\)\.$"),
         (["much", "little"] * 60, r"data\.weights=n: must be a column of numbers >= 0, not 'much'"),
     ],
 )
@@ -117,6 +116,15 @@ def test_what_are_no_weights(weights, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         data.load(config(tmp_path, "number", "data.missing=mean").data)
     assert "\n" not in str(error.value)
+
+
+def test_a_row_without_a_weight_is_left_out(tmp_path):
+    write(tmp_path, n=np.where(np.arange(120) == 7, np.nan, 1))
+    with pytest.raises(UserError, match=r"missing in 'n' \(1\).*set data\.missing=drop, mean"):
+        data.load(config(tmp_path, "number").data)
+    dataset = data.load(config(tmp_path, "number", "data.missing=mean").data)
+    assert "dropped 1 of 120 rows, which lack 'number' or 'n'" in dataset.notes
+    assert len(dataset.weights) == len(dataset.train.x) == 79
 
 
 @pytest.mark.parametrize(
