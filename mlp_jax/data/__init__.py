@@ -128,8 +128,9 @@ def _rows(x: Inputs, columns: tuple[Column, ...]) -> "pandas.DataFrame | None":
     rows = x.iloc[:20][[column.name for column in columns]].reset_index(drop=True)
     for column in columns:
         if column.parts:
-            write = partial(written, style=column.style)
-            rows[column.name] = rows[column.name].map(write, na_action="ignore").astype(object)
+            dates = rows[column.name]
+            texts = dates.map(partial(written, style=column.style), na_action="ignore")
+            rows[column.name] = texts.astype(object).where(dates.notna(), None)
     return rows
 
 

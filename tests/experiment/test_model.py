@@ -142,15 +142,18 @@ def test_labels_come_back_as_they_were(labels, suffix, tmp_path):
     assert (Model.load(tmp_path).predict(frame).prediction == frame.y).mean() == 1.0
 
 
-def test_an_example_may_lack_entries(tmp_path):
+def test_an_example_may_lack_entries_and_have_dates(tmp_path):
     config = write_table(tmp_path)
-    frame = pd.read_csv(config.path)
-    frame.loc[:2, ["age", "town"]] = np.nan
+    sold = pd.date_range("2024-01-30 10:00", periods=60, freq="7D5h").strftime("%d.%m.%Y %H:%M:%S")
+    frame = pd.read_csv(config.path).assign(sold=sold)
+    frame.loc[:2, ["age", "town", "sold"]] = np.nan
     frame.to_csv(config.path, index=False)
-    dataset = load(dataclasses.replace(config, missing="indicator"))
+    dataset = load(dataclasses.replace(config, missing="indicator", dates="parts"))
     model = make_model(dataset, "identity", 1)
     example = raw_inputs(dataset, 5)
-    assert example[["age", "town"]].isna().sum().tolist() == [3, 3]
+    pd.testing.assert_frame_equal(
+        example, frame[:5].drop(columns="price"), check_dtype=False, check_column_type=False
+    )
     save_model(tmp_path / "model", model, example)
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     expected = model.predict(frame)[:5]
