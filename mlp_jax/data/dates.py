@@ -58,11 +58,14 @@ def style_of(texts: "pandas.Series[str]") -> str:
     odd = texts[dates[best].isna()]
     if len(odd):
         first = texts[dates[best].notna()].iloc[0] if len(odd) < len(texts) else texts.iloc[0]
-        these = odd[are_dates(odd)] if are_dates(odd).any() else odd
+        readable = np.any(
+            [_as_dates(apart.loc[odd.index], each).notna() for each in STYLES], axis=0
+        )
         kind, advice = "dates in two formats", "write all in one"
-        if not are_dates(odd).any():
+        if not readable.any():
             kind, advice = "dates and other texts", "name these in data.missing_values"
-        raise StyleError(f"{kind}, such as {first[:40]!r} and {these.iloc[0][:40]!r}: {advice}")
+        other = odd.iloc[int(readable.argmax())]  # the first one, if none is
+        raise StyleError(f"{kind}, such as {first[:40]!r} and {other[:40]!r}: {advice}")
     for style in likely:
         if not dates[style].equals(dates[best]) and dates[style].notna().all():
             raise StyleError(

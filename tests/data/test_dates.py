@@ -58,7 +58,8 @@ def test_other_ways_to_write_them(texts, style, first):
         (["13/01/2024", "01/14/2024"], "in two formats, such as '13/01/2024' and '01/14/2024'"),
         (["2024-01-05", "2024-02-07", "soon"], "other texts, such as '2024-01-05' and 'soon'"),
         (["01/02/2024", "03/04/2024"], "such as '01/02/2024', of which none says whether the day"),
-        (["2024-01-05", "2024-02-30"], "in two formats, such as '2024-01-05' and '2024-02-30'"),
+        (["2024-01-05", "2024-02-30"], "other texts, such as '2024-01-05' and '2024-02-30'"),
+        (["05:10", "6:10", "26:30"], "other texts, such as '05:10' and '26:30'"),
     ],
 )
 def test_what_is_of_no_one_style(texts, why, tmp_path):
