@@ -60,6 +60,7 @@ def _temperature(problem: Problem, params: Params, part: Part, output: str) -> f
 
     loss = LOSSES[output, MATCHED_LOSS[output]]
     members = jax.tree.map(lambda leaf: leaf[None], params) if params[0].b.ndim == 1 else params
+    y = part.y[:, : members[-1].b.shape[-1]]  # behind which there may be a weight
 
     def logits_of(x: Array) -> Array:
         return jax.vmap(lambda one: apply(one, x, problem.training.objective.activation))(members)
@@ -68,7 +69,7 @@ def _temperature(problem: Problem, params: Params, part: Part, output: str) -> f
     def log_loss(log_temperature: Array, logits: Float[Array, "n members n_L"]) -> Array:
         cooled = logits / jnp.exp(log_temperature).astype(logits.dtype)
         of_mean = jax.vmap(lambda each: mean_logits(each, output))(cooled)
-        return jnp.mean(jax.vmap(loss.value)(of_mean, part.y))
+        return jnp.mean(jax.vmap(loss.value)(of_mean, y))
 
     logits = jax.lax.map(logits_of, part.x, batch_size=min(2048, len(part.x)))
     end = float(np.log(LARGEST_TEMPERATURE))

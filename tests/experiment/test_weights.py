@@ -1,5 +1,6 @@
 """Weights of a table's rows, against scikit-learn's `sample_weight`."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlp_jax.errors import UserError
 from mlp_jax.experiment import baseline
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
+from mlp_jax.experiment.probabilities import calibrated
 
 
 def write(folder, **columns):
@@ -91,6 +93,20 @@ def test_the_training_loss_is_the_weighted_mean(tmp_path):
     assert measured["train"]["loss"] == pytest.approx(expected, rel=1e-5)
     assert measured["train"]["rmse"] == pytest.approx(errors[:80].mean() ** 0.5, rel=1e-5)
     assert measured["test"]["loss"] == pytest.approx(errors[80:].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+def test_a_temperature_counts_all_rows_alike(output, tmp_path):
+    write(tmp_path)
+    keys = ["calibration=temperature", "data.validation_size=40", f"model.output={output}"]
+    weighted, plain = (
+        config(tmp_path, "kind", *keys, *more) for more in ([], ["data.weights=null"])
+    )
+    weighted, plain = (experiment.prepare(c, data.load(c.data)) for c in (weighted, plain))
+    params = weighted.params
+    x = plain.validation.x[:, [0, 1]]  # the third is `n`, which is an input there
+    plain = dataclasses.replace(plain, validation=plain.validation._replace(x=x))
+    assert calibrated(weighted, params)[1] == pytest.approx(calibrated(plain, params)[1], rel=1e-6)
 
 
 def test_weights_are_a_part_of_the_data(tmp_path):
