@@ -204,6 +204,16 @@ class Model:
     )
     output: Optional[str] = key("null: the matched pair for the data, as the loss", OUTPUT)
     loss: Optional[str] = key("null: squared_error for numbers, a cross-entropy for classes", LOSS)
+    embedding: str = key(
+        "periodic: of each number d learned ones, V cos(2π f x + c) + b, beside it",
+        one_of("none", "periodic"),
+    )
+    embedding_size: int = key("d, of each number", between(1, 100))
+    embedding_frequencies: int = key("how many f each number has", between(1, 1000))
+    embedding_scale: float = number("standard deviation of the initial f", POSITIVE)
+    max_one_hot: Optional[int] = key(
+        "categories with more levels become up to 8 learned numbers; null: none", COUNT
+    )
     label_smoothing: float = number("share of each target spread over all classes", FRACTION)
     class_weights: Optional[Any] = key(
         "factors of the classes' losses; balanced: inversely to how often a class occurs",

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from mlp_jax.core.embedding import embedding_gradient
 from mlp_jax.core.losses import Loss
 from mlp_jax.core.network import (
     Activations,
@@ -26,8 +27,11 @@ from mlp_jax.core.network import (
     Masks,
     Params,
     apply,
+    behind,
+    embedding_of,
     forward,
     hidden_activations,
+    layers_of,
     masked,
 )
 
@@ -58,9 +62,9 @@ class Objective(NamedTuple):
 
 def penalty_value(params: Params, penalty: Penalty) -> Array:
     """l2/2 Σ W² + l1 Σ |W|."""
-    l2_part = sum(jnp.sum(W * W) for W, _ in params)
+    l2_part = sum(jnp.sum(W * W) for W, _ in layers_of(params))
     # |W| as W sign(W), whose slope at 0 is 0 for `jax.grad` too; that of `jnp.abs` is 1.
-    l1_part = sum(jnp.sum(W * jnp.sign(W)) for W, _ in params)
+    l1_part = sum(jnp.sum(W * jnp.sign(W)) for W, _ in layers_of(params))
     return jnp.asarray(0.5 * penalty.l2 * l2_part + penalty.l1 * l1_part)
 
 
@@ -88,12 +92,13 @@ def deltas_of(
     masks: Masks | None = None,
 ) -> list[Array]:
     """[δ^1, …, δ^L] of one example, where δ^l = ∂L/∂z^l and `zs` come from `forward`."""
+    layers = layers_of(params)
     deltas = [loss.delta(zs[-1], y)]
     for layer, z, act, mask in zip(
-        reversed(params[1:]),
+        reversed(layers[1:]),
         reversed(zs[:-1]),
         reversed(hidden_activations(params, activation)),
-        reversed((masks or (None,) * len(params))[1:]),
+        reversed((masks or (None,) * len(layers))[1:]),
         strict=True,
     ):
         deltas.append(masked(layer.W.T @ deltas[-1], mask) * act.dg(z))
@@ -135,9 +140,14 @@ def backprop(
         )
         for delta, a_prev in zip(deltas, activations, strict=True)
     )
-    if penalty is None:
+    embedding, layers = embedding_of(params), layers_of(params)
+    if penalty is not None:
+        value = value + penalty_value(params, penalty)
+        grads = tuple(
+            Layer(grad.W + penalty.l2 * W + penalty.l1 * jnp.sign(W), grad.b)
+            for grad, (W, _) in zip(grads, layers, strict=True)
+        )
+    if embedding is None:
         return value, grads
-    return value + penalty_value(params, penalty), tuple(
-        Layer(grad.W + penalty.l2 * W + penalty.l1 * jnp.sign(W), grad.b)
-        for grad, (W, _) in zip(grads, params, strict=True)
-    )
+    delta_0 = masked(deltas[0] @ layers[0].W, masks[0] if masks else None)
+    return value, behind(embedding_gradient(embedding, x, delta_0), grads)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mlp_jax.core.backprop import backprop
-from mlp_jax.core.network import forward
+from mlp_jax.core.network import forward, part_names
 from mlp_jax.core.training import Order, Part, Training, TrainState, train_step, with_noise
 
 
@@ -15,7 +15,7 @@ def _in_order(
     training: Training, state: TrainState, batch: Part, order: Order | None
 ) -> Iterator[tuple[str, Array]]:
     """What a step computes, by name, in the order in which one layer needs the other."""
-    params, num_layers = state.params, len(state.params)
+    params, names = state.params, part_names(state.params)
     new_state, value = train_step(training, state, batch, order)
     batch, objective = with_noise(training, state, batch, order)
     zs, _ = jax.vmap(lambda x, masks: forward(params, x, objective.activation, masks))(
@@ -25,12 +25,12 @@ def _in_order(
     for number, z in enumerate(zs, start=1):
         yield f"z of layer {number}", z
     yield "the loss", value
-    for number in range(num_layers, 0, -1):
-        for array in grads[number - 1]:
-            yield f"the gradient of layer {number}", array
-    for number, layer in enumerate(new_state.params, start=1):
-        for array in layer:
-            yield f"the parameters of layer {number}", array
+    for name, of_layer in [*zip(names, grads, strict=True)][::-1]:
+        for array in jax.tree.leaves(of_layer):
+            yield f"the gradient of {name}", array
+    for name, of_layer in zip(names, new_state.params, strict=True):
+        for array in jax.tree.leaves(of_layer):
+            yield f"the parameters of {name}", array
 
 
 def first_non_finite(

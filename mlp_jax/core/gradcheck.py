@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from mlp_jax.core.backprop import Objective, backprop, batch_loss
-from mlp_jax.core.network import Network, Params
+from mlp_jax.core.network import Network, Params, embedding_of
 from mlp_jax.errors import RunError
 
 AUTODIFF_TOLERANCE = 1e-10
@@ -48,10 +48,14 @@ class LayerCheck(NamedTuple):
 
 
 class GradientCheck(NamedTuple):
-    """The layers' checks, and the relative error of the loss that `backprop` returns."""
+    """The layers' checks, and the relative error of the loss that `backprop` returns.
+
+    Where the inputs are embedded the first check is that of the embedding.
+    """
 
     layers: tuple[LayerCheck, ...]
     value_error: float
+    is_embedded: bool = False
 
     @property
     def autodiff_error(self) -> float:
@@ -63,8 +67,8 @@ class GradientCheck(NamedTuple):
 
     @property
     def worst_layer(self) -> int:
-        """The layer l = 1 … L with the largest error."""
-        return int(np.argmax([layer.error for layer in self.layers])) + 1
+        """The layer l = 1 … L with the largest error, 0 for the embedding."""
+        return int(np.argmax([layer.error for layer in self.layers])) + 1 - self.is_embedded
 
     @property
     def passed(self) -> bool:
@@ -128,7 +132,9 @@ def check_gradients(
         chosen = _choose_coordinates(true[1], sizes, counts)
         losses_around = jax.jit(jax.vmap(partial(_losses_around, make_objective), (0, *axes)))
         losses = np.asarray(losses_around(chosen, *arguments))
-        return _compare(found, true, chosen, losses, sizes, counts)
+        embedding = embedding_of(params)
+        num_leaves = 0 if embedding is None else len(jax.tree.leaves(embedding))
+        return _compare(found, true, chosen, losses, sizes, counts, num_leaves)
 
 
 def _gradients(
@@ -171,6 +177,7 @@ def _choose_coordinates(grads: np.ndarray, sizes: np.ndarray, counts: np.ndarray
         [
             start + np.argpartition(-weights[:, start : start + size], count - 1)[:, :count]
             for start, size, count in zip(starts, sizes, counts, strict=True)
+            if size  # an embedding may have no numbers
         ],
         axis=1,
     )
@@ -198,6 +205,7 @@ def _compare(
     losses: np.ndarray,
     sizes: np.ndarray,
     counts: np.ndarray,
+    num_embedded: int,
 ) -> list[GradientCheck]:
     """`found` and `true` are the values and the gradients; each array has a row for a network."""
     (values, grads), (true_values, true_grads) = found, true
@@ -206,7 +214,8 @@ def _compare(
     differences, roughness = _differences(true_values[:, None], losses)
     slopes = np.take_along_axis(grads, chosen, axis=1)
     layers = []
-    for theta, at in zip(_by_layer(sizes), _by_layer(counts), strict=True):
+    by_layer = zip(_by_layer(sizes, num_embedded), _by_layer(counts, num_embedded), strict=True)
+    for theta, at in by_layer:
         scale = np.maximum(np.abs(true_grads[:, theta]).max(axis=1), vanished)
         autodiff = np.abs(grads[:, theta] - true_grads[:, theta]).max(axis=1)
         # Only the loss decides what is skipped: no wrong gradient can hide there.
@@ -217,19 +226,28 @@ def _compare(
             [LayerCheck(*check) for check in zip(*map(np.ndarray.tolist, checks), strict=True)]
         )
     value_errors = np.abs(values - true_values) / scale_of_value
-    return list(map(GradientCheck, zip(*layers, strict=True), value_errors.tolist()))
+    return [
+        GradientCheck(of_layers, error, num_embedded > 0)
+        for of_layers, error in zip(zip(*layers, strict=True), value_errors.tolist(), strict=True)
+    ]
 
 
-def _by_layer(lengths: np.ndarray) -> Iterator[slice]:
-    """Where each layer stands in a vector that has W^1, b^1, W^2, … of these lengths."""
-    ends = np.cumsum(lengths)[1::2]
+def _by_layer(lengths: np.ndarray, num_embedded: int) -> Iterator[slice]:
+    """Where each layer stands in a vector that has W^1, b^1, W^2, … of these lengths.
+
+    Before them stand the `num_embedded` arrays of an embedding, which are together.
+    """
+    ends = np.cumsum(lengths)
+    ends = np.concatenate([ends[:num_embedded][-1:], ends[num_embedded:][1::2]])
     return map(slice, [0, *ends[:-1]], ends)
 
 
 def insist_on(gradient: GradientCheck) -> None:
     """Raises `RunError` where it is wrong."""
     if not gradient.passed:
+        layer = gradient.worst_layer
+        where = f"layer {layer}" if layer else "the embedding"
         raise RunError(
-            f"the gradient is wrong in layer {gradient.worst_layer}: backprop disagrees with "
-            "jax.grad or with the differences. python -m mlp_jax.gradcheck shows every layer."
+            f"the gradient is wrong in {where}: backprop disagrees with jax.grad or with the "
+            "differences. python -m mlp_jax.gradcheck shows every layer."
         )

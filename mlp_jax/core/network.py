@@ -1,6 +1,6 @@
 """The network: its parameters, their initial values and the forward pass.
 
-    a^0 = x
+    a^0 = x                        or its embedding
     z^l = W^l a^{l-1} + b^l        for l = 1 … L
     a^l = g_l(z^l)                 for l = 1 … L−1
     ŷ   = O(z^L)
@@ -21,10 +21,10 @@ The functions are about one example; `jax.vmap` over x adds the batch. Shapes ar
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from jaxtyping import Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from mlp_jax.core.activations import ACTIVATIONS, Activation
+from mlp_jax.core.embedding import Embedding, embed
 from mlp_jax.core.initializers import INITIALIZERS, Initializer
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS, Loss
 
@@ -46,8 +47,12 @@ class Layer(NamedTuple):
     b: Float[Array, " n_out"]
 
 
-Params = tuple[Layer, ...]
-"""A network's parameters θ, from the first hidden layer to the output layer."""
+if TYPE_CHECKING:  # as a caller of the library has them, who embeds nothing
+    Params = tuple[Layer, ...]
+else:
+    Params = tuple[Embedding | Layer, ...]
+"""A network's parameters θ: those of an embedding of x, if there is one, then those of each layer
+from the first hidden one to the output layer."""
 
 Layers = Sequence[tuple[ArrayLike, ArrayLike]]
 """Parameters as the caller has them: W and b of each layer."""
@@ -69,7 +74,7 @@ def init_params(
     bias_initializer: Initializer = INITIALIZERS["zeros"],
     scale: float | Array = 1.0,
     dtype: DTypeLike = jnp.float32,
-) -> Params:
+) -> tuple[Layer, ...]:
     """Parameters of a network with `sizes` = (n_0, …, n_L) neurons.
 
     Every weight is multiplied by `scale`. A bias is drawn like a weight from one neuron, n_in = 1.
@@ -83,9 +88,36 @@ def init_params(
     return tuple(layers)
 
 
+def embedding_of(params: Params) -> Embedding | None:
+    """The embedding in front of the layers, if there is one."""
+    first: object = params[0]
+    return first if isinstance(first, Embedding) else None
+
+
+def layers_of(params: Params) -> tuple[Layer, ...]:
+    """The layers, without an embedding in front of them."""
+    return tuple(layer for layer in params if isinstance(layer, Layer))
+
+
+def behind(embedding: Embedding | None, layers: Iterable[Layer]) -> Params:
+    """The parameters of layers behind an embedding, if there is one."""
+    return tuple(layers) if embedding is None else cast(Params, (embedding, *layers))
+
+
+def part_names(params: Params) -> list[str]:
+    """What the parts of the parameters are called: "the embedding", "layer 1", …"""
+    first = ["the embedding"] if embedding_of(params) is not None else []
+    return first + [f"layer {number}" for number in range(1, len(params) - len(first) + 1)]
+
+
+def dtype_of(params: Params) -> np.dtype[Any]:
+    """The dtype that all parameters have."""
+    return np.dtype(jax.tree.leaves(params)[0].dtype)
+
+
 def hidden_activations(params: Params, activation: Activations) -> tuple[Activation, ...]:
     """One activation for each hidden layer of `params`."""
-    return _one_each(activation, len(params) - 1)
+    return _one_each(activation, len(layers_of(params)) - 1)
 
 
 def _one_each(chosen: Any, num_hidden: int) -> tuple[Any, ...]:
@@ -123,16 +155,17 @@ def forward(
     >>> [z.tolist() for z in zs], [a.tolist() for a in activations]
     ([[-0.5], [1.0]], [[1.0, 1.0], [0.0]])
     """
-    first, *others = masks or (None,) * len(params)
+    embedding, layers = embedding_of(params), layers_of(params)
+    first, *others = masks or (None,) * len(layers)
     zs: list[Array] = []
-    activations = [masked(x, first)]
+    activations = [masked(x if embedding is None else embed(embedding, x), first)]
     for (W, b), act, mask in zip(
-        params[:-1], hidden_activations(params, activation), others, strict=True
+        layers[:-1], hidden_activations(params, activation), others, strict=True
     ):
         z = W @ activations[-1] + b
         zs.append(z)
         activations.append(masked(act.g(z), mask))
-    W, b = params[-1]
+    W, b = layers[-1]
     zs.append(W @ activations[-1] + b)
     return zs, activations
 
@@ -234,7 +267,7 @@ class Network:
         scale: float | Array = 1.0,
         bias_initializer: str | Initializer = "zeros",
         dtype: DTypeLike = jnp.float32,
-    ) -> Params:
+    ) -> tuple[Layer, ...]:
         """Initial parameters, every weight times `scale`. The draws are made in float32."""
         return _init_params(
             key,
@@ -266,7 +299,7 @@ class Network:
         return of_one(x) if x.ndim == 1 else jax.vmap(of_one)(x)
 
 
-def as_layers(net: Network, params: Any, *, of_many: bool = False) -> Params:
+def as_layers(net: Network, params: Any, *, of_many: bool = False) -> tuple[Layer, ...]:
     """`params` as layers of JAX's arrays in one floating dtype, held against the sizes of `net`.
 
     Whole numbers become floats. `of_many` networks have a leading axis, the same in all arrays.

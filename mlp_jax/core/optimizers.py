@@ -74,8 +74,10 @@ def gradient_descent(learning_rate: LearningRate) -> optax.GradientTransformatio
 
 
 def _weights_only(params: optax.Params) -> optax.Params:
-    """Decay shrinks the weight matrices and leaves the biases, as the penalties do."""
-    return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+    """Decay shrinks the weight matrices and leaves the rest, as the penalties do."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim == 2 and getattr(path[-1], "name", "") == "W", params
+    )
 
 
 def _eps(eps: float | Array, inside_sqrt: bool) -> dict[str, float | Array]:

@@ -25,7 +25,7 @@ from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.gradcheck import GradientCheck, check_gradients
 from mlp_jax.core.history import Histories, Progress
-from mlp_jax.core.network import Params, num_params
+from mlp_jax.core.network import Params, dtype_of, layers_of, num_params
 from mlp_jax.core.training import (
     Block,
     Carry,
@@ -254,7 +254,7 @@ class Trainer:
                 jax.tree.map(lambda all, v: all.at[point].set(v), reached[2], logged),
             )
 
-        losses = jnp.zeros((log_every, num_networks), networks.state.params[0].W.dtype)
+        losses = jnp.zeros((log_every, num_networks), dtype_of(networks.state.params))
         carry = Carry(networks.state, losses)
         rows = jax.eval_shape(draw, first)
         block = None if rows is None else Block(jnp.int32(-1), jnp.zeros(rows.shape, rows.dtype))
@@ -338,13 +338,14 @@ class Trainer:
     def bytes_each(self) -> int:
         """The memory that a network takes, about."""
         params = self.example.state.params
-        itemsize, sizes = params[0].W.dtype.itemsize, sum(sum(layer.W.shape) for layer in params)
+        layers = layers_of(params)
+        itemsize, sizes = dtype_of(params).itemsize, sum(sum(layer.W.shape) for layer in layers)
         own = sum(
             leaf.size * itemsize for leaf in jax.tree.leaves((self.example.state, self.example.own))
         )
         parts = self.example.own or self.shared
         assert parts is not None
-        measured = max(part.x.shape[0] for part in parts if part) * params[-1].W.shape[0]
+        measured = max(part.x.shape[0] for part in parts if part) * layers[-1].W.shape[0]
         return 2 * own + itemsize * (
             num_params(params) + 4 * self.fixed.batch_size * sizes + 2 * measured
         )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from mlp_jax.core.network import Layer, Masks, Params
+from mlp_jax.core.network import Layer, Masks, Params, behind, dtype_of, embedding_of, layers_of
 
 
 class Noise(NamedTuple):
@@ -38,8 +38,9 @@ def draw_masks(
     rounded to a multiple of 2⁻¹⁶, which halves the random bits, and the factor is its inverse.
     """
     factor = noise.factor(step)
-    rates = (noise.input_dropout, *[noise.dropout] * (len(params) - 1))
-    keys = jax.random.split(key, len(params))
+    layers = layers_of(params)
+    rates = (noise.input_dropout, *[noise.dropout] * (len(layers) - 1))
+    keys = jax.random.split(key, len(layers))
 
     def mask(key: PRNGKeyArray, rate: float | Array, layer: Layer) -> Array | None:
         if isinstance(rate, float | int) and rate == 0:
@@ -48,7 +49,7 @@ def draw_masks(
         bits = jax.random.bits(key, (batch_size, layer.W.shape[1]), jnp.uint16)
         return jnp.where(bits < threshold, 2**16 / threshold, 0).astype(layer.W.dtype)
 
-    return tuple(map(mask, keys, rates, params))
+    return tuple(map(mask, keys, rates, layers))
 
 
 def add_noise(
@@ -70,7 +71,8 @@ def within_norm(params: Params, max_norm: float | Array) -> Params:
         norm = jnp.linalg.norm(layer.W, axis=1, keepdims=True)
         return layer._replace(W=jnp.where(norm > max_norm, max_norm / norm, 1) * layer.W)
 
-    return (*map(scaled, params[:-1]), params[-1])
+    *hidden, last = layers_of(params)
+    return behind(embedding_of(params), [*map(scaled, hidden), last])
 
 
 def averaged(
@@ -83,6 +85,6 @@ def averaged(
     Polyak & Juditsky 1992 average with equal weights; this forgets the start, and needs no
     correction of its bias.
     """
-    beta = jnp.asarray(decay, params[0].W.dtype)
+    beta = jnp.asarray(decay, dtype_of(params))
     share = (1 - beta) / (1 - beta**num_updates)
     return jax.tree.map(lambda mean, new: mean + share * (new - mean), average, params)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from mlp_jax.core import metrics
 from mlp_jax.core.backprop import Objective, backprop, batch_loss
-from mlp_jax.core.network import Params, apply
+from mlp_jax.core.network import Params, apply, dtype_of
 from mlp_jax.core.optimizers import LearningRate
 from mlp_jax.core.regularization import Noise, add_noise, averaged, draw_masks, within_norm
 
@@ -113,7 +113,7 @@ def init_state(training: Training, params: Params) -> TrainState:
     params = jax.tree.map(jnp.copy, params)
     best = None
     if training.monitor is not None:
-        worst = jnp.full((), -jnp.inf, params[0].W.dtype)
+        worst = jnp.full((), -jnp.inf, dtype_of(params))
         best = Best(jax.tree.map(jnp.copy, params), worst, zero(), zero())
     average = None if training.ema_decay is None else jax.tree.map(jnp.copy, params)
     return TrainState(params, training.optimizer.init(params), zero(), best, average)
@@ -330,7 +330,7 @@ def _update_best(training: Training, best: Best, params: Params, score: Array, s
 
 def init_carry(training: Training, params: Params, log_every: int) -> Carry:
     """Before the first step."""
-    return Carry(init_state(training, params), jnp.zeros(log_every, params[0].W.dtype))
+    return Carry(init_state(training, params), jnp.zeros(log_every, dtype_of(params)))
 
 
 def advance(

@@ -17,12 +17,12 @@ from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
 from mlp_jax.core.fit import Fitted, evaluate_parts
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.history import lower_is_better
-from mlp_jax.core.network import Params, num_params
+from mlp_jax.core.network import Params, embedding_of, layers_of, num_params
 from mlp_jax.data import Dataset
 from mlp_jax.experiment import figures
 from mlp_jax.experiment.console import Console, duration, number
 from mlp_jax.experiment.machine import PACKAGES, version
-from mlp_jax.experiment.prediction import Model, classify
+from mlp_jax.experiment.prediction import Embedding, Model, classify
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
 
@@ -100,7 +100,10 @@ def _sizes(problem: Problem) -> str:
 def _sizes_in_words(problem: Problem) -> str:
     n_0, *hidden, n_last = problem.sizes
     units = f"{' + '.join(map(str, hidden))} hidden units" if hidden else "no hidden layer"
-    return f"{_count(n_0, 'input')}, {units}, {_count(n_last, 'output')}"
+    inputs, embedded = _count(n_0, "input"), problem.embedded
+    if embedded is not None:
+        inputs += f" (embedded as {embedded.num_outputs(n_0):,})"
+    return f"{inputs}, {units}, {_count(n_last, 'output')}"
 
 
 def _count(count: int, what: str) -> str:
@@ -386,14 +389,16 @@ def _model_of(problem: Problem, params: Params) -> Model:
     if isinstance(names, str):
         names = [names] * len(model.hidden_sizes)
     assert model.output is not None
+    embedding = embedding_of(params)
     return Model(
-        params=params,
+        params=layers_of(params),
         activation=tuple(names),
         output=model.output,
         class_names=problem.dataset.class_names,
         class_values=problem.dataset.class_values,
         target_names=problem.dataset.target_names,
         preprocessing=problem.dataset.preprocessing,
+        embedding=None if embedding is None else Embedding(**jax.device_get(vars(embedding))),
     )
 
 

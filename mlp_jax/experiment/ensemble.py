@@ -152,7 +152,9 @@ def seeds(first: int, count: int) -> np.ndarray:
 def _population(problem: Problem, seeds: np.ndarray) -> Population:
     def start(seed: Array, numbers: dict[str, Array]) -> tuple[Params, Order]:
         init_key, shuffle_key = keys_of(seed)
-        return initial_params(problem.config, problem.sizes, init_key), shuffle_key
+        return initial_params(
+            problem.config, problem.sizes, init_key, problem.embedded
+        ), shuffle_key
 
     return Population(
         make_training=lambda numbers: problem.training,

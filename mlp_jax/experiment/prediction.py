@@ -54,6 +54,36 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """The activations and the outputs by their names, as `core` has them for JAX."""
 
 
+class Embedding(NamedTuple):
+    """Of numbers x_j V_j cos(2π f_j x_j + c_j) + b_j, of categories E_q x_q; `core` says more.
+
+    Arrays of an ensemble have a leading axis of members.
+    """
+
+    f: np.ndarray
+    c: np.ndarray
+    V: np.ndarray
+    b: np.ndarray
+    E: tuple[np.ndarray, ...]
+    numbers: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...]
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """The inputs of the first layer: (batch, …), or (members, batch, …)."""
+        x_j = x[:, np.array(self.numbers, int), None]
+        z = (2 * np.pi * self.f)[..., None, :, :] * x_j + self.c[..., None, :, :]
+        e_j = np.einsum("...jdk,...bjk->...bjd", self.V, np.cos(z)) + self.b[..., None, :, :]
+        e_q = [
+            x[:, start:end] @ np.swapaxes(E, -1, -2)
+            for E, (start, end) in zip(self.E, self.blocks, strict=True)
+        ]
+        blocks = [np.arange(start, end) for start, end in self.blocks]
+        plain = np.delete(x, np.concatenate([np.zeros(0, int), *blocks]), axis=1)
+        lead = e_j.shape[:-2]
+        parts = [np.broadcast_to(plain, (*lead, plain.shape[1])), e_j.reshape(*lead, -1), *e_q]
+        return np.concatenate(parts, axis=-1)
+
+
 class Model(NamedTuple):
     """A network by the names of its parts, with what its inputs and outputs mean."""
 
@@ -68,6 +98,8 @@ class Model(NamedTuple):
     """The labels that are predicted: texts, whole numbers, or true and false."""
     target_names: tuple[str, ...]
     preprocessing: Preprocessing
+    embedding: Embedding | None = None
+    """Of the inputs, before the first layer."""
 
     def predict(self, raw: Inputs, params: Mapping[str, Any] | None = None) -> "pandas.DataFrame":
         """Predictions for raw inputs: a table with the columns of the training data, or an array.
@@ -120,9 +152,14 @@ class Model(NamedTuple):
 
         a^l = g_l(W^l a^{l-1} + b^l), and O in the last layer.
         """
+        if self.embedding is not None and len(x) > _EMBEDDED_ROWS:  # they take much memory
+            some = [x[at : at + _EMBEDDED_ROWS] for at in range(0, len(x), _EMBEDDED_ROWS)]
+            return np.concatenate([self.outputs_of_each(rows) for rows in some], axis=-2)
         layers = [(np.asarray(W), np.asarray(b)) for W, b in self.params]
         a = x.astype(layers[0][0].dtype)
         with np.errstate(all="ignore"):  # a number may overflow, as it may in JAX
+            if self.embedding is not None:
+                a = self.embedding.apply(a)
             for (W, b), name in zip(layers, (*self.activation, self.output), strict=True):
                 a = FUNCTIONS[name](a @ np.swapaxes(W, -1, -2) + b[..., None, :])
         return a
@@ -134,19 +171,25 @@ class Model(NamedTuple):
             for number, layer in enumerate(self.params, start=1)
             for name, array in zip("Wb", layer, strict=True)
         }
-        np.savez(directory / "params.npz", allow_pickle=False, **arrays)
         names = self._asdict() | {"preprocessing": self.preprocessing.to_dict()}
-        del names["params"]
+        del names["params"], names["embedding"]
+        if self.embedding is not None:
+            *learned, of_categories = self.embedding[:5]
+            arrays |= {f"embedding_{n}": a for n, a in zip("fcVb", learned, strict=True)}
+            arrays |= {f"embedding_E{n}": a for n, a in enumerate(of_categories, start=1)}
+            names |= {"numbers": self.embedding.numbers, "blocks": self.embedding.blocks}
+        np.savez(directory / "params.npz", allow_pickle=False, **arrays)
         (directory / "network.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> "Model":
+        names = json.loads((directory / "network.json").read_text(encoding="utf-8"))
         with np.load(directory / "params.npz", allow_pickle=False) as arrays:
             params = tuple(
                 (arrays[f"W{number}"], arrays[f"b{number}"])
-                for number in range(1, len(arrays.files) // 2 + 1)
+                for number in range(1, len(names["activation"]) + 2)
             )
-        names = json.loads((directory / "network.json").read_text(encoding="utf-8"))
+            embedding = _load_embedding(arrays, names) if "numbers" in names else None
         return cls(
             params,
             activation=tuple(names["activation"]),
@@ -155,7 +198,21 @@ class Model(NamedTuple):
             class_values=tuple(names["class_values"]),
             target_names=tuple(names["target_names"]),
             preprocessing=Preprocessing.from_dict(names["preprocessing"]),
+            embedding=embedding,
         )
+
+
+_EMBEDDED_ROWS = 2048
+
+
+def _load_embedding(arrays: Mapping[str, np.ndarray], names: dict[str, Any]) -> Embedding:
+    blocks = tuple((start, end) for start, end in names["blocks"])
+    return Embedding(
+        **{name: arrays[f"embedding_{name}"] for name in "fcVb"},
+        E=tuple(arrays[f"embedding_E{n}"] for n in range(1, len(blocks) + 1)),
+        numbers=tuple(names["numbers"]),
+        blocks=blocks,
+    )
 
 
 def classify(y_hat: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray, str]:

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mlp_jax.core.losses import LOSSES, MATCHED_LOSS
-from mlp_jax.core.network import Layer, Params, apply
+from mlp_jax.core.network import Params, apply, layers_of
 from mlp_jax.core.training import Part
 from mlp_jax.experiment.setup import Problem
 
@@ -41,6 +41,9 @@ def calibrated(problem: Problem, params: Params) -> tuple[Params, float | None]:
 
         ŷ = O(z^L / T),  T the minimum of the log loss of the validation part
 
+    To its n examples one more is added in thought, a share of each of the k classes: the target of
+    an example is (n y + 1/k) / (n + 1), much as in Platt 1999, "Probabilistic outputs …". Else a
+    network that is always right there, which is easy for few examples, would be infinitely sure.
     An output layer with W/T and b/T has these logits. Members of an ensemble, whose arrays have a
     leading axis, share one T; their log loss is that of the mean of their probabilities. Guo,
     Pleiss, Sun & Weinberger 2017, "On calibration of modern neural networks".
@@ -50,17 +53,20 @@ def calibrated(problem: Problem, params: Params) -> tuple[Params, float | None]:
     if problem.config.calibration == "none" or part is None or not is_classifier:
         return params, None
     temperature = _temperature(problem, params, part, output)
-    *hidden, last = params
-    scaled = Layer(last.W / temperature, last.b / temperature)
-    return (*hidden, scaled), temperature
+    *others, last = params
+    scaled = jax.tree.map(lambda leaf: leaf / temperature, last)
+    return (*others, scaled), temperature
 
 
 def _temperature(problem: Problem, params: Params, part: Part, output: str) -> float:
     from scipy.optimize import minimize_scalar  # takes a tenth of a second
 
     loss = LOSSES[output, MATCHED_LOSS[output]]
-    members = jax.tree.map(lambda leaf: leaf[None], params) if params[0].b.ndim == 1 else params
-    y = part.y[:, : members[-1].b.shape[-1]]  # behind which there may be a weight
+    members = (
+        jax.tree.map(lambda leaf: leaf[None], params)
+        if layers_of(params)[-1].b.ndim == 1
+        else params
+    )
 
     def logits_of(x: Array) -> Array:
         return jax.vmap(lambda one: apply(one, x, problem.training.objective.activation))(members)
@@ -69,8 +75,11 @@ def _temperature(problem: Problem, params: Params, part: Part, output: str) -> f
     def log_loss(log_temperature: Array, logits: Float[Array, "n members n_L"]) -> Array:
         cooled = logits / jnp.exp(log_temperature).astype(logits.dtype)
         of_mean = jax.vmap(lambda each: mean_logits(each, output))(cooled)
-        return jnp.mean(jax.vmap(loss.value)(of_mean, y))
+        return jnp.mean(jax.vmap(loss.value)(of_mean, targets))
 
+    num_examples, num_classes = len(part.x), len(problem.dataset.class_names)
+    num_outputs = 1 if output == "sigmoid" and num_classes == 2 else num_classes
+    targets = (num_examples * part.y[:, :num_outputs] + 1 / num_classes) / (num_examples + 1)
     logits = jax.lax.map(logits_of, part.x, batch_size=min(2048, len(part.x)))
     end = float(np.log(LARGEST_TEMPERATURE))
     found = minimize_scalar(

@@ -32,6 +32,7 @@ from mlp_jax.core.fit import (
 )
 from mlp_jax.core.gradcheck import GradientCheck, check_gradient, insist_on
 from mlp_jax.core.history import LogPoint
+from mlp_jax.core.network import part_names
 from mlp_jax.core.population import Saved
 from mlp_jax.core.training import Carry, example_objective
 from mlp_jax.data import Dataset
@@ -165,11 +166,14 @@ def prove(config: Experiment, console: Console | None = None) -> GradientCheck:
         problem = prepare(config, data.load(config.data))
         gradient = check(problem, console, device)
     console.table(
-        ["layer", "shape of W", "− jax.grad", "− differences", "compared", "not smooth"],
+        ["part", "shapes", "− jax.grad", "− differences", "compared", "not smooth"],
         [
-            [str(number), "×".join(map(str, params.W.shape)), *layer]
-            for number, (params, layer) in enumerate(
-                zip(problem.params, gradient.layers, strict=True), start=1
+            [name, " + ".join("×".join(map(str, leaf.shape)) for leaf in leaves), *layer]
+            for name, leaves, layer in zip(
+                part_names(problem.params),
+                map(jax.tree.leaves, problem.params),
+                gradient.layers,
+                strict=True,
             )
         ],
     )

@@ -18,6 +18,7 @@ from mlp_jax.config.schema import Experiment, batch_size_of
 from mlp_jax.core import training
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.backprop import Objective, Penalty
+from mlp_jax.core.embedding import Embedded, init_embedding
 from mlp_jax.core.fit import Task
 from mlp_jax.core.history import lower_is_better
 from mlp_jax.core.losses import (
@@ -29,7 +30,7 @@ from mlp_jax.core.losses import (
     smoothed,
 )
 from mlp_jax.core.metrics import Units, names_of
-from mlp_jax.core.network import Activations, Layer, Network, Params
+from mlp_jax.core.network import Activations, Layer, Network, Params, behind
 from mlp_jax.core.optimizers import LearningRate, make_learning_rate, make_optimizer
 from mlp_jax.core.regularization import Noise
 from mlp_jax.core.training import Part, Parts, Training, keys_of
@@ -44,6 +45,7 @@ class Problem(Task):
     config: Experiment
     dataset: Dataset
     sizes: tuple[int, ...]
+    embedded: Embedded | None
     steps_per_epoch: int
 
 
@@ -237,17 +239,51 @@ def _explicit_params(config: Experiment, sizes: tuple[int, ...]) -> Params:
     return tuple(layers)
 
 
-def initial_params(config: Experiment, sizes: tuple[int, ...], init_key: PRNGKeyArray) -> Params:
+def embedded_inputs(config: Experiment, dataset: Dataset) -> Embedded | None:
+    """What `model.embedding` and `model.max_one_hot` ask for, of the columns of the data."""
+    model, columns = config.model, dataset.preprocessing.columns
+    ends = np.cumsum([column.num_inputs for column in columns]).tolist()
+    blocks = [
+        (end - column.num_inputs, end)
+        for column, end in zip(columns, ends, strict=True)
+        if column.categories and len(column.categories) > (model.max_one_hot or np.inf)
+    ]
+    numbers: list[int] = []
+    if model.embedding == "periodic":
+        numbers = np.flatnonzero(dataset.preprocessing.are_numbers).tolist()
+    if not blocks and not numbers:
+        return None
+    if model.params is not None:
+        raise UserError(
+            f"model.embedding={model.embedding}: model.params has only layers; use "
+            "model.embedding=none model.max_one_hot=null, or model.params=null."
+        )
+    return Embedded(
+        tuple(numbers), tuple(blocks), model.embedding_size, model.embedding_frequencies
+    )
+
+
+def initial_params(
+    config: Experiment,
+    sizes: tuple[int, ...],
+    init_key: PRNGKeyArray,
+    embedded: Embedded | None,
+) -> Params:
     model = config.model
     if model.params is not None:
         return _explicit_params(config, sizes)
-    return Network(sizes).init(
+    first, *others = sizes
+    layers = Network((first if embedded is None else embedded.num_outputs(first), *others)).init(
         init_key,
         model.initializer,
         scale=model.initializer_scale,
         bias_initializer=model.bias_initializer,
         dtype=config.dtype,
     )
+    if embedded is None:
+        return layers
+    key = jax.random.fold_in(init_key, 0)
+    return behind(init_embedding(key, embedded, model.embedding_scale, config.dtype), layers)
 
 
 def _activations(config: Experiment) -> Activations:
@@ -410,12 +446,14 @@ def prepare(config: Experiment, dataset: Dataset) -> Problem:
     sizes = (parts.train.x.shape[1], *config.model.hidden_sizes, n_last)
     batch_size, steps_per_epoch, num_steps, log_every = _lengths(config, len(parts.train.x))
     init_key, shuffle_key = keys_of(config.seed)
+    embedded = embedded_inputs(config, dataset)
     return Problem(
         config=config,
         dataset=dataset,
         sizes=sizes,
+        embedded=embedded,
         **parts._asdict(),
-        params=initial_params(config, sizes, init_key),
+        params=initial_params(config, sizes, init_key, embedded),
         order=shuffle_key,
         training=make_training(config, dataset, batch_size, num_steps),
         steps_per_epoch=steps_per_epoch,

@@ -244,7 +244,7 @@ def population_of(problems: Sequence[Problem]) -> Population:
     def start(seed: Array, numbers: dict[str, Array]) -> tuple[Params, Order]:
         init_key, shuffle_key = keys_of(seed)
         config = config_of(numbers)
-        return initial_params(config, base.sizes, init_key), shuffle_key
+        return initial_params(config, base.sizes, init_key, base.embedded), shuffle_key
 
     def own_parts(indices: np.ndarray) -> Parts:
         parts = [problems[index].parts for index in indices]
@@ -314,7 +314,7 @@ def _one_by_one(problems: Sequence[Problem], on_progress: OnProgress) -> Iterato
     num_steps, best = 0, -np.inf
     for number, problem in enumerate(problems, start=1):
         init_key, order = keys_of(problem.config.seed)
-        params = initial_params(problem.config, problem.sizes, init_key)
+        params = initial_params(problem.config, problem.sizes, init_key, problem.embedded)
         problem = replace(problem, params=params, order=order)
         stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
         (gradient,) = check_start(lambda numbers: problems[0].training, stacked, problem.train, {})

@@ -70,8 +70,10 @@ def relative_error(computed: tuple[Array, Params], reference: tuple[Array, Param
     """The largest deviation of a gradient, in units of its largest element; and of the value."""
     (value, grads), (true_value, true_grads) = computed, reference
     # A gradient may be exactly 0, as that of a softmax with one output.
-    largest = max(1e-3, *(jnp.max(jnp.abs(g)) for g in jax.tree.leaves(true_grads)))
-    deviations = jax.tree.map(lambda g, true: jnp.max(jnp.abs(g - true)), grads, true_grads)
+    largest = max(1e-3, *(jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(true_grads)))
+    deviations = jax.tree.map(
+        lambda g, true: jnp.max(jnp.abs(g - true), initial=0), grads, true_grads
+    )
     return float(
         jnp.maximum(
             jnp.max(jnp.array(jax.tree.leaves(deviations))) / largest,

@@ -63,7 +63,7 @@ def test_table_and_config_have_the_same_names_numbers_and_defaults(group, table)
     assert {file.stem for file in (CONF / group).glob("*.yaml")} == set(table)
     for name, entry in table.items():
         composed = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
-        for key in ("defaults", "name", "learning_rate", "clip_norm"):
+        for key in ("defaults", "name", "learning_rate", "clip_norm", "weight_decay_schedule"):
             composed.pop(key, None)
         numbers = {key: list(v) if type(v) is tuple else v for key, v in numbers_of(entry).items()}
         assert composed == numbers
