@@ -65,6 +65,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_core = item.path.parent.name in ("core", "library") and item.path.name not in loops
         if is_core or item.path.name == "test_imports.py":
             item.add_marker(pytest.mark.core)
+        # Of what is tested there, only whether two programs round alike depends on optimizations.
+        if item.path.parent.name in ("core", "library") and item.path.name != "test_training.py":
+            item.fixturenames.insert(0, "compiled_quickly")
+
+
+@pytest.fixture
+def compiled_quickly():
+    """For tests of many shapes and few steps: XLA does without its dear optimizations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
