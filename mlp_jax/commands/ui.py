@@ -129,11 +129,14 @@ def _best_first(base: str, experiment_id: str) -> str:
         [{item["key"]: item["value"] for item in run.get(what, [])} for run in runs]
         for what in ("tags", "params")
     )
-    keys = [
-        key
-        for key in dict.fromkeys(key for of_run in params for key in of_run)
-        if key not in RECORD_KEYS and len({of_run[key] for of_run in params if key in of_run}) > 1
-    ]
+    # A sweep's parent has all values of a key as one text.
+    params = [own for own, of_run in zip(params, tags, strict=True) if "sweep" not in of_run]
+    found = {
+        key: len({own[key] for own in params if key in own})
+        for key in dict.fromkeys(key for own in params for key in own)
+        if key not in RECORD_KEYS
+    }
+    keys = sorted((k for k, count in found.items() if count > 1), key=lambda k: -found[k])
     objective = next(
         (of_run["objective"] for of_run in tags if "objective" in of_run), "train/loss"
     )

@@ -203,7 +203,8 @@ class Histories:
     def progress(self) -> Progress:
         taken = np.concatenate([[0], self.steps])[self.num_points]
         trials = np.arange(len(taken)).reshape(-1, self.repeats)
-        trained = trials[self.num_points[trials].all(axis=1)]
+        goes_on = (self.num_points > 0) & (self.halved_at == 0)
+        trained = trials[goes_on[trials].all(axis=1)]
         scores = self.trial_scores(trained) if len(trained) else np.array([-np.inf])
         shares = np.where(self.is_done, 1, taken / self.steps[-1])
         return Progress(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +24,7 @@ from mlp_jax.experiment.machine import PACKAGES, version
 from mlp_jax.experiment.prediction import Embedding, Model, classify
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
+from mlp_jax.tracking.notes import code, spaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +137,7 @@ def note(problem: Problem, device: jax.Device, command: str, result: Result | No
     """Markdown for the top of a run's page: what came out, what it was, how to repeat it."""
     facts = header(problem, device)
     lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
-    parts = [lines, f"```\n{_broken(command)}\n```\n" if command else ""]
+    parts = [lines, code(command) if command else ""]
     if result is not None and result.metrics:
         parts.insert(0, _result_in_markdown(result))
     return "\n\n".join(part for part in parts if part)
@@ -151,12 +151,7 @@ def _result_in_markdown(result: Result) -> str:
         [part, *(f"{measured[name]:.4g}" for name in names)]
         for part, measured in result.metrics.items()
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _broken(command: str) -> str:
-    """A command in lines that a page of MLflow is wide enough for."""
-    return command if len(command) <= 80 else re.sub(r" (?=[-+\w.'\"/]*=)", " \\\n    ", command)
+    return spaced("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:

@@ -333,12 +333,13 @@ class _Process:
     ) -> Result:
         """An ensemble, which the host has in its hands after each tenth of the training."""
         start = time.perf_counter()
+        objective = f"members/{describe.objective(self.config, self.problem.dataset)}"
         with self.console.sweep_progress(len(members)) as show:
             for now in members.train(saved):
                 reached("training")
                 for point in now.new:
                     if run is not None:
-                        run.log(point.metrics, point.step)
+                        run.log(describe.in_order(point.metrics, objective), point.step)
                 shown = {k: v for k, v in now.new[-1].metrics.items() if k.endswith("/loss")}
                 progress = now.progress
                 show(progress.share, progress.num_done, measured(shown), progress.network_steps)
@@ -404,7 +405,7 @@ class _Process:
         metrics = describe.final_metrics(result)
         if last_step > first_step:
             metrics["steps_per_second"] = (last_step - first_step) / result.seconds
-        run.log(metrics, last_step)
+        run.log(describe.in_order(metrics, describe.standing(result)[0]), last_step)
         for name, value in describe.final_tags(result).items():
             run.tag(name, value)
         note = describe.note(self.problem, self.prepared.device, self.command, result)

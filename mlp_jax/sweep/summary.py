@@ -12,6 +12,7 @@ from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord, flat_params
+from mlp_jax.tracking.notes import code, spaced
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow
@@ -91,14 +92,21 @@ def _save_view(
     """The list of the children, the best first, with what differs between them."""
     order_by = f"metrics.`{metric}`"
     experiment_id, run_id = _place(parent)
+    # Runs that were halved have other steps behind them: their numbers are no better or worse.
+    to_the_end = " AND tags.`halved_at` IS NULL" if _are_halved(runs) else ""
     tag = links.view_tag(
         run_id,
-        condition=f"tags.`mlflow.parentRunId` = '{run_id}'",
+        condition=f"tags.`mlflow.parentRunId` = '{run_id}'{to_the_end}",
         order_by=order_by,
         ascending=lower_is_better(metric),
         columns=[*(f"params.`{key}`" for key in compare.keys_of(runs)[:_NUM_COLUMNS]), order_by],
     )
     client.set_experiment_tag(experiment_id, *tag)
+
+
+def _are_halved(runs: "pd.DataFrame") -> bool:
+    """Whether any of them were ended by successive halving."""
+    return bool((runs["status"] == "HALVED").any())
 
 
 def frame(records: Mapping[str, RunRecord]) -> "pd.DataFrame":
@@ -224,10 +232,11 @@ def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) 
     best = table.loc[:, :metric][:_NUM_IN_NOTE]
     pages = [links.run_url(".", _place(parent)[0], run_id) for run_id in best_ids[:_NUM_IN_NOTE]]
     best["run"] = [f"[{name}]({page})" for name, page in zip(best["run"], pages, strict=True)]
+    shown = "those trained to the end" if _are_halved(runs) else "all of them"
     lines = [
-        f"{len(runs):,} runs, {statuses}: [all of them, best first]({page}) · "
+        f"{len(runs):,} runs, {statuses}: [{shown}, best first]({page}) · "
         f"[the {len(best_ids)} best compared]({compared})",  # on top, where no fold covers it
-        compare.to_markdown(best),
-        f"```\n{command}\n```" if command else "",
+        spaced(compare.to_markdown(best)),
+        code(command) if command else "",
     ]
     return "\n\n".join(line for line in lines if line)

@@ -181,11 +181,18 @@ class Sweep:
                 load_data=self._load_data,
             )
         end = _now()
-        seconds = max(end - start, 1) / 1000
+        steps = [max(int(result.fitted.history.steps[-1:].sum()), 1) for result in results]
+        shares = [max(end - start, 1) * count / sum(steps) for count in steps]  # of the time, in ms
         return [
-            Trained(job, result._replace(seconds=seconds), device, command, start, end)
-            for job, result in zip(group, results, strict=True)
-            for command in [self.alone(own_overrides(job))]
+            Trained(
+                job,
+                result._replace(seconds=share / 1000),
+                device,
+                self.alone(own_overrides(job)),
+                round(end - share),
+                end,
+            )
+            for job, result, share in zip(group, results, shares, strict=True)
         ]
 
     def _complete_best(self) -> None:
@@ -303,8 +310,8 @@ class _Meter:
     def __init__(self, show: OnSweep, num_jobs: int, num_done: int) -> None:
         self._show, self._num_jobs, self._num_done = show, num_jobs, num_done
         self._steps = self._steps_of_group = 0
-        self._best = math.nan
-        """Of all groups, at any of their log points."""
+        self._best = self._best_now = math.nan
+        """Of the groups that are done, and with the networks in training as they are now."""
 
     def say(self, doing: str) -> None:
         """What is done between the trainings."""
@@ -314,16 +321,18 @@ class _Meter:
         self._steps_of_group = progress.network_steps
         ways = self._num_done + progress.share * progress.num_networks
         better = max if progress.higher_is_better else min
-        self._best = better((b for b in (self._best, progress.best) if b == b), default=math.nan)
+        both = [best for best in (self._best, progress.best) if best == best]
+        self._best_now = better(both, default=math.nan)
         self._show(
             ways / self._num_jobs,
             self._num_done + progress.num_done,
-            f"best so far {number(self._best)}",
+            f"best so far {number(self._best_now)}",
             self._steps + progress.network_steps,
         )
 
     def end_group(self, num_jobs: int) -> None:
         self._num_done += num_jobs
+        self._best = self._best_now
         self._steps, self._steps_of_group = self._steps + self._steps_of_group, 0
 
 

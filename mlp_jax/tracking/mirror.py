@@ -314,7 +314,7 @@ def _put_model(
         )
     with _with_ids(folder, stored.run_id, logged) as files:
         client.log_model_artifacts(logged.model_id, str(files))
-    client.log_batch(stored.run_id, _metrics_of_model(of_run, logged.model_id))
+    client.log_batch(stored.run_id, _metrics_of_model(of_run, logged.model_id, sorted(stored.data)))
     client.finalize_logged_model(logged.model_id, "READY")
     if logged.model_id not in stored.outputs:
         client.log_outputs(stored.run_id, [LoggedModelOutput(logged.model_id, step=0)])
@@ -322,14 +322,23 @@ def _put_model(
     return logged.model_id
 
 
-def _metrics_of_model(of_run: Any, model_id: str) -> list[Any]:
-    """The numbers of a run that have no curve, as those of its model: the run keeps each once."""
+def _metrics_of_model(of_run: Any, model_id: str, data: Sequence[tuple[str, str]]) -> list[Any]:
+    """The numbers of a run that have no curve, as those of its model: the run keeps each once.
+
+    They name the data, which the model's page has from nowhere else.
+    """
     from mlflow.entities import Metric
 
+    name, digest = data[0] if data else (None, None)
     return [
-        Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id)
+        Metric(
+            *(metric.key, metric.value, metric.timestamp, metric.step),
+            model_id=model_id,
+            dataset_name=name,
+            dataset_digest=digest,
+        )
         for metric in of_run._metric_objs  # with their times, which the public names leave out
-        if "/" not in metric.key
+        if "/" not in metric.key and metric.key != "learning_rate"
     ]
 
 

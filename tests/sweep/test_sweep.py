@@ -24,12 +24,13 @@ from mlp_jax.commands import sync
 from mlp_jax.config.compose import compose
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import Experiment, with_values
+from mlp_jax.core.history import History, Progress
 from mlp_jax.errors import NoResultError, RunError, UserError
 from mlp_jax.experiment import describe
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
-from mlp_jax.sweep import groups
+from mlp_jax.sweep import groups, sweep
 from mlp_jax.sweep import runs as family
 from mlp_jax.sweep.jobs import Job, own_overrides
 from mlp_jax.sweep.runs import Runs
@@ -292,6 +293,10 @@ def test_successive_halving(
     table = Path(client.download_artifacts(parent.info.run_id, "runs.csv")).read_text()
     rows = csv.DictReader(table.splitlines())
     assert [row["status"] for row in rows] == ["FINISHED", "HALVED"]
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    view = tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
+    assert "tags.`halved_at` IS NULL" in view
+    assert "those trained to the end, best first" in parent.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(
@@ -335,6 +340,37 @@ def test_the_best_so_far_is_that_of_all_groups(trainer: Trainer, place: Path) ->
     said = re.findall(r"best so far (\S+)", printed.text)
     assert float(said[-1]) <= float(f"{first.value:.4g}")
     assert "1/2 networks done" in printed.text
+
+
+def test_the_best_so_far_is_what_the_networks_are_now() -> None:
+    said: list[str] = []
+    meter = sweep._Meter(lambda share, done, doing, steps: said.append(doing), 3, 0)
+    for best in 0.5, 0.7:
+        meter.update(Progress(0.5, 0, 2, 10, best, False))
+    meter.end_group(2)
+    meter.update(Progress(0.5, 0, 1, 10, 0.9, False))
+    assert said == ["best so far 0.5", "best so far 0.7", "best so far 0.7"]
+
+
+def test_each_run_has_its_share_of_the_time(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, trainer: Trainer
+) -> None:
+    """By its steps, of what the networks of a group took together."""
+    now = iter([0, 9_000])
+    monkeypatch.setattr(sweep, "_now", lambda: 1_700_000_000_000 + next(now))
+
+    def shorter(configs: Sequence[Experiment], **options: Any) -> list[Result]:
+        first, second = trainer(configs, **options)
+        points = list(first.fitted.history)
+        half = History.of(points[: len(points) // 2])
+        return [first._replace(fitted=first.fitted._replace(history=half)), second]
+
+    monkeypatch.setattr(groups, "train", shorter)
+    outcomes = run(make_jobs(["seed=0"], ["seed=1"], common=[*SHORT, "name=shares"]))
+    infos = [client.get_run(str(outcome.run_id)).info for outcome in outcomes]
+    shares = [info.end_time - info.start_time for info in infos]
+    assert sum(shares) == pytest.approx(9_000, abs=2)
+    assert shares[0] == pytest.approx(shares[1] / 2, rel=0.05)
 
 
 def test_a_wrong_gradient_is_no_result(monkeypatch: pytest.MonkeyPatch, trainer: Trainer) -> None:
