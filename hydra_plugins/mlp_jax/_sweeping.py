@@ -56,6 +56,12 @@ def _check(jobs: Sequence[Job], together: bool) -> None:
         store.check(uri)
     if not together and any(job.config.sweep.resume for job in jobs):
         raise UserError("sweep.resume=true: only hydra/launcher=population can resume a sweep.")
+    for count in {job.config.sweep.seeds for job in jobs} - {1}:
+        if not together:
+            raise UserError(
+                f"sweep.seeds={count}: only hydra/launcher=population trains several seeds of a "
+                "job; leave the launcher out, or sweep over them: 'seed=range(16)'."
+            )
 
 
 def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:

@@ -21,6 +21,7 @@ from mlp_jax.errors import RunError, UserError, redacted
 _WITHOUT = (
     ("calibration", "none"),
     ("ensemble.size", 1),
+    ("sweep.seeds", 1),
     ("data.scaling", "standard"),
     ("data.dates", "refuse"),
     ("data.texts", "refuse"),

@@ -437,6 +437,7 @@ class Sweep:
         either(("all",), "a whole number from 0", lambda v: _is_whole(v, 0)),
     )
     halvings: int = key("so often, the better half goes on for twice the steps", between(0, 20))
+    seeds: int = key("of each job, from its seed on, whose mean is its result", between(1, 10_000))
 
 
 @dataclass

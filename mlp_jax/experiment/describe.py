@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +23,7 @@ from mlp_jax.experiment import figures
 from mlp_jax.experiment.console import Console, duration, number
 from mlp_jax.experiment.machine import PACKAGES, version
 from mlp_jax.experiment.prediction import Embedding, Model, classify
+from mlp_jax.experiment.repeats import interval, interval_of, over_seeds
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
 from mlp_jax.tracking.notes import code, spaced
@@ -52,6 +54,9 @@ class Result(NamedTuple):
     """Of an ensemble, whose params have a leading axis of them and whose output is their mean."""
     temperature: float | None = None
     """By which the logits of a calibrated classifier are divided."""
+    repeats: "list[Result] | None" = None
+    """Of a job with several seeds, the networks, whose means its metrics and its history are; its
+    params are those of the best one."""
 
 
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
@@ -59,8 +64,9 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
     parts = {"training": problem.train, "validation": problem.validation, "test": problem.test}
     sizes = [f"{len(part.x):,} for {name}" for name, part in parts.items() if part]
     num_examples = sum(len(part.x) for part in parts.values() if part)
-    size = config.ensemble.size
-    members = {} if size == 1 else {"ensemble": f"{size:,} networks, seeds from {config.seed} on"}
+    counts = {"ensemble": config.ensemble.size, "seeds": config.sweep.seeds}
+    many = {name: f"{count:,} networks, seeds from {config.seed} on"
+            for name, count in counts.items() if count > 1}  # fmt: skip
     regularized = [
         f"{key} {value:g}" for key in _REGULARIZERS if (value := vars(config.model)[key])
     ]
@@ -69,7 +75,7 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
         "network": f"{_sizes(problem)}: {_sizes_in_words(problem)}, "
         f"{num_params(problem.params):,} parameters, {_activation(problem)}, "
         f"{config.model.output} + {config.model.loss}",
-        **members,
+        **many,
         "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
         f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
         **({"regularised": ", ".join(regularized)} if regularized else {}),
@@ -125,9 +131,10 @@ def experiment_name(config: Experiment) -> str:
 def run_name(problem: Problem) -> str:
     """What tells a run from others; what differs most often comes first, since lists cut names."""
     config, optimizer = problem.config, problem.config.optimizer
-    size = config.ensemble.size
+    size, count = config.ensemble.size, config.sweep.seeds
+    seeds = f"seed {config.seed}" if count == 1 else f"{count} seeds from {config.seed}"
     name = ("" if size == 1 else f"ensemble of {size}, ") + (
-        f"seed {config.seed}, η={optimizer.learning_rate:g} {optimizer.name}, "
+        f"{seeds}, η={optimizer.learning_rate:g} {optimizer.name}, "
         f"{_sizes(problem)} {_activation(problem)}"
     )
     return name[:MAX_NAME_LENGTH]
@@ -160,6 +167,7 @@ def tags(problem: Problem, device: jax.Device, command: str) -> dict[str, str]:
         "device": f"{device.device_kind} ({device.platform})",
         "objective": objective(problem.config, problem.dataset),
         "num_params": str(num_params(problem.params)),
+        **({} if problem.config.sweep.seeds == 1 else {"seeds": str(problem.config.sweep.seeds)}),
         "sizes": _sizes(problem),
         **{f"version.{name}": version(name) for name in (*PACKAGES, "mlflow")},
     }
@@ -196,8 +204,13 @@ def data_facts(dataset: Dataset) -> facts.Data:
 def final_metrics(result: Result) -> dict[str, float]:
     """What is known at the end only, without the `/` of what has a curve.
 
-    Of the parameters that are kept every part's metrics; the best value of each curve.
+    Of the parameters that are kept every part's metrics; the best value of each curve. Of a job
+    with several seeds their means and deviations, and the interval of what it is ranked by.
     """
+    if result.repeats is not None:
+        name, _ = standing(result)
+        finals = [final_metrics(network) for network in result.repeats]
+        return over_seeds(finals) | {interval_of(name): half_interval(result)}
     final = {
         f"{part}/{name}": value
         for part, measured in result.metrics.items()
@@ -225,6 +238,7 @@ def final_tags(result: Result) -> dict[str, str]:
         "params_sha256": params_sha256(result.fitted.params),
         "gradcheck": gradient_line(result.gradient),
         **({} if result.temperature is None else {"temperature": f"{result.temperature:.6g}"}),
+        **({} if result.repeats is None else {"best_seed": str(best_seed(result))}),
     }
 
 
@@ -359,13 +373,39 @@ def ending(result: Result) -> dict[str, object]:
 def standing(result: Result) -> tuple[str, float]:
     """The metric by which a sweep ranks its runs, and its value for the kept parameters.
 
-    As it was logged, where it was: what is read back from the store is the same number.
+    As it was logged, where it was: what is read back from the store is the same number. Of a job
+    with several seeds it is their mean.
     """
+    if result.repeats is not None:
+        name, values = _standings(result.repeats)
+        return name, float(np.mean(values))
     name, history = objective(result.problem.config, result.problem.dataset), result.fitted.history
     part, _, metric = name.partition("/")
     is_kept = history.steps == result.fitted.step
     logged = history.metrics[name][is_kept].tolist() if name in history.metrics else []
     return name, logged[0] if logged else result.metrics[part][metric]
+
+
+def _standings(networks: list[Result]) -> tuple[str, list[float]]:
+    standings = [standing(network) for network in networks]
+    return standings[0][0], [value for _, value in standings]
+
+
+def half_interval(result: Result) -> float:
+    """Half of the 95 % interval of what a job with several seeds is ranked by; NaN of one."""
+    return math.nan if result.repeats is None else interval(_standings(result.repeats)[1])
+
+
+def best_of(networks: list[Result]) -> Result:
+    """The one that a search would take."""
+    return min(networks, key=lambda network: search_loss(*standing(network)))
+
+
+def best_seed(result: Result) -> int | None:
+    """The seed of the network whose parameters a job with several seeds has, if it has any."""
+    if result.repeats is None or result.diverged_at is not None:
+        return None
+    return best_of(result.repeats).problem.config.seed
 
 
 def search_loss(name: str, value: float) -> float:

@@ -5,7 +5,6 @@ its own validation loss. The ensemble's ŷ is the mean of theirs (deep ensembles
 al., 2017); a classifier's loss is that of the averaged probabilities.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -27,6 +26,7 @@ from mlp_jax.core.population import FittedMany, Population, Saved, Trainer, make
 from mlp_jax.core.training import Order, Part, keys_of
 from mlp_jax.durable.checkpoint import Checkpoint
 from mlp_jax.errors import NoResultError, UserError
+from mlp_jax.experiment import machine
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.probabilities import calibrated, mean_logits
 from mlp_jax.experiment.setup import Problem, initial_params, objective
@@ -171,7 +171,7 @@ def _population(problem: Problem, seeds: np.ndarray) -> Population:
 def _check_memory(config: Experiment, bytes_each: int, device: jax.Device) -> None:
     """Raises `UserError` for an ensemble that is larger than the memory."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    memory = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = limit or machine.memory()
     if config.ensemble.size * bytes_each > memory:
         raise UserError(
             f"ensemble.size={config.ensemble.size}: takes about "

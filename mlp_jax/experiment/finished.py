@@ -19,7 +19,14 @@ from mlp_jax.tracking.facts import RunRecord
 def error_of(result: Result) -> NoResultError | None:
     """What a training that diverged ended with."""
     step = result.diverged_at
-    return None if step is None else NoResultError(divergence(step, result.problem.advice))
+    if step is None:
+        return None
+    what = divergence(step, result.problem.advice)
+    if result.repeats is None:
+        return NoResultError(what)
+    lost = [one for one in result.repeats if one.diverged_at is not None]
+    seed = lost[0].problem.config.seed
+    return NoResultError(f"{len(lost)} of {len(result.repeats)} seeds; seed {seed}: {what}")
 
 
 def record(

@@ -93,6 +93,11 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def has_jax() -> bool:
     """Whether JAX is imported, after which it may compute at any time."""
     return "jax" in sys.modules

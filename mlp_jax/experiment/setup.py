@@ -436,6 +436,10 @@ def check(config: Experiment, dataset: Dataset) -> int:
 
 def prepare(config: Experiment, dataset: Dataset) -> Problem:
     """The pure problem behind a config. Raises `UserError` where config and data don't fit."""
+    if (count := config.sweep.seeds) > 1:
+        raise UserError(
+            f"sweep.seeds={count}: a run alone trains one network; add -m, or leave it out."
+        )
     pair = choose_output_and_loss(config, dataset)
     config = replace(config, model=replace(config.model, output=pair[0], loss=pair[1]))
     check_smoothing(config, dataset)

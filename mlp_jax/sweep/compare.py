@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlp_jax.config.schema import RECORD_KEYS
 from mlp_jax.core.history import lower_is_better
+from mlp_jax.experiment.repeats import interval_of
 
 if TYPE_CHECKING:  # takes half a second to import
     import pandas as pd
@@ -81,15 +82,23 @@ def groups(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     """The FINISHED runs with this metric, gathered over the seeds; the best mean comes first.
 
     The columns `mean`, `std` (over the seeds; one run has none), `best`, `worst` and `runs` stand
-    beside the parameters.
+    beside the parameters, and `interval` where each run is itself a mean of seeds.
     """
     keys = [f"params.{key}" for key in keys_of(runs) if not is_seed(key)]
     ranked = runs[is_ranked(runs, metric)].fillna(dict.fromkeys(keys, ""))
     best, worst = ("min", "max") if lower_is_better(metric) else ("max", "min")
     grouped = ranked.assign(all="").groupby([*keys, "all"], sort=False)[f"metrics.{metric}"]
     table = grouped.agg(mean="mean", std="std", best=best, worst=worst, runs="size").reset_index()
+    if intervals(ranked, metric) and len(table) == len(ranked):
+        table["interval"] = ranked[f"metrics.{interval_of(metric)}"].to_numpy()
     ascending = lower_is_better(metric)
     return table.drop(columns="all").sort_values("mean", ascending=ascending, kind="stable")
+
+
+def intervals(runs: "pd.DataFrame", metric: str) -> list[str]:
+    """The name of the half intervals of a metric, where runs are the means of several seeds."""
+    name = interval_of(metric)
+    return [name] if f"metrics.{name}" in runs else []
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -102,8 +111,9 @@ def run_table(runs: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     first = f"metrics.{metric}"
     keys = [f"params.{key}" for key in keys_of(runs)]
     steps = ["steps"] if "steps" in runs and runs["steps"].nunique() > 1 else []  # some were ended
-    others = [c for c in metrics if c != first]
-    columns = ["name", *keys, *steps, first, *others, "status", "run_id"]
+    beside = [f"metrics.{name}" for name in intervals(runs, metric)]
+    others = [c for c in metrics if c not in (first, *beside)]
+    columns = ["name", *keys, *steps, first, *beside, *others, "status", "run_id"]
     table = best_first(runs, metric)[columns].fillna(dict.fromkeys(keys, ""))
     return table.rename(columns=lambda c: "run" if c == "name" else _short(c))
 
@@ -113,7 +123,8 @@ def group_table(found: "pd.DataFrame", metric: str, *, exact: bool = False) -> "
 
     `exact` has mean and deviation as numbers in two columns, else they are a text in one.
     """
-    table = found.rename(columns=_short).rename(columns={"mean": metric}).drop(columns="worst")
+    table = found.rename(columns=_short).rename(columns={"mean": metric})
+    table = table.drop(columns=["worst", "interval"], errors="ignore")
     if exact:
         return table
     deviations = table.pop("std")

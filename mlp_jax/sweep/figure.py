@@ -31,12 +31,14 @@ def draw(
     groups: "pd.DataFrame",
     metric: str,
     halvings: Sequence[int] = (),
+    seeds_of_run: int = 1,
 ) -> "matplotlib.figure.Figure":
     """Mean, median, p10, p90, best and worst of the histories of the metric `name`.
 
     Where hyperparameters differ between the groups of `compare.groups`, a second panel has what
     they did to `metric`, its mean over the seeds: a line for one of them, a map for two, parallel
-    coordinates for more. `halvings` are the steps at which successive halving ended runs.
+    coordinates for more. `halvings` are the steps at which successive halving ended runs, and
+    `seeds_of_run` are those that each run is the mean of.
     """
     from matplotlib.figure import Figure
 
@@ -50,10 +52,11 @@ def draw(
     if keys:
         kinds = {1: _draw_line, 2: _draw_map}
         kinds.get(len(keys), _draw_parallel)(panels[1], keys, groups, metric)
-        num_seeds = set(groups["runs"].tolist())
+        num_seeds = {seeds_of_run * count for count in groups["runs"]}
         if num_seeds != {1}:
             counts = " to ".join(map(str, sorted({min(num_seeds), max(num_seeds)})))
-            spread = ", lowest to highest" if len(keys) == 1 else ""
+            whiskers = "95 % interval" if "interval" in groups else "lowest to highest"
+            spread = f", {whiskers}" if len(keys) == 1 else ""
             panels[1].set_title(f"mean of {counts} seeds{spread}", loc="center")
     return figure
 
@@ -130,12 +133,14 @@ def _draw_bands(
 def _draw_line(
     axes: "matplotlib.axes.Axes", keys: Sequence[str], groups: "pd.DataFrame", metric: str
 ) -> None:
-    """The means, with whiskers to the lowest and the highest of the seeds."""
+    """The means, with their intervals, or whiskers to the lowest and the highest of the seeds."""
     values = _values(groups, keys[0])
     scale = _Scale(values)
     x = scale.places(values)
     order = x.argsort(kind="stable")
     mean, ends = groups["mean"].to_numpy(), groups[["best", "worst"]].to_numpy()
+    if "interval" in groups:
+        ends = mean[:, None] + np.outer(groups["interval"], [-1, 1])
     is_crowded = len(groups) > _MAX_WHISKERS
     axes.errorbar(
         x[order],

@@ -1,5 +1,6 @@
 """From configs to populations: those that differ only in numbers train as one program."""
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,8 @@ _NUMBERS = keys(Role.NUMBER)
 """What may be arguments of the program."""
 _OUTSIDE = RECORD_KEYS | keys(Role.START)
 """Records and what the program starts from."""
+_NUM_LOGGED = 6
+"""The metrics of a log point, about."""
 
 
 def spread_over_cores() -> None:
@@ -94,10 +97,11 @@ def _structure(experiment: Experiment) -> str:
     return json.dumps(structure)
 
 
-def check(config: Experiment, load_data: LoadData = data.load) -> None:
+def check(config: Experiment, load_data: LoadData = data.load, num_jobs: int = 1) -> None:
     """Whether a network and those of its structure can be trained, as far as nothing is computed.
 
-    Raises `UserError` for a device that is not there, and for what does not fit the data.
+    Raises `UserError` for a device that is not there, for what does not fit the data, and for more
+    seeds of so many jobs than the memory takes.
     """
     halvings, size = config.sweep.halvings, config.ensemble.size
     if size > 1:
@@ -110,17 +114,39 @@ def check(config: Experiment, load_data: LoadData = data.load) -> None:
             f"calibration={config.calibration}: the networks of a sweep are compared as they were "
             "trained; add hydra/launcher=basic, or calibrate a run of the best one's settings."
         )
-    if halvings and (config.population.exact or config.optimizer.name == "lbfgs"):
-        raise UserError(
-            f"sweep.halvings={halvings}: networks that are trained one after the other cannot be "
-            "halved; set population.exact=false, and another optimizer than lbfgs."
-        )
+    for key, is_asked in (("halvings", halvings > 0), ("seeds", config.sweep.seeds > 1)):
+        if is_asked and (config.population.exact or config.optimizer.name == "lbfgs"):
+            raise UserError(
+                f"sweep.{key}={getattr(config.sweep, key)}: takes networks that are trained "
+                "together; set population.exact=false, and another optimizer than lbfgs."
+            )
     with numeric_settings(config):
-        num_points = setup.check(config, load_data(config.data))
+        dataset = load_data(config.data)
+        num_points = setup.check(config, dataset)
+    _check_memory(config, dataset, num_points, num_jobs)
     if num_points < 2**halvings:
         raise UserError(
             f"sweep.halvings={halvings}: needs {2**halvings} log points, there are {num_points}: "
             "make log_every smaller, or halve less often."
+        )
+
+
+def _check_memory(config: Experiment, dataset: Dataset, num_points: int, num_jobs: int) -> None:
+    """Raises `UserError` where the host cannot hold what comes of all seeds of the jobs."""
+    if (count := config.sweep.seeds) == 1:
+        return
+    num_outputs = max(len(dataset.class_names), len(dataset.target_names))
+    sizes = (dataset.train.x.shape[1], *config.model.hidden_sizes, num_outputs)
+    num_params = sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
+    itemsize = np.dtype(config.dtype).itemsize
+    # The first and the kept parameters, and the log points.
+    bytes_of_seed = num_jobs * (2 * num_params * itemsize + _NUM_LOGGED * 4 * num_points)
+    memory = machine.memory()
+    if count * bytes_of_seed > memory:
+        raise UserError(
+            f"sweep.seeds={count}: {num_jobs * count:,} networks, which take about "
+            f"{count * bytes_of_seed / 2**30:,.1f} GiB, and the memory has {memory / 2**30:,.1f}; "
+            f"at most {memory // bytes_of_seed:,} seeds of each job fit."
         )
 
 
@@ -129,6 +155,7 @@ def train(
     *,
     exact: bool = False,
     halvings: int = 0,
+    repeats: int = 1,
     on_progress: OnProgress = lambda progress: None,
     load_data: LoadData = data.load,
 ) -> list[Result]:
@@ -138,7 +165,8 @@ def train(
     network alone, if the training is smooth: with an L1 penalty, weights near 0 jump. `exact`
     trains them one after the other, in one compiled program for those that differ in seed and data
     alone: then each bit is that of the network alone. lbfgs, whose line search would not agree, is
-    always exact. `halvings` are those of `population.train`. Raises `UserError`.
+    always exact. `halvings` are those of `population.train`, and `repeats` those of a `Population`.
+    Raises `UserError`.
     """
     exact = exact or configs[0].optimizer.name == "lbfgs"
     results: dict[int, Result] = {}
@@ -166,7 +194,7 @@ def train(
             if exact:
                 trained = list(_one_by_one(some, show))
             else:
-                trained = _together(some, device.platform, halvings, show)
+                trained = _together(some, device.platform, halvings, repeats, show)
             results |= dict(zip(indices, trained, strict=True))
     return [results[index] for index in range(len(configs))]
 
@@ -226,7 +254,7 @@ def _numbers(configs: Sequence[Experiment]) -> dict[str, np.ndarray]:
     return numbers
 
 
-def population_of(problems: Sequence[Problem]) -> Population:
+def population_of(problems: Sequence[Problem], repeats: int = 1) -> Population:
     """What the core needs to train problems that differ only in numbers."""
     base = problems[0]
 
@@ -269,15 +297,20 @@ def population_of(problems: Sequence[Problem]) -> Population:
         num_steps=base.num_steps,
         log_every=base.log_every,
         objective=objective(base.config, base.dataset),
+        repeats=repeats,
     )
 
 
 def _together(
-    problems: Sequence[Problem], platform: str, halvings: int, on_progress: OnProgress
+    problems: Sequence[Problem],
+    platform: str,
+    halvings: int,
+    repeats: int,
+    on_progress: OnProgress,
 ) -> list[Result]:
     """Networks side by side, on the devices of a platform."""
     trained = population.train(
-        population_of(problems),
+        population_of(problems, repeats),
         population.make_mesh(len(problems), platform),
         halvings=halvings,
         on_progress=on_progress,

@@ -18,7 +18,8 @@ def assignments(job: Job) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
-def own_overrides(job: Job) -> list[str]:
-    """The overrides of a job that are about its own training."""
-    of_sweep = ("sweep.", "population.")
-    return [text for text in job.overrides if not text.lstrip("+~").startswith(of_sweep)]
+def own_overrides(job: Job, seed: int | None = None) -> list[str]:
+    """The overrides of a job that are about its own training, or that of one of its seeds."""
+    others = ("sweep.", "population.", *([] if seed is None else ["seed="]))
+    own = [text for text in job.overrides if not text.lstrip("+~").startswith(others)]
+    return own if seed is None else [*own, f"seed={seed}"]

@@ -63,8 +63,9 @@ def log(
         name = _history_behind(metric, names or {n for metrics in histories for n in metrics})
         tags = [record.tags for record in records.values()]
         halvings = {int(of_run["halved_at"]) for of_run in tags if "halved_at" in of_run}
+        num_seeds = {int(of_run.get("seeds", 1)) for of_run in tags}
         shown = curves(histories, name, best, worst)
-        return sweep_figure.draw(name, shown, groups, metric, sorted(halvings))
+        return sweep_figure.draw(name, shown, groups, metric, sorted(halvings), min(num_seeds))
 
     drawings = {"sweep": draw_sweep}
     if len(compare.keys_of(groups)) > 1 and len(groups) > 2:
@@ -74,7 +75,8 @@ def log(
             parent.add(f"{name}.png", picture)
     table = compare.run_table(runs, metric)
     parent.add("runs.csv", compare.to_csv(table))
-    parent.add("runs.md", compare.to_markdown(table.drop(columns="run_id")[:_NUM_IN_MARKDOWN]))
+    left_out = [name for name in map(str, table) if name == "run_id" or name.endswith("_std")]
+    parent.add("runs.md", compare.to_markdown(table.drop(columns=left_out)[:_NUM_IN_MARKDOWN]))
     _save_view(client, parent, runs, metric)
     parent.tag("mlflow.note.content", note(parent, runs, metric, command))
     return links.view_url(links.base_url(client.tracking_uri), *_place(parent))
@@ -229,7 +231,8 @@ def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) 
     table = compare.run_table(runs, metric)
     best_ids = table["run_id"][:_NUM_COMPARED].tolist()
     compared = links.compare_url(".", _place(parent)[0], best_ids)
-    best = table.loc[:, :metric][:_NUM_IN_NOTE]
+    last = [metric, *compare.intervals(runs, metric)][-1]
+    best = table.loc[:, :last][:_NUM_IN_NOTE]
     pages = [links.run_url(".", _place(parent)[0], run_id) for run_id in best_ids[:_NUM_IN_NOTE]]
     best["run"] = [f"[{name}]({page})" for name, page in zip(best["run"], pages, strict=True)]
     shown = "those trained to the end" if _are_halved(runs) else "all of them"

@@ -18,8 +18,9 @@ from mlp_jax.core.population import OnProgress
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe
 from mlp_jax.experiment.console import Console, OnSweep, measured, number
+from mlp_jax.experiment.repeats import interval_of
 from mlp_jax.experiment.setup import numeric_settings
-from mlp_jax.sweep import compare, groups
+from mlp_jax.sweep import compare, groups, seeds
 from mlp_jax.sweep import runs as in_store
 from mlp_jax.sweep.groups import spread_over_cores
 from mlp_jax.sweep.jobs import Job, assignments, differences, own_overrides
@@ -49,6 +50,10 @@ class Outcome(NamedTuple):
     """Whether an earlier sweep has trained it."""
     is_halved: bool = False
     """Whether successive halving ended it, so that its value is not that of the job alone."""
+    interval: float = math.nan
+    """Half of the 95 % interval of the value, which is a mean, of a job with several seeds."""
+    best_seed: int | None = None
+    """Of these the one whose network is kept."""
 
     @property
     def loss(self) -> float:
@@ -84,9 +89,9 @@ class Sweep:
     def check(self, jobs: Sequence[Job]) -> None:
         """Raises `UserError`, which names the job, where one fits neither its data nor a device."""
         spread_over_cores()
-        for job, *_ in groups.by_structure(jobs):
+        for job, *others in groups.by_structure(jobs):
             try:
-                groups.check(job.config, self._load_data)
+                groups.check(job.config, self._load_data, 1 + len(others))
             except UserError as error:
                 raise UserError(f"{error} (In the job {' '.join(job.overrides)}.)") from error
 
@@ -166,20 +171,24 @@ class Sweep:
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
         start, first = _now(), group[0].config
+        repeats, configs = first.sweep.seeds, [job.config for job in group]
         reached("compiling")
 
         def show(progress: Progress) -> None:
             reached("training together")
-            on_progress(progress)
+            num_done, num_jobs = progress.num_done // repeats, progress.num_networks // repeats
+            on_progress(progress._replace(num_done=num_done, num_networks=num_jobs))
 
         with numeric_settings(first) as device:
-            results = groups.train(
-                [job.config for job in group],
+            networks = groups.train(
+                [network for config in configs for network in seeds.configs_of(config)],
                 exact=first.population.exact,
                 halvings=first.sweep.halvings,
+                repeats=repeats,
                 on_progress=show,
                 load_data=self._load_data,
             )
+        results = seeds.gathered(configs, networks)
         end = _now()
         steps = [max(int(result.fitted.history.steps[-1:].sum()), 1) for result in results]
         shares = [max(end - start, 1) * count / sum(steps) for count in steps]  # of the time, in ms
@@ -188,7 +197,7 @@ class Sweep:
                 job,
                 result._replace(seconds=share / 1000),
                 device,
-                self.alone(own_overrides(job)),
+                self.alone(own_overrides(job, describe.best_seed(result))),
                 round(end - share),
                 end,
             )
@@ -364,8 +373,17 @@ def _outcome(trained: Trained, run_id: str | None) -> Outcome:
     if run_id is not None:
         lines.append(f"run       {run_id}")
     name, value = describe.standing(result)
-    is_halved = result.halved_at is not None
-    return Outcome(trained.job, name, value, None, _text(lines), run_id, is_halved=is_halved)
+    return Outcome(
+        trained.job,
+        name,
+        value,
+        None,
+        _text(lines),
+        run_id,
+        is_halved=result.halved_at is not None,
+        interval=describe.half_interval(result),
+        best_seed=describe.best_seed(result),
+    )
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -378,20 +396,34 @@ def _before(job: Job, run: Row) -> Outcome:
     kept = compare.kept(name, job.config.early_stopping.patience is not None)
     is_halved = isinstance(run.get("tags.halved_at"), str)
     value = run.get(f"metrics.{kept}", math.nan)
-    return Outcome(job, name, value, run_id=run["run_id"], is_earlier=True, is_halved=is_halved)
+    best_seed = run.get("tags.best_seed")
+    return Outcome(
+        job,
+        name,
+        value,
+        run_id=run["run_id"],
+        is_earlier=True,
+        is_halved=is_halved,
+        interval=run.get(f"metrics.{interval_of(name)}", math.nan),
+        best_seed=int(best_seed) if isinstance(best_seed, str) else None,
+    )
 
 
 def _group_line(trained: Sequence[Trained]) -> str:
     """A group in one line: its networks, the check of their gradients, how many diverged."""
     first = trained[0]
     network = describe.header(first.result.problem, first.device)["network"]
+    count = first.job.config.sweep.seeds
+    of_each = f"{count:,} seeds × " if count > 1 else ""
     checks = [each.result.gradient for each in trained]
     worst = max(layer.autodiff_error for check in checks for layer in check.layers)
     num_wrong = sum(not check.passed for check in checks)
     proof = f"WRONG in {num_wrong:,} of them" if num_wrong else "proved"
     num_lost = sum(each.error is not None for each in trained)
     lost = f"; {num_lost:,} diverged" if num_lost else ""
-    return f"{len(trained):,} × {network}; gradients {proof}, − jax.grad ≤ {worst:.1e}{lost}"
+    return (
+        f"{len(trained):,} × {of_each}{network}; gradients {proof}, − jax.grad ≤ {worst:.1e}{lost}"
+    )
 
 
 def _show(
@@ -404,12 +436,15 @@ def _show(
     for objective in dict.fromkeys(each.objective for each in outcomes if each.error is None):
         rows = [_row(each, keys) for each in outcomes if each.objective == objective]
         runs = compare.best_first(pd.DataFrame(rows), objective)
-        best = compare.run_table(runs, objective)[[*keys, objective]]
+        shown = [*keys, objective, *compare.intervals(runs, objective)]
+        best = compare.run_table(runs, objective)[shown]
         for table in (best, compare.group_table(compare.groups(runs, objective), objective)):
             if table is best or (table["runs"] > 1).any():
-                shown = table[:_NUM_SHOWN].rename(columns=_short_names(keys))
-                console.table([*map(str, shown)], shown.to_numpy().tolist())
-        console.facts({"best": alone(own_overrides(runs["job"].iloc[0]))})
+                names = _short_names(keys) | {interval_of(objective): "± 95 %"}
+                top = table[:_NUM_SHOWN].rename(columns=names)
+                console.table([*map(str, top)], top.to_numpy().tolist())
+        first: Outcome = runs["outcome"].iloc[0]
+        console.facts({"best": alone(own_overrides(first.job, first.best_seed))})
     num_failed = sum(each.error is not None for each in outcomes)
     if num_failed:
         console.line(f"{num_failed:,} of {len(outcomes):,} jobs failed or diverged")
@@ -418,12 +453,15 @@ def _show(
 def _row(outcome: Outcome, keys: Sequence[str]) -> dict[str, Any]:
     """As runs are compared."""
     given = assignments(outcome.job)
+    interval = f"metrics.{interval_of(outcome.objective)}"
+    of_seeds = {} if math.isnan(outcome.interval) else {interval: outcome.interval}
     return {
-        "job": outcome.job,
+        "outcome": outcome,
         "name": "",
         "run_id": outcome.run_id,
         "status": "HALVED" if outcome.is_halved else "FINISHED",
         f"metrics.{outcome.objective}": outcome.value,
+        **of_seeds,
         **{f"params.{key}": given.get(key, "") for key in keys},
     }
 
