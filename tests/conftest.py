@@ -46,6 +46,10 @@ LOOPS = ["divergence", "functions", "mutants", "population", "training"]
 """Of tests/core and tests/library, those that compile whole trainings, again and again."""
 
 
+EXACT = ["initializers", "population", "training"]
+"""Of these those that compare two programs bit for bit, which depends on XLA's optimizations."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """A run with workers that SIGTERM ends removes its programs first."""
 
@@ -65,8 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_core = item.path.parent.name in ("core", "library") and item.path.name not in loops
         if is_core or item.path.name == "test_imports.py":
             item.add_marker(pytest.mark.core)
-        # Of what is tested there, only whether two programs round alike depends on optimizations.
-        if item.path.parent.name in ("core", "library") and item.path.name != "test_training.py":
+        is_exact = item.path.name in {f"test_{name}.py" for name in EXACT}
+        if item.path.parent.name in ("core", "library") and not is_exact:
             item.fixturenames.insert(0, "compiled_quickly")
 
 

@@ -55,7 +55,7 @@ class Column(NamedTuple):
     def input_names(self) -> tuple[str, ...]:
         if self.categories:
             return tuple(f"{self.name}={category}" for category in self.categories)
-        of_parts = [f"{self.name} {part}" for part in part_names(self.parts)]
+        of_parts = [f"{self.name} {part}" for part in part_names(self.parts)] if self.parts else []
         return (*(of_parts or [self.name]), *[f"{self.name} is missing"] * self.is_indicated)
 
 

@@ -26,7 +26,7 @@ from mlp_jax.experiment.prediction import Embedding, Model, classify
 from mlp_jax.experiment.repeats import interval, interval_of, over_seeds
 from mlp_jax.experiment.setup import Problem, objective
 from mlp_jax.tracking import facts
-from mlp_jax.tracking.notes import code, spaced
+from mlp_jax.tracking.links import code, spaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -317,7 +317,9 @@ class _Process:
             return self._train_members(programs, run, saver, carry)
         fitted, seconds = self._fit(programs, run, saver, carry, history)
         reached("ending")
-        params, temperature = calibrated(self.problem, fitted.params)
+        params, temperature = fitted.params, None
+        if self.config.calibration != "none":
+            params, temperature = calibrated(self.problem, params)
         metrics = evaluate_parts(self.problem, params)
         return Result(
             self.problem,

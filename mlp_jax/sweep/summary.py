@@ -12,7 +12,7 @@ from mlp_jax.sweep import figure as sweep_figure
 from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord, flat_params
-from mlp_jax.tracking.notes import code, spaced
+from mlp_jax.tracking.links import code, spaced
 
 if TYPE_CHECKING:  # these take seconds to import
     import mlflow

@@ -1,6 +1,7 @@
-"""Addresses in MLflow's UI, and the command that opens it."""
+"""MLflow's UI: addresses of its pages, the Markdown that they show, the command that opens it."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -75,3 +76,22 @@ def ui_command(uri: str) -> str | None:
     python = "python" if is_this else sys.executable
     command = [python, "-m", "mlp_jax.ui", *([redacted(uri)] * (uri != store_uri(None)))]
     return shlex.join(command)
+
+
+# --- Markdown, whose tables the pages set close and whose lines they do not break ----------------
+
+
+def spaced(table: str) -> str:
+    """A table in Markdown with room between its columns."""
+    is_rule = re.compile(r"[-:| ]+")
+    lines = table.strip().split("\n")
+    return "\n".join(
+        line if is_rule.fullmatch(line) else line.replace(" |", "&emsp;|") for line in lines
+    )
+
+
+def code(command: str) -> str:
+    """A command in lines that fit."""
+    if len(command) > 80:
+        command = re.sub(r" (?=[-+\w.'\"/]*=)", " \\\n    ", command)
+    return f"```\n{command}\n```"

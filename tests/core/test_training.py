@@ -269,7 +269,7 @@ def test_evaluation_of_a_regression_is_scikit_learns_r2():
 @pytest.mark.parametrize(("output", "threshold"), [("sigmoid", 0.5), ("tanh", 0.0)])
 def test_a_single_output_is_right_on_its_side_of_the_threshold(output, threshold):
     fixed = make_training(loss=LOSSES[output, "squared_error"], threshold=threshold, activation=())
-    params = (training.Params.__args__[0](jnp.array([[1.0]]), jnp.array([0.0])),)
+    params = (network.Layer(jnp.array([[1.0]]), jnp.array([0.0])),)
     x = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
     low = -1.0 if output == "tanh" else 0.0
     y = jnp.array([[low], [1.0], [1.0], [low]])

@@ -270,7 +270,7 @@ def test_every_seed_solves_xor():
 
         def solves(seed):
             init_key, _ = problem.keys_of(seed)
-            params = problem.initial_params(config, prepared.sizes, init_key)
+            params = problem.initial_params(config, prepared.sizes, init_key, prepared.embedded)
             carry = training.init_carry(fixed, params, prepared.log_every)
             carry, _, _ = train_steps(fixed, carry, None, prepared.order, prepared.train, *steps)
             return training.evaluate(fixed, carry.state.params, prepared.train)["accuracy"] == 1

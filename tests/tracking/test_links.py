@@ -1,6 +1,6 @@
 """Markdown for the pages of MLflow."""
 
-from mlp_jax.tracking.notes import code, spaced
+from mlp_jax.tracking.links import code, spaced
 
 
 def test_the_columns_of_a_table_have_room_between_them():
