@@ -153,3 +153,24 @@ def test_numbers_that_the_dtype_does_not_hold(large, tmp_path):
     table = ["+exp=table", f"data.path={tmp_path}/t.csv", "data.target=y", "data.standardize=false"]
     refused(rf"'{large}': .*e\+.* is too large for dtype=float32", *table)
     assert prepare(*table, "dtype=float64")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+def test_weight_decay_and_dropout_follow_their_schedules(optimizer):
+    """W_{t+1} = W_t − η λ_t W_t where the gradient is 0, λ_t falling along half a cosine."""
+    prepared = prepare(
+        "+exp=moons", f"optimizer={optimizer}", "optimizer.learning_rate=0.1", "num_steps=11",
+        "num_epochs=null", "optimizer.weight_decay=0.5", "optimizer.weight_decay_schedule=cosine",
+        "model.dropout=0.4", "model.dropout_schedule=cosine", "schedule=constant",
+    )  # fmt: skip
+    falling = 0.5 * (1 + np.cos(np.pi * np.arange(11) / 10))
+    fixed, params = prepared.training, prepared.params
+    zero, state = jax.tree.map(jnp.zeros_like, params), fixed.optimizer.init(params)
+    for factor in falling:
+        updates, state = fixed.optimizer.update(zero, state, params)
+        wanted = -0.1 * 0.5 * factor * params[0].W
+        np.testing.assert_allclose(updates[0].W, wanted, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(updates[0].b, 0)
+    assert [float(fixed.noise.factor(step)) for step in range(11)] == pytest.approx(
+        falling.tolist(), abs=1e-6
+    )
