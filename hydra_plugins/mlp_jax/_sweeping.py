@@ -62,6 +62,12 @@ def _check(jobs: Sequence[Job], together: bool) -> None:
                 f"sweep.seeds={count}: only hydra/launcher=population trains several seeds of a "
                 "job; leave the launcher out, or sweep over them: 'seed=range(16)'."
             )
+    for most in {job.config.sweep.ensemble for job in jobs} - {0}:
+        if not together:
+            raise UserError(
+                f"sweep.ensemble={most}: only hydra/launcher=population has the runs together to "
+                "select from them; leave the launcher out."
+            )
 
 
 def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:

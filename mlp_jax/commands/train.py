@@ -89,6 +89,11 @@ def _command(arguments: Sequence[str], quiet: bool = False) -> frame.Command:
 
 def train(config: Experiment, arguments: Sequence[str], quiet: bool) -> "Result":
     console = _console(quiet)
+    if most := config.sweep.ensemble:
+        raise UserError(
+            f"sweep.ensemble={most}: is selected from the runs of a sweep; add -m and values to "
+            f"sweep over, or train ensemble.size={most} networks in one run."
+        )
     _pin_if_deterministic([config])
     rundir.check_root(config.checkpoint.root)
     if config.tracking.name != "none":  # a mistake in it is told before the data is read

@@ -436,6 +436,10 @@ class Sweep:
         "models and figures of this many best networks",
         either(("all",), "a whole number from 0", lambda v: _is_whole(v, 0)),
     )
+    ensemble: int = record(
+        "so many picks at most of an ensemble that is selected from the runs; 0: none",
+        between(0, 1000),
+    )
     halvings: int = key("so often, the better half goes on for twice the steps", between(0, 20))
     seeds: int = key("of each job, from its seed on, whose mean is its result", between(1, 10_000))
 

@@ -256,6 +256,26 @@ def names_of(threshold: float | None) -> tuple[str, ...]:
     return ("loss", *(OF_NUMBERS if threshold is None else OF_CLASSES))
 
 
+def of_outputs(
+    y_hat: Float[Any, "n n_L"],
+    y: Float[Any, "n n_y"],
+    *,
+    threshold: float | None,
+    units: Units | None = None,
+    names: Collection[str],
+) -> dict[str, Any]:
+    """The metrics of these names, of numbers in their own units (None: y's).
+
+    An example's weight, which may stand behind its targets, counts in none of them.
+    """
+    y = y[:, : y_hat.shape[1]]
+    if threshold is None:
+        of_numbers = _in_own_unit(y_hat, y, units or Units((1.0,) * y.shape[1]))
+        return {name: OF_NUMBERS[name](*of_numbers) for name in names if name in OF_NUMBERS}
+    classes = as_classes(y_hat, y, threshold)
+    return {name: OF_CLASSES[name](classes) for name in names if name in OF_CLASSES}
+
+
 def measure(
     losses: Float[Any, " n"],
     y_hat: Float[Any, "n n_L"],
@@ -265,16 +285,8 @@ def measure(
     units: Units | None = None,
     names: Collection[str],
 ) -> dict[str, Any]:
-    """The mean loss and the metrics of these names, of numbers in their own units (None: y's).
-
-    An example's weight, which may stand behind its targets, counts in no metric but the loss.
-    """
-    y = y[:, : y_hat.shape[1]]
-    found = {"loss": losses.mean()}
-    if threshold is None:
-        of_numbers = _in_own_unit(y_hat, y, units or Units((1.0,) * y.shape[1]))
-        values = {name: OF_NUMBERS[name](*of_numbers) for name in names if name in OF_NUMBERS}
-    else:
-        classes = as_classes(y_hat, y, threshold)
-        values = {name: OF_CLASSES[name](classes) for name in names if name in OF_CLASSES}
-    return found | values
+    """The mean loss and what `of_outputs` measures."""
+    return {
+        "loss": losses.mean(),
+        **of_outputs(y_hat, y, threshold=threshold, units=units, names=names),
+    }

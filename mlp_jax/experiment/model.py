@@ -16,7 +16,7 @@ import numpy as np
 from mlp_jax import errors
 from mlp_jax.data import Inputs, dates, preprocessing
 from mlp_jax.experiment import prediction
-from mlp_jax.experiment.prediction import Model
+from mlp_jax.experiment.prediction import Committee, Model
 
 if TYPE_CHECKING:  # takes half a second to import
     import pandas
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # takes half a second to import
 _REQUIREMENTS = ("mlflow", "numpy", "pandas")
 
 
-def save_model(path: Path, model: Model, example: Inputs) -> None:
+def save_model(path: Path, model: Model | Committee, example: Inputs) -> None:
     """Makes the directory `path`, with a signature from an example of the inputs."""
     import mlflow.pyfunc
 

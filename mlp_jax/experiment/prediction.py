@@ -111,9 +111,15 @@ class Model(NamedTuple):
         With `params={"spread": True}` an ensemble gives one column `spread_…` more for each number
         or class: the standard deviation over its members, in the unit of the column.
         """
+        x = self.preprocessing.encode(raw, on_unknown=warnings.warn)
+        return self.predicted(self.outputs_of_each(x), params)
+
+    def predicted(
+        self, y_hats: np.ndarray, params: Mapping[str, Any] | None = None
+    ) -> "pandas.DataFrame":
+        """What `predict` says of outputs, which have a leading axis of networks if of several."""
         import pandas as pd
 
-        y_hats = self.outputs_of_each(self.preprocessing.encode(raw, on_unknown=warnings.warn))
         is_ensemble = y_hats.ndim == 3
         frame = self._table(y_hats.mean(axis=0) if is_ensemble else y_hats)
         if not (is_ensemble and params and params.get("spread")):
@@ -202,6 +208,51 @@ class Model(NamedTuple):
         )
 
 
+class Committee(NamedTuple):
+    """Networks of any sizes and activations for the same data, whose outputs are averaged.
+
+    ŷ = Σ_m c_m ŷ_m / Σ_m c_m,  with c_m how often network m counts
+    """
+
+    members: tuple[Model, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def is_ensemble(self) -> bool:
+        return True
+
+    def predict(self, raw: Inputs, params: Mapping[str, Any] | None = None) -> "pandas.DataFrame":
+        """As a `Model` that is an ensemble."""
+        first = self.members[0]
+        x = first.preprocessing.encode(raw, on_unknown=warnings.warn)
+        return first.predicted(self.outputs_of_each(x), params)
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """ŷ of preprocessed inputs, a row for each example."""
+        y_hat: np.ndarray = self.outputs_of_each(x).mean(axis=0)
+        return y_hat
+
+    def outputs_of_each(self, x: np.ndarray) -> np.ndarray:
+        """Each network's, as often as it counts: (networks, examples, outputs)."""
+        each = np.stack([member.outputs(x) for member in self.members])
+        return np.repeat(each, self.counts, axis=0)
+
+    def save(self, directory: Path) -> None:
+        """Writes counts.json, and what each member writes to a directory of its own."""
+        for number, member in enumerate(self.members, start=1):
+            folder = directory / str(number)
+            folder.mkdir()
+            member.save(folder)
+        (directory / _COUNTS).write_text(json.dumps(self.counts), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Committee":
+        counts = json.loads((directory / _COUNTS).read_text(encoding="utf-8"))
+        folders = [directory / str(number) for number in range(1, len(counts) + 1)]
+        return cls(tuple(map(Model.load, folders)), tuple(counts))
+
+
+_COUNTS = "counts.json"
 _EMBEDDED_ROWS = 2048
 
 
@@ -229,6 +280,7 @@ def classify(y_hat: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray, st
     return (second[:, 0] >= 0.5).astype(int), np.hstack([1 - second, second]), kind
 
 
-def _load_pyfunc(path: str) -> Model:
+def _load_pyfunc(path: str) -> Model | Committee:
     """What MLflow calls."""
-    return Model.load(Path(path))
+    directory = Path(path)
+    return (Committee if (directory / _COUNTS).exists() else Model).load(directory)

@@ -123,11 +123,27 @@ def check(config: Experiment, load_data: LoadData = data.load, num_jobs: int = 1
     with numeric_settings(config):
         dataset = load_data(config.data)
         num_points = setup.check(config, dataset)
+    _check_ensemble(config, dataset)
     _check_memory(config, dataset, num_points, num_jobs)
     if num_points < 2**halvings:
         raise UserError(
             f"sweep.halvings={halvings}: needs {2**halvings} log points, there are {num_points}: "
             "make log_every smaller, or halve less often."
+        )
+
+
+def _check_ensemble(config: Experiment, dataset: Dataset) -> None:
+    """Raises `UserError` where no ensemble can be selected from runs of this config."""
+    most, count = config.sweep.ensemble, config.sweep.seeds
+    if most and dataset.validation is None:
+        raise UserError(
+            f"sweep.ensemble={most}: {dataset.name} has no validation part to select it on; set "
+            "data.validation_size, or sweep.ensemble=0."
+        )
+    if most and count > 1:
+        raise UserError(
+            f"sweep.ensemble={most} sweep.seeds={count}: an ensemble is selected from runs of one "
+            f"network each; use sweep.seeds=1 and sweep over the seeds: 'seed=range({count})'."
         )
 
 

@@ -18,6 +18,7 @@ from mlp_jax.experiment import describe, finished, setup
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.model import save_model
 from mlp_jax.sweep import compare, summary
+from mlp_jax.sweep.candidates import Ensemble
 from mlp_jax.sweep.jobs import Job, differences
 from mlp_jax.tracking import bulk, links, store
 from mlp_jax.tracking import run as tracking
@@ -126,6 +127,8 @@ class Runs:
         """Of all children that are in the store, by their ids."""
         self._num_kept = 0
         self._best_first: str | None = None
+        self.ensemble: Ensemble | None = None
+        """What was selected from the runs at the end, if it was asked for."""
 
     def _reach(self) -> "mlflow.MlflowClient | None":
         """A client; None while the store does not answer.
@@ -165,8 +168,11 @@ class Runs:
                 first = next(iter(self._records.values()))
                 metric = compare.kept(first.tags["objective"], self._stops_early)
                 self._best_first = summary.log(
-                    self.client, self.parent, self._records, metric, self.command, self._warn
+                    *(self.client, self.parent, self._records, metric, self.command, self._warn),
+                    self.ensemble,
                 )
+            if self.ensemble is not None:
+                self._add_model(self.ensemble)
 
     def write(self, trained: Sequence[Trained]) -> list[str | None]:
         """The runs' ids; None for those that the store did not take."""
@@ -251,12 +257,22 @@ class Runs:
                 save_model(path, describe.to_model(result), example)
                 add_model(self.client, run_id, path)
 
+    def _add_model(self, ensemble: Ensemble) -> None:
+        """The ensemble as the parent's model, if the best run's config wants one."""
+        assert ensemble.best.result is not None
+        problem = ensemble.best.result.problem
+        if problem.config.tracking.model:
+            example = data.raw_inputs(problem.dataset, 5)
+            self.parent.add(tracking.MODEL, lambda path: save_model(path, ensemble.model, example))
+
     def links(self) -> dict[str, object]:
         """Where to look at it."""
         command = links.ui_command(self.uri)
         facts: dict[str, object] = {"sweep": self.parent.name}
         if self.parent.url is not None:
             facts["page"] = self.parent.url
+        if self.parent.model_uri is not None:
+            facts["model"] = self.parent.model_uri
         if self._best_first is not None:
             facts["best first"] = self._best_first
         if not self.parent.is_delivered:

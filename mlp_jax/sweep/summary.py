@@ -9,6 +9,7 @@ from mlp_jax.core.history import lower_is_better
 from mlp_jax.experiment import figures
 from mlp_jax.sweep import compare
 from mlp_jax.sweep import figure as sweep_figure
+from mlp_jax.sweep.candidates import Ensemble
 from mlp_jax.tracking import links
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord, flat_params
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # these take seconds to import
 _CURVES = ("train/", "validation/", "test/")
 _NUM_COMPARED = 20  # on one page, beside each other
 _NUM_IN_NOTE = 10
+_NUM_MEMBERS = 5  # of an ensemble: a note has no more than 5,000 characters
 _NUM_COLUMNS = 8  # of the list of runs
 _NUM_IN_MARKDOWN = 100  # the other table has all of them
 
@@ -32,10 +34,12 @@ def log(
     metric: str | None = None,
     command: str = "",
     warn: figures.OnWarning = print,
+    ensemble: Ensemble | None = None,
 ) -> str:
     """Gives the parent of runs, by their ids, its curves, figure, tables and note.
 
     `metric` ranks the runs; None takes the lowest validation loss or what comes nearest to it.
+    `ensemble` was selected from them.
     Returns the link to the list of the runs, best first.
     """
     runs = frame(records)
@@ -78,7 +82,16 @@ def log(
     left_out = [name for name in map(str, table) if name == "run_id" or name.endswith("_std")]
     parent.add("runs.md", compare.to_markdown(table.drop(columns=left_out)[:_NUM_IN_MARKDOWN]))
     _save_view(client, parent, runs, metric)
-    parent.tag("mlflow.note.content", note(parent, runs, metric, command))
+    selected = ""
+    if ensemble is not None:
+        num_picks = sum(ensemble.model.counts)
+        for whose, parts in ("ensemble", ensemble.metrics), ("best_run", ensemble.best_alone):
+            for part, measured in parts.items():
+                parent.log({f"{whose}_{part}_{name}": v for name, v in measured.items()}, num_picks)
+        members = _members(ensemble, records)
+        parent.add("ensemble.csv", compare.to_csv(members))
+        selected = ensemble_in_markdown(ensemble, members, _place(parent)[0])
+    parent.tag("mlflow.note.content", note(parent, runs, metric, command, selected))
     return links.view_url(links.base_url(client.tracking_uri), *_place(parent))
 
 
@@ -222,8 +235,10 @@ def _history_behind(metric: str, names: Collection[str]) -> str:
 # --- the note ----------------------------------------------------------------------------------
 
 
-def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) -> str:
-    """Markdown: how many runs, the links to look at them, and the best ones."""
+def note(
+    parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str, ensemble: str = ""
+) -> str:
+    """Markdown: how many runs, the links to look at them, the ensemble, and the best ones."""
     counts = runs["status"].value_counts(sort=False)
     statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     # Relative, so that the links work wherever the page with the note is.
@@ -239,7 +254,39 @@ def note(parent: tracking.Run, runs: "pd.DataFrame", metric: str, command: str) 
     lines = [
         f"{len(runs):,} runs, {statuses}: [{shown}, best first]({page}) · "
         f"[the {len(best_ids)} best compared]({compared})",  # on top, where no fold covers it
+        ensemble,
         spaced(compare.to_markdown(best)),
         code(command) if command else "",
     ]
     return "\n\n".join(line for line in lines if line)
+
+
+def _members(ensemble: Ensemble, records: Mapping[str, RunRecord]) -> "pd.DataFrame":
+    """The runs that an ensemble consists of, the one that was picked most often first."""
+    import pandas as pd
+
+    run_ids = [str(member.run_id) for member in ensemble.members]
+    names = [records[run_id].name for run_id in run_ids]
+    return pd.DataFrame({"run_id": run_ids, "run": names, "picks": ensemble.model.counts})
+
+
+def ensemble_in_markdown(ensemble: Ensemble, members: "pd.DataFrame", experiment_id: str) -> str:
+    """Its metrics beside those of the best run, and links to its members with their counts."""
+    import pandas as pd
+
+    columns: dict[str, dict[str, float]] = {}
+    for part, measured in ensemble.metrics.items():
+        columns[f"{part}: ensemble"] = measured
+        columns[f"{part}: best run"] = ensemble.best_alone[part]
+    table = pd.DataFrame(columns).rename_axis("metric").reset_index()
+    shown = [
+        f"{picks} × [{name}]({links.run_url('.', experiment_id, run_id)})"
+        for run_id, name, picks in members[:_NUM_MEMBERS].itertuples(index=False)
+    ]
+    more = len(members) - len(shown)
+    return (
+        f"The ensemble, {sum(members['picks']):,} picks selected on the validation part from "
+        f"{ensemble.num_candidates:,} runs: {', '.join(shown)}"
+        + (f" and {more:,} more" if more else "")
+        + f"\n\n{spaced(compare.to_markdown(table))}"
+    )

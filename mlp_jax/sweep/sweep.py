@@ -5,23 +5,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax import data
-from mlp_jax.config.schema import Data
+from mlp_jax.config.schema import Data, with_values
 from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.history import Progress
 from mlp_jax.core.population import OnProgress
 from mlp_jax.errors import RunError, UserError, reached
 from mlp_jax.experiment import describe
 from mlp_jax.experiment.console import Console, OnSweep, measured, number
+from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.repeats import interval_of
 from mlp_jax.experiment.setup import numeric_settings
 from mlp_jax.sweep import compare, groups, seeds
 from mlp_jax.sweep import runs as in_store
+from mlp_jax.sweep.candidates import Candidate, Candidates, ensemble_of
 from mlp_jax.sweep.groups import spread_over_cores
 from mlp_jax.sweep.jobs import Job, assignments, differences, own_overrides
 from mlp_jax.sweep.runs import Row, Runs, Trained
@@ -85,6 +88,10 @@ class Sweep:
         self._runs: dict[tuple[str, str], Runs] = {}
         self._stack = ExitStack()
         self._loaded: dict[str, data.Dataset] = {}
+        self._candidates: dict[tuple[str, str], Candidates] = {}
+        """For an ensemble, by their store and experiment."""
+        self._trained_again: dict[int, Result] = {}
+        """Of those that were trained by an earlier sweep first, by the numbers of their jobs."""
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raises `UserError`, which names the job, where one fits neither its data nor a device."""
@@ -109,6 +116,7 @@ class Sweep:
             if error is None:
                 with self._stack:
                     self._complete_best()
+                    selected = self._select()
             else:
                 self._stack.__exit__(kind, error, trace)
         if isinstance(error, KeyboardInterrupt):
@@ -117,6 +125,8 @@ class Sweep:
             raise KeyboardInterrupt(f"stopped.{hint}") from None
         if error is None:
             _show(self.outcomes, self.alone, self.console)
+            for line in selected:
+                self.console.facts({"ensemble": line})
             for each in self._runs.values():
                 self.console.facts(each.links())
 
@@ -167,7 +177,10 @@ class Sweep:
         self.console.line(_group_line(trained))
         meter.say("recording")
         run_ids = self._record([each for each in trained if each.result.gradient.passed])
-        return [_outcome(each, run_ids.get(each.job.index)) for each in trained]
+        outcomes = [_outcome(each, run_ids.get(each.job.index)) for each in trained]
+        for outcome, each in zip(outcomes, trained, strict=True):
+            self._consider(outcome, each.result)
+        return outcomes
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
         start, first = _now(), group[0].config
@@ -221,6 +234,56 @@ class Sweep:
                     run_id = of_job[trained.job.index]
                     if run_id in lacking:
                         each.complete(run_id, trained.result)
+                    if trained.job.config.sweep.ensemble:
+                        self._trained_again[trained.job.index] = trained.result
+
+    def _consider(self, outcome: Outcome, result: Result | None) -> None:
+        """A run for the ensemble; one that diverged or was halved is only counted."""
+        job = outcome.job
+        if not job.config.sweep.ensemble:
+            return
+        candidates = self._candidates.setdefault(_place(job), Candidates())
+        candidates.num_runs += 1
+        if outcome.error is None and not outcome.is_halved and math.isfinite(outcome.loss):
+            found = Candidate(job, outcome.run_id, outcome.objective, outcome.loss, result)
+            candidates.add(found, self._load_data(job.config.data))
+
+    def _select(self) -> list[str]:
+        """The ensemble of each experiment's runs, as far as one is asked for; says what it is."""
+        lines = []
+        for place, candidates in self._candidates.items():
+            found = self._with_results(candidates.comparable())
+            if len(found) < 2:
+                lines.append(
+                    f"none, which takes two runs of the same data that came to their end; of "
+                    f"{candidates.num_runs:,} there is {len(found)}"
+                )
+                continue
+            ensemble = ensemble_of(found, found[0].job.config.sweep.ensemble)
+            lines.append(ensemble.line(candidates.num_runs))
+            if place in self._runs:
+                self._runs[place].ensemble = ensemble
+        return lines
+
+    def _with_results(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Trains those of an earlier sweep again, whose parameters are nowhere."""
+        results = self._trained_again
+        lacking = [
+            replace(each.job, config=with_values(each.job.config, {"sweep.halvings": 0}))
+            for each in candidates
+            if each.result is None and each.job.index not in results
+        ]
+        if lacking:
+            self.console.line(
+                f"trains {len(lacking):,} runs again, whose parameters the ensemble needs"
+            )
+        for group in groups.by_structure(lacking):
+            for trained in self._together(group, lambda progress: None):
+                results[trained.job.index] = trained.result
+        completed = [
+            each._replace(result=each.result or results[each.job.index]) for each in candidates
+        ]
+        return [each for each in completed if each.result and each.result.diverged_at is None]
 
     def _failed(self, group: list[Job], error: Exception) -> list[Outcome]:
         """Says so at once."""
@@ -262,7 +325,10 @@ class Sweep:
             parent = in_store.find_parent(runs, found, self.command)
             if parent:
                 in_store.remove_unfinished(client, runs, parent)
-            if parent or key in self._runs or len(earlier) < len(of_store):
+            for outcome in earlier:
+                self._consider(outcome, None)
+            has_more = len(earlier) < len(of_store) or key in self._candidates
+            if parent or key in self._runs or has_more:
                 losses = [outcome.loss for outcome in earlier]
                 self._begin(key, parent).include(found.loc[[o.job.index for o in earlier]], losses)
             outcomes += earlier
@@ -285,9 +351,14 @@ def _by_store(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
     """Those that are tracked, by their store and experiment."""
     found: dict[tuple[str, str], list[Job]] = {}
     for job in filter(_is_tracked, jobs):
-        uri = store.store_uri(job.config.tracking.uri)
-        found.setdefault((uri, describe.experiment_name(job.config)), []).append(job)
+        found.setdefault(_place(job), []).append(job)
     return found
+
+
+def _place(job: Job) -> tuple[str, str]:
+    """The store and the experiment of a job; one that is not tracked has no store."""
+    uri = store.store_uri(job.config.tracking.uri) if _is_tracked(job) else ""
+    return uri, describe.experiment_name(job.config)
 
 
 def _on_the_same_data(found: "pd.DataFrame", jobs: Sequence[Job]) -> "pd.DataFrame":
