@@ -281,6 +281,10 @@ def _is_wide(values: np.ndarray) -> bool:
     return bool(finite.min() > 0 and finite.max() > 30 * finite.min())
 
 
+_LABEL_WIDTH = 0.1
+"""Of an axis, what the label of a number takes."""
+
+
 class _Scale:
     """Where the values of a hyperparameter lie on an axis, in their order on it.
 
@@ -313,7 +317,16 @@ class _Scale:
         if len(places) <= _MAX_TICKS or not self.is_numeric:
             label = f"label{'bottom' if axis == 'x' else 'left'}"
             axes.tick_params(axis, which="minor", length=0, **{label: False})
-            axes.set(**{f"{axis}ticks": places, f"{axis}ticklabels": [*map(plain, self.place)]})
+            axes.set(**{f"{axis}ticks": places, f"{axis}ticklabels": self._labels()})
+
+    def _labels(self) -> list[str]:
+        """The values; numbers that are close together share the label of the first one."""
+        labels, last = [], -np.inf
+        for value, place in zip(self.place, self.fractions([*self.place]), strict=True):
+            has_room = not self.is_numeric or place >= last + _LABEL_WIDTH
+            last = place if has_room else last
+            labels.append(plain(value) if has_room else "")
+        return labels
 
 
 def _natural(value: str) -> list[str | int]:

@@ -102,6 +102,14 @@ def test_bands_alone_where_only_seeds_differ():
     )
 
 
+def test_labels_of_numbers_do_not_overlap():
+    values = ["0.1139", "0.1482", "0.1538", "2.575"]
+    _, axes = draw(groups_of("optimizer.learning_rate", values)).axes
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    assert [label for label in shown if label] == ["0.1139", "2.575"]
+    assert axes.get_xticks().tolist() == [*map(float, values)]
+
+
 @pytest.mark.parametrize(
     ("values", "scale", "ticks"),
     [
