@@ -1,13 +1,13 @@
 """Embeddings of the inputs: their backward pass against `jax.grad`, and bugs planted into it."""
 
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_backprop import error_against_autodiff, network
+from test_mutants import planted
 
 from mlp_jax.core import backprop as backpropagation
 from mlp_jax.core import embedding as module
@@ -122,18 +122,11 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def planted(original, replacement):
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    assert original in source, f"{original!r} is no longer in embedding.py"
-    mutant = ModuleType("mutant")
-    exec(compile(source.replace(original, replacement), "mutant", "exec"), mutant.__dict__)
-    return mutant.embedding_gradient
-
-
 @pytest.mark.parametrize("name", [None, *MUTANTS])
 def test_a_mutant_is_caught_by_the_gradient_check(name, monkeypatch):
     if name is not None:
-        gradient = planted(*MUTANTS[name])
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        gradient = planted(*MUTANTS[name], source).embedding_gradient
 
         def mutated(embedding, x, delta):
             found = gradient(embedding, x, delta)

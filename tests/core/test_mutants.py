@@ -78,10 +78,10 @@ ARGUMENTS = (
 )
 
 
-def planted(original: str, replacement: str) -> ModuleType:
-    assert original in SOURCE, f"{original!r} is no longer in backprop.py"
+def planted(original: str, replacement: str, source: str = SOURCE) -> ModuleType:
+    assert original in source, f"{original!r} is no longer there"
     module = ModuleType("mutant")
-    exec(compile(SOURCE.replace(original, replacement), "mutant", "exec"), module.__dict__)
+    exec(compile(source.replace(original, replacement), "mutant", "exec"), module.__dict__)
     return module
 
 
