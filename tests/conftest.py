@@ -74,12 +74,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.insert(0, "compiled_quickly")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiled_quickly():
-    """For tests of many shapes and few steps: XLA does without its dear optimizations."""
+    """For tests of many shapes and few steps: XLA does without its dear optimizations.
+
+    JAX would take its programs for those of the tests that follow.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
