@@ -80,7 +80,8 @@ def _trainings(runs: "pd.DataFrame") -> "pd.DataFrame":
     parents = runs["run_id"].isin(runs["tags.mlflow.parentRunId"])
     if "params.ensemble.size" not in runs:
         return runs[~parents]
-    are_ensembles = parents & (runs["params.ensemble.size"].fillna("1") != "1")
+    is_no_sweep = runs["tags.sweep"].isna() if "tags.sweep" in runs else True
+    are_ensembles = parents & runs["params.ensemble.size"].notna() & is_no_sweep
     members = runs["tags.mlflow.parentRunId"].isin(runs["run_id"][are_ensembles])
     return runs[(~parents | are_ensembles) & ~members]
 

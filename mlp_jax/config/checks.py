@@ -174,6 +174,10 @@ def _validate_together(config: Experiment) -> None:
             f"data.standardize=false data.scaling={config.data.scaling}: the first scales "
             "nothing; use data.standardize=true, or data.scaling=standard."
         )
+    fold, folds = config.data.fold, config.data.folds
+    if fold is not None and (folds is None or fold >= folds):
+        allowed = "there are none without data.folds" if folds is None else f"from 0 to {folds - 1}"
+        raise UserError(f"data.fold={fold} data.folds={_show(folds)}: the folds: {allowed}.")
     if config.optimizer.name == "lbfgs" and config.batch_size not in (None, "auto"):
         raise UserError(
             f"batch_size={config.batch_size}: lbfgs needs the full batch; set batch_size=null."

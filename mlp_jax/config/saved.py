@@ -23,6 +23,8 @@ _WITHOUT = (
     ("ensemble.size", 1),
     ("sweep.seeds", 1),
     ("data.scaling", "standard"),
+    ("data.folds", None),
+    ("data.fold", None),
     ("data.dates", "refuse"),
     ("data.texts", "refuse"),
     ("data.target_transform", "none"),

@@ -243,6 +243,15 @@ class Data:
     name: str = MISSING
     seed: int = key("of the split, and of examples that are drawn", SEED, Role.START)
     validation_size: float = key("a fraction of all examples, or a number of them", PART_SIZE)
+    folds: Optional[int] = key(
+        "instead of validation_size: so many equal parts, a network without each; null: none",
+        between(2, 1000),
+    )
+    fold: Optional[int] = key(
+        "the one that is the validation part, from 0; null: each in its turn",
+        between(0, 999),
+        Role.START,
+    )
     standardize: bool = key("scale the inputs, and the targets of a regression")
     scaling: str = key(
         "standard: to mean 0 and variance 1 over the training part; robust: by median and middle "
@@ -608,6 +617,12 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
         changed = with_values(getattr(config, section), {name: value}) if name else value
         setattr(config, section, changed)
     return config
+
+
+def num_folds(config: Experiment) -> int:
+    """The networks that take turns at what is held out; 1 where each has the same data."""
+    data = config.data
+    return data.folds if data.folds is not None and data.fold is None else 1
 
 
 def batch_size_of(config: Experiment, num_examples: int) -> int:

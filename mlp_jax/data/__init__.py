@@ -18,6 +18,7 @@ from mlp_jax.config.schema import Data, Table
 from mlp_jax.data import computed, mnist, table
 from mlp_jax.data.columns import Raw, fit, fit_columns
 from mlp_jax.data.dates import written
+from mlp_jax.data.folds import held_out
 from mlp_jax.data.preprocessing import Column, Inputs, Preprocessing
 from mlp_jax.errors import UserError, reached
 
@@ -46,6 +47,7 @@ class Dataset(NamedTuple):
 
     `class_values` are the labels as they stood in the data: numbers, true and false, or texts.
     `rows` are the first of a table's training part, `weights` factors of its examples' losses.
+    A dataset with `folds` is the first of them.
     """
 
     name: str
@@ -63,6 +65,14 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...]
     rows: "pandas.DataFrame | None" = None
     weights: np.ndarray | None = None
+    folds: "Folds | None" = None
+
+
+class Folds(NamedTuple):
+    """Of cross-validation: the examples of all folds as a training part, and without each fold."""
+
+    known: Dataset
+    datasets: tuple[Dataset, ...]
 
 
 def load(config: Data) -> Dataset:
@@ -87,7 +97,7 @@ def load(config: Data) -> Dataset:
 
     parts = [preprocess(part) for part in (train, validation, test)]
     assert parts[0] is not None
-    return Dataset(
+    dataset = Dataset(
         name=config.name,
         task="classification" if raw.class_names else "regression",
         train=parts[0],
@@ -104,6 +114,28 @@ def load(config: Data) -> Dataset:
         rows=_rows(train[0], columns),
         weights=weights,
     )
+    return dataset if config.folds is None else _in_folds(dataset, config)
+
+
+def _in_folds(known: Dataset, config: Data) -> Dataset:
+    """The dataset of a fold, which is its validation part, or that of the first with all of them.
+
+    `known` has the examples of all folds for its training part.
+    """
+
+    def without(fold: np.ndarray) -> Dataset:
+        is_held_out = np.zeros(len(known.train.y), bool)
+        is_held_out[fold] = True
+        train, validation = (Part(*(a[at] for a in known.train)) for at in (~is_held_out, fold))
+        weights = None if known.weights is None else known.weights[~is_held_out]
+        digest = _digest([train, validation, known.test], weights)
+        return known._replace(train=train, validation=validation, weights=weights, digest=digest)
+
+    parts = held_out(known.train.y, known.class_names, config)
+    if config.fold is not None:
+        return without(parts[config.fold])
+    folds = Folds(known, tuple(map(without, parts)))
+    return folds.datasets[0]._replace(folds=folds)
 
 
 def _of_mean_1(weights: np.ndarray, config: Data) -> np.ndarray:
@@ -149,13 +181,13 @@ def _split(raw: Raw, config: Data) -> tuple[Any, Any, Any]:
     The test part is taken from all examples, then the validation part from the rest, each like
     scikit-learn's `train_test_split` with `random_state=config.seed`, stratified for classes; with
     `shuffle=False` each is the end of what it is taken from. A fraction counts from all examples
-    and is rounded up.
+    and is rounded up. Where there are folds, the validation part is left to them.
     """
     shuffle = getattr(config, "shuffle", True)
     rest: Any = (raw.x, raw.y) if raw.weights is None else (raw.x, raw.y, raw.weights)
     parts: dict[str, Any] = {"test_size": raw.test, "validation_size": None}
     for key in parts:
-        size = getattr(config, key, 0)
+        size = 0 if key == "validation_size" and config.folds else getattr(config, key, 0)
         count = math.ceil(size * len(raw.y)) if size < 1 else int(size)
         if count:
             _check_size(f"data.{key}={size:g}", count, rest[1], raw.class_names, shuffle)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mlp_jax import data
-from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table
+from mlp_jax.config.schema import MAX_NAME_LENGTH, Experiment, Table, num_folds
 from mlp_jax.core.fit import Fitted, evaluate_parts
 from mlp_jax.core.gradcheck import GradientCheck
 from mlp_jax.core.history import lower_is_better
@@ -52,6 +52,8 @@ class Result(NamedTuple):
     """The step at which successive halving ended it."""
     members: "list[Result] | None" = None
     """Of an ensemble, whose params have a leading axis of them and whose output is their mean."""
+    held_out: tuple[np.ndarray, np.ndarray] | None = None
+    """Of folds: ŷ of what each holds out, from networks that have not seen it, and the targets."""
     temperature: float | None = None
     """By which the logits of a calibrated classifier are divided."""
     repeats: "list[Result] | None" = None
@@ -59,14 +61,18 @@ class Result(NamedTuple):
     params are those of the best one."""
 
 
+def of_member(member: Result) -> str:
+    """The overrides by which a member of an ensemble is trained alone."""
+    config = member.problem.config
+    fold = [] if config.data.fold is None else [f"data.fold={config.data.fold}"]
+    return " ".join(["ensemble.size=1", *fold, f"seed={config.seed}"])
+
+
 def header(problem: Problem, device: jax.Device) -> dict[str, object]:
     config = problem.config
     parts = {"training": problem.train, "validation": problem.validation, "test": problem.test}
     sizes = [f"{len(part.x):,} for {name}" for name, part in parts.items() if part]
     num_examples = sum(len(part.x) for part in parts.values() if part)
-    counts = {"ensemble": config.ensemble.size, "seeds": config.sweep.seeds}
-    many = {name: f"{count:,} networks, seeds from {config.seed} on"
-            for name, count in counts.items() if count > 1}  # fmt: skip
     regularized = [
         f"{key} {value:g}" for key in _REGULARIZERS if (value := vars(config.model)[key])
     ]
@@ -75,13 +81,26 @@ def header(problem: Problem, device: jax.Device) -> dict[str, object]:
         "network": f"{_sizes(problem)}: {_sizes_in_words(problem)}, "
         f"{num_params(problem.params):,} parameters, {_activation(problem)}, "
         f"{config.model.output} + {config.model.loss}",
-        **many,
+        **_many(problem),
         "training": f"{problem.num_steps:,} steps of {problem.training.batch_size:,} examples, "
         f"{config.optimizer.name} η={config.optimizer.learning_rate:g}, {config.schedule.name}",
         **({"regularised": ", ".join(regularized)} if regularized else {}),
         "device": f"{device.device_kind} ({device.platform}), {config.dtype}, "
         f"matmul precision {config.matmul_precision}",
     }
+
+
+def _many(problem: Problem) -> dict[str, str]:
+    """The networks of an ensemble, of folds or of the seeds of a job."""
+    config, validation = problem.config, problem.validation
+    size, folds, seeds = config.ensemble.size, num_folds(config), config.sweep.seeds
+    each = _count(size * seeds, "network")
+    from_seed = f"seeds from {config.seed} on"
+    if folds > 1 and validation is not None:
+        held_out = _count(len(validation.x), "example")
+        return {"folds": f"{folds}, {held_out} held out from {each} in each; {from_seed}"}
+    name = "ensemble" if size > 1 else "seeds"
+    return {name: f"{each}, {from_seed}"} if size * seeds > 1 else {}
 
 
 _REGULARIZERS = (
@@ -131,13 +150,16 @@ def experiment_name(config: Experiment) -> str:
 def run_name(problem: Problem) -> str:
     """What tells a run from others; what differs most often comes first, since lists cut names."""
     config, optimizer = problem.config, problem.config.optimizer
-    size, count = config.ensemble.size, config.sweep.seeds
+    size, folds, count = config.ensemble.size, num_folds(config), config.sweep.seeds
     seeds = f"seed {config.seed}" if count == 1 else f"{count} seeds from {config.seed}"
-    name = ("" if size == 1 else f"ensemble of {size}, ") + (
-        f"{seeds}, η={optimizer.learning_rate:g} {optimizer.name}, "
-        f"{_sizes(problem)} {_activation(problem)}"
-    )
-    return name[:MAX_NAME_LENGTH]
+    names = [
+        *([f"{folds} folds"] if folds > 1 else []),
+        *([] if config.data.fold is None else [f"fold {config.data.fold}"]),
+        *([f"ensemble of {size}"] if size > 1 else []),
+        f"{seeds}, η={optimizer.learning_rate:g} {optimizer.name}",
+        f"{_sizes(problem)} {_activation(problem)}",
+    ]
+    return ", ".join(names)[:MAX_NAME_LENGTH]
 
 
 def note(problem: Problem, device: jax.Device, command: str, result: Result | None = None) -> str:
@@ -402,8 +424,12 @@ def best_of(networks: list[Result]) -> Result:
 
 
 def best_seed(result: Result) -> int | None:
-    """The seed of the network whose parameters a job with several seeds has, if it has any."""
-    if result.repeats is None or result.diverged_at is not None:
+    """The seed of the network whose parameters a job with several seeds has, if it has any.
+
+    None of folds: who trains such a job alone has all of its networks.
+    """
+    is_of_folds = num_folds(result.problem.config) > 1
+    if result.repeats is None or result.diverged_at is not None or is_of_folds:
         return None
     return best_of(result.repeats).problem.config.seed
 
@@ -450,15 +476,20 @@ def pictures(result: Result, warn: Callable[[str], None]) -> Iterator[tuple[str,
 
 
 def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
-    """The loss curves, and what the data lends itself to, of the part least trained on."""
+    """The loss curves, and what the data lends itself to, of what is least trained on."""
     dataset = result.problem.dataset
-    part = dataset.test or dataset.validation or dataset.train
+    part, held_out = dataset.test or dataset.validation or dataset.train, result.held_out
+    y = part.y if dataset.test or held_out is None else held_out[1]
+
+    def y_hat() -> np.ndarray:
+        return outputs(result, part.x) if dataset.test or held_out is None else held_out[0]
+
     yield "loss_curves", lambda: _loss_curves(result)
     if not dataset.class_names:
         for index, name in enumerate(dataset.target_names):
             suffix = f"_{index + 1}" if len(dataset.target_names) > 1 else ""
-            yield f"predicted{suffix}", partial(_predicted, result, part, index, name)
-        if part.x.shape[1] == 1 and part.y.shape[1] == 1:
+            yield f"predicted{suffix}", partial(_predicted, dataset, y, y_hat, index, name)
+        if part.x.shape[1] == 1 and y.shape[1] == 1:
             yield "fit", lambda: _fit(result)
         return
     output = str(result.problem.config.model.output)
@@ -467,15 +498,14 @@ def draw_figures(result: Result) -> Iterator[tuple[str, Callable[[], "Figure"]]]
         return classify(outputs(result, x), output)[1]
 
     def confusion() -> "Figure":
-        labels, _, _ = classify(outputs(result, part.x), output)
-        return figures.confusion_matrix(part.y, labels, dataset.class_names)
+        return figures.confusion_matrix(y, classify(y_hat(), output)[0], dataset.class_names)
 
     def reliability() -> "Figure":
-        labels, found, _ = classify(outputs(result, part.x), output)
-        return figures.reliability(found.max(axis=1), labels == part.y)
+        labels, found, _ = classify(y_hat(), output)
+        return figures.reliability(found.max(axis=1), labels == y)
 
     yield "confusion_matrix", confusion
-    if output in ("sigmoid", "softmax") and len(part.x) >= 50:  # ten groups of five, at least
+    if output in ("sigmoid", "softmax") and len(y) >= 50:  # ten groups of five, at least
         yield "reliability", reliability
     if dataset.train.x.shape[1] == 2:
         names = dataset.class_names, dataset.feature_names
@@ -516,8 +546,10 @@ def _fit(result: Result) -> "Figure":
     )
 
 
-def _predicted(result: Result, part: data.Part, index: int, name: str) -> "Figure":
+def _predicted(
+    dataset: Dataset, y: np.ndarray, y_hat: Callable[[], np.ndarray], index: int, name: str
+) -> "Figure":
     """In the target's own unit."""
-    decode = result.problem.dataset.preprocessing.decode_targets
-    true, predicted = decode(part.y), decode(outputs(result, part.x))
+    decode = dataset.preprocessing.decode_targets
+    true, predicted = decode(y), decode(y_hat())
     return figures.predicted_against_target(true[:, index], predicted[:, index], name)

@@ -3,9 +3,13 @@
 The seed decides the initial parameters and the order of the examples. Each member stops early by
 its own validation loss. The ensemble's ŷ is the mean of theirs (deep ensembles; Lakshminarayanan et
 al., 2017); a classifier's loss is that of the averaged probabilities.
+
+Where there are folds, as many members as `ensemble.size` have the same one for their validation
+part and learn from the others. ŷ of its examples is then the mean of those that have not seen them
+(cross-validation committees; Krogh & Vedelsby, 1995).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +19,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from mlp_jax.config.schema import Experiment, with_values
+from mlp_jax.config.schema import Experiment, num_folds, with_values
 from mlp_jax.core import metrics
 from mlp_jax.core.backprop import Objective
 from mlp_jax.core.fit import Fitted, divergence, evaluate_parts, from_arrays, to_arrays
@@ -23,13 +27,13 @@ from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.history import Histories, History, LogPoint, Progress, mean_history
 from mlp_jax.core.network import Params, apply
 from mlp_jax.core.population import FittedMany, Population, Saved, Trainer, make_mesh
-from mlp_jax.core.training import Order, Part, keys_of
+from mlp_jax.core.training import Order, Part, Parts, keys_of
 from mlp_jax.durable.checkpoint import Checkpoint
 from mlp_jax.errors import NoResultError, UserError
 from mlp_jax.experiment import machine
 from mlp_jax.experiment.describe import Result
-from mlp_jax.experiment.probabilities import calibrated, mean_logits
-from mlp_jax.experiment.setup import Problem, initial_params, objective
+from mlp_jax.experiment.probabilities import cooled, mean_logits, temperature_of
+from mlp_jax.experiment.setup import Problem, encode_parts, initial_params, objective
 
 _HISTORIES = "histories/"
 """Before the names of the arrays of a checkpoint that are log points, not a state."""
@@ -55,16 +59,16 @@ class Members:
         config = problem.config
         if config.optimizer.name == "lbfgs":
             raise UserError(
-                f"ensemble.size={config.ensemble.size}: the line search of lbfgs takes one network "
-                "at a time; use another optimizer, or ensemble.size=1."
+                f"{_asked(config)}: the line search of lbfgs takes one network at a time; use "
+                "another optimizer, or none of them."
             )
-        self.problem, self.seeds = problem, seeds(config.seed, config.ensemble.size)
-        population = _population(problem, self.seeds)
+        self.problem, self.members = problem, _members(problem)
+        population = _population(problem, self.members)
         self.trainer = Trainer(population, make_mesh(len(population), device.platform))
         _check_memory(config, self.trainer.bytes_each(), device)
 
     def __len__(self) -> int:
-        return len(self.seeds)
+        return len(self.members)
 
     def restore(self, checkpoint: Checkpoint) -> Saved:
         """What a checkpoint has saved. Raises `RunError` where it is of another training."""
@@ -76,9 +80,8 @@ class Members:
         }
         steps = self.trainer.histories.steps
         if any(rows.shape[1:] not in ((), steps.shape) for rows in histories.values()):
-            raise UserError(
-                f"ensemble.size={len(self)}: an ensemble cannot be made longer; start a new run."
-            )
+            asked = _asked(self.problem.config)
+            raise UserError(f"{asked}: an ensemble cannot be made longer; start a new run.")
         state = {name: array for name, array in arrays.items() if not name.startswith(_HISTORIES)}
         template = self.trainer.saved_template()
         return Saved(
@@ -110,7 +113,8 @@ class Members:
         if len(lost := np.flatnonzero(diverged_at)):
             first = int(lost[0])
             what = divergence(int(diverged_at[first]), self.problem.advice)
-            raise NoResultError(f"member {first + 1} (seed {self.seeds[first]}): {what}")
+            seed = self.members[first].config.seed
+            raise NoResultError(f"member {first + 1} (seed {seed}): {what}")
 
     def result(self, seconds: float) -> Result:
         """That of the averaged output, with the members' own."""
@@ -118,50 +122,98 @@ class Members:
         members = [self._member(fitted, index, seconds) for index in range(len(self))]
         history = members_history(fitted.history)
         worst = max(fitted.gradients, key=lambda each: max(e.autodiff_error for e in each.layers))
-        params, temperature = calibrated(self.problem, fitted.params)
+        temperature = temperature_of(self.problem, self._held_out(fitted.params))
+        params = cooled(fitted.params, temperature)
+        predicted = self._predicted(params)
+        folds, held_out = self.problem.dataset.folds, None
+        if folds is not None:
+            targets = [dataset.validation.y for dataset in folds.datasets if dataset.validation]
+            held_out = predicted["validation"].y_hat, np.concatenate(targets)
         return Result(
             self.problem,
             worst,
             Fitted(params, int(history.steps[-1]), history),
-            averaged_metrics(self.problem, params),
+            {name: measured(self.problem, found) for name, found in predicted.items()},
             seconds,
             members=members,
+            held_out=held_out,
             temperature=temperature,
         )
 
+    def _predicted(self, params: Params) -> dict[str, "Predicted"]:
+        """Of each part, for the stacked members; of folds all examples are the training part."""
+        problem, folds = self.problem, self.problem.dataset.folds
+        train = problem.train
+        if folds is not None:
+            train = encode_parts(problem.config, folds.known).train
+        test = [] if problem.test is None else [(params, problem.test)]
+        by_part = {"train": [(params, train)], "validation": self._held_out(params), "test": test}
+        return {name: predict(problem, some) for name, some in by_part.items() if some}
+
+    def _held_out(self, params: Params) -> list[tuple[Params, Part]]:
+        """The validation part, or each fold, with the members that have not seen it."""
+        folds, size = self.problem.dataset.folds, self.problem.config.ensemble.size
+        firsts = [0] if folds is None else range(0, len(self), size)
+        return [
+            (jax.tree.map(lambda leaf: leaf[first : first + size], params), part)  # noqa: B023
+            for first in firsts
+            if (part := self.members[first].validation) is not None
+        ]
+
     def _member(self, fitted: FittedMany, index: int, seconds: float) -> Result:
-        seed = int(self.seeds[index])
         params = jax.tree.map(lambda leaf: leaf[index], fitted.initial)
-        own = {"seed": seed, "ensemble.size": 1}
-        problem = replace(
-            self.problem,
-            config=with_values(self.problem.config, own),
-            params=params,
-            order=keys_of(seed)[1],
-        )
-        one = fitted[index]
+        problem, one = replace(self.members[index], params=params), fitted[index]
         measured = evaluate_parts(problem, one.params)
         return Result(problem, fitted.gradients[index], one, measured, seconds / len(self))
 
 
-def seeds(first: int, count: int) -> np.ndarray:
-    """The seed of a run and those after it."""
-    return ((first + np.arange(count)) % 2**32).astype(np.uint32)
+def _asked(config: Experiment) -> str:
+    """The keys that make a run an ensemble."""
+    folds = "" if config.data.folds is None else f" data.folds={config.data.folds}"
+    return f"ensemble.size={config.ensemble.size}{folds}"
 
 
-def _population(problem: Problem, seeds: np.ndarray) -> Population:
+def _members(problem: Problem) -> list[Problem]:
+    """Each member's problem but for its initial parameters."""
+    config, folds = problem.config, problem.dataset.folds
+    data = {config.data.fold: (problem.dataset, problem.parts)}
+    if folds is not None:
+        each = [(dataset, encode_parts(config, dataset)) for dataset in folds.datasets]
+        data = dict(enumerate(each))
+    members = []
+    for seed, fold in seeds_and_folds(config, config.ensemble.size):
+        own = {"seed": seed, "ensemble.size": 1, "data.fold": fold}
+        dataset, parts = data[fold]
+        member = replace(problem, config=with_values(config, own), dataset=dataset)
+        members.append(replace(member, order=keys_of(seed)[1], **parts._asdict()))
+    return members
+
+
+def seeds_and_folds(config: Experiment, count: int) -> list[tuple[int, int | None]]:
+    """`count` networks for each fold in its turn: the seed of the run and those after it."""
+    count_folds = num_folds(config)
+    folds = [config.data.fold] if count_folds == 1 else list(range(count_folds))
+    of_each = [fold for fold in folds for _ in range(count)]
+    return [((config.seed + number) % 2**32, fold) for number, fold in enumerate(of_each)]
+
+
+def _population(problem: Problem, members: list[Problem]) -> Population:
     def start(seed: Array, numbers: dict[str, Array]) -> tuple[Params, Order]:
         init_key, shuffle_key = keys_of(seed)
         return initial_params(
             problem.config, problem.sizes, init_key, problem.embedded
         ), shuffle_key
 
+    def own_parts(indices: np.ndarray) -> Parts:
+        parts = [members[index].parts for index in indices]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
+
     return Population(
         make_training=lambda numbers: problem.training,
         start=start,
-        origins=seeds,
+        origins=np.array([member.config.seed for member in members], np.uint32),
         numbers={},
-        parts=problem.parts,
+        parts=problem.parts if problem.dataset.folds is None else own_parts,
         num_steps=problem.num_steps,
         log_every=problem.log_every,
         objective=objective(problem.config, problem.dataset),
@@ -172,11 +224,11 @@ def _check_memory(config: Experiment, bytes_each: int, device: jax.Device) -> No
     """Raises `UserError` for an ensemble that is larger than the memory."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     memory = limit or machine.memory()
-    if config.ensemble.size * bytes_each > memory:
+    count = config.ensemble.size * num_folds(config)
+    if count * bytes_each > memory:
         raise UserError(
-            f"ensemble.size={config.ensemble.size}: takes about "
-            f"{config.ensemble.size * bytes_each / 2**30:,.1f} GiB, and the memory has "
-            f"{memory / 2**30:,.1f}; at most {memory // bytes_each:,} of these networks fit."
+            f"{_asked(config)}: takes about {count * bytes_each / 2**30:,.1f} GiB, and the memory "
+            f"has {memory / 2**30:,.1f}; at most {memory // bytes_each:,} of these networks fit."
         )
 
 
@@ -196,6 +248,35 @@ def members_history(histories: Histories) -> History:
 # --- the averaged output -------------------------------------------------------------------------
 
 
+class Predicted(NamedTuple):
+    """What an ensemble makes of examples: their losses, its ŷ and their targets."""
+
+    losses: Float[np.ndarray, " n"]
+    y_hat: Float[np.ndarray, "n n_L"]
+    y: Float[np.ndarray, "n n_y"]
+
+
+def predict(problem: Problem, held_out: Sequence[tuple[Params, Part]]) -> Predicted:
+    """Of examples and more of them, each predicted by stacked members of their own."""
+    fixed, output = problem.training, str(problem.config.model.output)
+    found = [
+        (*_predictions(fixed.objective, output, params, part), part.y) for params, part in held_out
+    ]
+    return Predicted(*map(np.concatenate, zip(*jax.device_get(found), strict=True)))
+
+
+def measured(problem: Problem, predicted: Predicted) -> dict[str, float]:
+    """All metrics of an averaged output."""
+    fixed = problem.training
+    found = metrics.measure(
+        *predicted,
+        threshold=fixed.threshold,
+        units=fixed.units,
+        names=metrics.names_of(fixed.threshold),
+    )
+    return {name: float(value) for name, value in found.items()}
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _predictions(
     objective: Objective, output: str, params: Params, part: Part
@@ -209,20 +290,3 @@ def _predictions(
 
     losses, y_hat = jax.lax.map(predict, part, batch_size=min(2048, len(part.x)))
     return losses, y_hat
-
-
-def averaged_metrics(problem: Problem, params: Params) -> dict[str, dict[str, float]]:
-    """Every part's metrics of the averaged output; `params` are stacked."""
-    fixed, output = problem.training, str(problem.config.model.output)
-    found: dict[str, dict[str, float]] = {}
-    for name, part in problem.parts._asdict().items():
-        if part is not None:
-            losses, y_hat = _predictions(fixed.objective, output, params, part)
-            measured = metrics.measure(
-                *jax.device_get((losses, y_hat, part.y)),
-                threshold=fixed.threshold,
-                units=fixed.units,
-                names=metrics.names_of(fixed.threshold),
-            )
-            found[name] = {key: float(value) for key, value in measured.items()}
-    return found

@@ -1,5 +1,7 @@
 """A classifier's probabilities: averaged over networks, and as sure as they are right."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,40 +38,54 @@ def mean_logits(logits: Float[Array, "members n_L"], output: str) -> Float[Array
     return logits.mean(axis=0)
 
 
-def calibrated(problem: Problem, params: Params) -> tuple[Params, float | None]:
-    """The network as sure as it is right, and its temperature T: `None` where none is asked for.
+def temperature_of(
+    problem: Problem, held_out: Sequence[tuple[Params, Part | None]]
+) -> float | None:
+    """How sure a classifier is, over how often it is right: T, or `None` where none is asked for.
 
-        ŷ = O(z^L / T),  T the minimum of the log loss of the validation part
+        ŷ = O(z^L / T),  T the minimum of the log loss of what is held out
 
     To its n examples one more is added in thought, a share of each of the k classes: the target of
     an example is (n y + 1/k) / (n + 1), much as in Platt 1999, "Probabilistic outputs …". Else a
     network that is always right there, which is easy for few examples, would be infinitely sure.
-    An output layer with W/T and b/T has these logits. Members of an ensemble, whose arrays have a
-    leading axis, share one T; their log loss is that of the mean of their probabilities. Guo,
-    Pleiss, Sun & Weinberger 2017, "On calibration of modern neural networks".
+    `held_out` has examples, each time with the network or the members of an ensemble, of a leading
+    axis, that predict them; the log loss of members is that of the mean of their probabilities.
+    Guo, Pleiss, Sun & Weinberger 2017, "On calibration of modern neural networks".
     """
-    part, output = problem.validation, str(problem.config.model.output)
-    is_classifier = bool(problem.dataset.class_names)
-    if problem.config.calibration == "none" or part is None or not is_classifier:
-        return params, None
-    temperature = _temperature(problem, params, part, output)
+    config, num_classes = problem.config, len(problem.dataset.class_names)
+    parts = [(params, part) for params, part in held_out if part is not None]
+    if config.calibration == "none" or not parts or not num_classes:
+        return None
+    logits = jnp.concatenate([_logits(problem, params, part) for params, part in parts])
+    y = jnp.concatenate([part.y for _, part in parts])[:, : logits.shape[-1]]  # without weights
+    targets = (len(y) * y + 1 / num_classes) / (len(y) + 1)
+    return _best_temperature(logits, targets, str(config.model.output))
+
+
+def cooled(params: Params, temperature: float | None) -> Params:
+    """The network with logits z^L / T: its output layer has W/T and b/T."""
+    if temperature is None:
+        return params
     *others, last = params
-    scaled = jax.tree.map(lambda leaf: leaf / temperature, last)
-    return (*others, scaled), temperature
+    return (*others, jax.tree.map(lambda leaf: leaf / temperature, last))
 
 
-def _temperature(problem: Problem, params: Params, part: Part, output: str) -> float:
-    from scipy.optimize import minimize_scalar  # takes a tenth of a second
-
-    loss = LOSSES[output, MATCHED_LOSS[output]]
-    members = (
-        jax.tree.map(lambda leaf: leaf[None], params)
-        if layers_of(params)[-1].b.ndim == 1
-        else params
-    )
+def _logits(problem: Problem, params: Params, part: Part) -> Float[Array, "n members n_L"]:
+    is_alone = layers_of(params)[-1].b.ndim == 1
+    members = jax.tree.map(lambda leaf: leaf[None], params) if is_alone else params
 
     def logits_of(x: Array) -> Array:
         return jax.vmap(lambda one: apply(one, x, problem.training.objective.activation))(members)
+
+    return jax.lax.map(logits_of, part.x, batch_size=min(2048, len(part.x)))
+
+
+def _best_temperature(
+    logits: Float[Array, "n members n_L"], targets: Float[Array, "n n_L"], output: str
+) -> float:
+    from scipy.optimize import minimize_scalar  # takes a tenth of a second
+
+    loss = LOSSES[output, MATCHED_LOSS[output]]
 
     @jax.jit
     def log_loss(log_temperature: Array, logits: Float[Array, "n members n_L"]) -> Array:
@@ -77,10 +93,6 @@ def _temperature(problem: Problem, params: Params, part: Part, output: str) -> f
         of_mean = jax.vmap(lambda each: mean_logits(each, output))(cooled)
         return jnp.mean(jax.vmap(loss.value)(of_mean, targets))
 
-    num_examples, num_classes = len(part.x), len(problem.dataset.class_names)
-    num_outputs = 1 if output == "sigmoid" and num_classes == 2 else num_classes
-    targets = (num_examples * part.y[:, :num_outputs] + 1 / num_classes) / (num_examples + 1)
-    logits = jax.lax.map(logits_of, part.x, batch_size=min(2048, len(part.x)))
     end = float(np.log(LARGEST_TEMPERATURE))
     found = minimize_scalar(
         lambda log_temperature: float(log_loss(jnp.asarray(log_temperature), logits)),

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from mlp_jax.config import saved
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.schema import Experiment, num_folds
 from mlp_jax.core import training
 from mlp_jax.core.fit import from_arrays, template
 from mlp_jax.core.network import Layer, Params
@@ -45,7 +45,7 @@ def from_directory(directory: Path) -> Original:
         )
 
     def params(problem: Problem) -> Params | None:
-        if problem.config.ensemble.size > 1:
+        if problem.config.ensemble.size * num_folds(problem.config) > 1:
             return None
         checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, keep=1)
         last = checkpoints.restore(warn=lambda text: None)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mlp_jax import data
 from mlp_jax.config import saved
-from mlp_jax.config.schema import Experiment
+from mlp_jax.config.schema import Experiment, num_folds
 from mlp_jax.core.fit import (
     DivergedError,
     Fitted,
@@ -44,7 +44,7 @@ from mlp_jax.experiment.console import Console, measured
 from mlp_jax.experiment.describe import Result
 from mlp_jax.experiment.ensemble import Members
 from mlp_jax.experiment.model import save_model
-from mlp_jax.experiment.probabilities import calibrated
+from mlp_jax.experiment.probabilities import cooled, temperature_of
 from mlp_jax.experiment.setup import Problem, numeric_settings, prepare
 from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
@@ -127,7 +127,8 @@ def _prepare(
 
 def _compile(problem: Problem, device: jax.Device) -> Programs | Members:
     with numeric_settings(problem.config):  # which every thread has of its own
-        is_ensemble = problem.config.ensemble.size > 1
+        config = problem.config
+        is_ensemble = config.ensemble.size * num_folds(config) > 1
         return Members(problem, device) if is_ensemble else compile_programs(problem)
 
 
@@ -319,7 +320,8 @@ class _Process:
         reached("ending")
         params, temperature = fitted.params, None
         if self.config.calibration != "none":
-            params, temperature = calibrated(self.problem, params)
+            temperature = temperature_of(self.problem, [(params, self.problem.validation)])
+            params = cooled(params, temperature)
         metrics = evaluate_parts(self.problem, params)
         return Result(
             self.problem,
@@ -431,7 +433,7 @@ class _Process:
         records = [
             finished.record(
                 *(member, member.problem.config, self.prepared.device),
-                f"{self.command} ensemble.size=1 seed={member.problem.config.seed}",
+                f"{self.command} {describe.of_member(member)}",
                 describe.standing(member)[0],
                 *(end - max(1, int(1000 * member.seconds)), end),
             )

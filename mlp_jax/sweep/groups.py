@@ -22,6 +22,7 @@ from mlp_jax.config.schema import (
     Role,
     flat_values,
     keys,
+    num_folds,
     with_values,
 )
 from mlp_jax.core import population
@@ -114,12 +115,21 @@ def check(config: Experiment, load_data: LoadData = data.load, num_jobs: int = 1
             f"calibration={config.calibration}: the networks of a sweep are compared as they were "
             "trained; add hydra/launcher=basic, or calibrate a run of the best one's settings."
         )
-    for key, is_asked in (("halvings", halvings > 0), ("seeds", config.sweep.seeds > 1)):
-        if is_asked and (config.population.exact or config.optimizer.name == "lbfgs"):
-            raise UserError(
-                f"sweep.{key}={getattr(config.sweep, key)}: takes networks that are trained "
-                "together; set population.exact=false, and another optimizer than lbfgs."
-            )
+    asked = [
+        f"sweep.halvings={halvings}" * (halvings > 0),
+        f"sweep.seeds={config.sweep.seeds}" * (config.sweep.seeds > 1),
+        f"data.folds={config.data.folds}" * (num_folds(config) > 1),
+    ]
+    if any(asked) and (config.population.exact or config.optimizer.name == "lbfgs"):
+        raise UserError(
+            f"{next(filter(None, asked))}: takes networks that are trained together; set "
+            "population.exact=false, and another optimizer than lbfgs."
+        )
+    if asked[-1] and config.model.class_weights == "balanced":
+        raise UserError(
+            f"{asked[-1]} model.class_weights=balanced: the folds of a sweep are trained together, "
+            "with equal weights; give the weights as numbers."
+        )
     with numeric_settings(config):
         dataset = load_data(config.data)
         num_points = setup.check(config, dataset)
@@ -140,6 +150,11 @@ def _check_ensemble(config: Experiment, dataset: Dataset) -> None:
             f"sweep.ensemble={most}: {dataset.name} has no validation part to select it on; set "
             "data.validation_size, or sweep.ensemble=0."
         )
+    if most and num_folds(config) > 1:
+        raise UserError(
+            f"sweep.ensemble={most} data.folds={config.data.folds}: an ensemble is selected on one "
+            "validation part; use data.validation_size and data.folds=null, or sweep.ensemble=0."
+        )
     if most and count > 1:
         raise UserError(
             f"sweep.ensemble={most} sweep.seeds={count}: an ensemble is selected from runs of one "
@@ -149,7 +164,7 @@ def _check_ensemble(config: Experiment, dataset: Dataset) -> None:
 
 def _check_memory(config: Experiment, dataset: Dataset, num_points: int, num_jobs: int) -> None:
     """Raises `UserError` where the host cannot hold what comes of all seeds of the jobs."""
-    if (count := config.sweep.seeds) == 1:
+    if (count := config.sweep.seeds * num_folds(config)) == 1:
         return
     num_outputs = max(len(dataset.class_names), len(dataset.target_names))
     sizes = (dataset.train.x.shape[1], *config.model.hidden_sizes, num_outputs)
@@ -160,9 +175,9 @@ def _check_memory(config: Experiment, dataset: Dataset, num_points: int, num_job
     memory = machine.memory()
     if count * bytes_of_seed > memory:
         raise UserError(
-            f"sweep.seeds={count}: {num_jobs * count:,} networks, which take about "
+            f"sweep.seeds={config.sweep.seeds}: {num_jobs * count:,} networks, which take about "
             f"{count * bytes_of_seed / 2**30:,.1f} GiB, and the memory has {memory / 2**30:,.1f}; "
-            f"at most {memory // bytes_of_seed:,} seeds of each job fit."
+            f"at most {memory // bytes_of_seed:,} networks of each job fit."
         )
 
 

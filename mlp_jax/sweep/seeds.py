@@ -1,4 +1,4 @@
-"""`sweep.seeds`: a job with several seeds, networks in a row of one population.
+"""`sweep.seeds`, `data.folds`: a job of several networks, in a row in one population.
 
 All jobs have the same seeds, unless they are told otherwise: their means differ less by chance than
 those of seeds of their own would (common random numbers).
@@ -9,24 +9,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlp_jax.config.schema import Experiment, with_values
+from mlp_jax.config.schema import Experiment, num_folds, with_values
 from mlp_jax.core.fit import Fitted
 from mlp_jax.core.history import mean_history
 from mlp_jax.experiment import describe, ensemble
 from mlp_jax.experiment.describe import Result
 
 
+def count_of(config: Experiment) -> int:
+    """The networks of a job."""
+    return config.sweep.seeds * num_folds(config)
+
+
 def configs_of(config: Experiment) -> list[Experiment]:
-    """The networks of a job: one for each seed, from its own seed on."""
-    if config.sweep.seeds == 1:
-        return [config]
-    seeds = ensemble.seeds(config.seed, config.sweep.seeds)
-    return [with_values(config, {"seed": int(seed), "sweep.seeds": 1}) for seed in seeds]
+    """The networks of a job: so many seeds for each fold, from its own seed on."""
+    return [
+        with_values(config, {"seed": seed, "sweep.seeds": 1, "data.fold": fold})
+        for seed, fold in ensemble.seeds_and_folds(config, config.sweep.seeds)
+    ]
 
 
 def gathered(configs: Sequence[Experiment], results: Sequence[Result]) -> list[Result]:
     """The result of each job from those of all networks, in their order."""
-    count = configs[0].sweep.seeds
+    count = count_of(configs[0])
     if count == 1:
         return list(results)
     return [
@@ -36,10 +41,10 @@ def gathered(configs: Sequence[Experiment], results: Sequence[Result]) -> list[R
 
 
 def _of_job(config: Experiment, networks: list[Result]) -> Result:
-    """The means over the seeds; problem and parameters are those of the best network."""
+    """The means over the networks; problem and parameters are those of the best network."""
     lost = [one for one in networks if one.diverged_at is not None]
     best = lost[0] if lost else describe.best_of(networks)
-    own = {"seed": config.seed, "sweep.seeds": config.sweep.seeds}
+    own = {"seed": config.seed, "sweep.seeds": config.sweep.seeds, "data.fold": config.data.fold}
     halved_at = [one.halved_at for one in networks if one.halved_at is not None]
     return Result(
         replace(best.problem, config=with_values(best.problem.config, own)),

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlp_jax import data
-from mlp_jax.config.schema import Data, with_values
+from mlp_jax.config.schema import Data, num_folds, with_values
 from mlp_jax.core.gradcheck import insist_on
 from mlp_jax.core.history import Progress
 from mlp_jax.core.population import OnProgress
@@ -184,7 +184,7 @@ class Sweep:
 
     def _together(self, group: list[Job], on_progress: OnProgress) -> list[Trained]:
         start, first = _now(), group[0].config
-        repeats, configs = first.sweep.seeds, [job.config for job in group]
+        repeats, configs = seeds.count_of(first), [job.config for job in group]
         reached("compiling")
 
         def show(progress: Progress) -> None:
@@ -484,8 +484,9 @@ def _group_line(trained: Sequence[Trained]) -> str:
     """A group in one line: its networks, the check of their gradients, how many diverged."""
     first = trained[0]
     network = describe.header(first.result.problem, first.device)["network"]
-    count = first.job.config.sweep.seeds
-    of_each = f"{count:,} seeds × " if count > 1 else ""
+    config = first.job.config
+    counts = {"folds": num_folds(config), "seeds": config.sweep.seeds}
+    of_each = "".join(f"{count:,} {name} × " for name, count in counts.items() if count > 1)
     checks = [each.result.gradient for each in trained]
     worst = max(layer.autodiff_error for check in checks for layer in check.layers)
     num_wrong = sum(not check.passed for check in checks)

@@ -117,7 +117,8 @@ def test_an_ensemble_stands_for_its_members():
     runs = pd.DataFrame({
         "run_id": ["sweep", "of the sweep", "ensemble", "member", "alone", "of an old version"],
         "tags.mlflow.parentRunId": [None, "sweep", None, "ensemble", None, None],
-        "params.ensemble.size": [None, "1", "2", "1", "1", None],
+        "params.ensemble.size": ["1", "1", "2", "1", "1", None],
+        "tags.sweep": ["seed", None, None, None, None, None],
     })  # fmt: skip
     kept = report._trainings(runs)["run_id"].tolist()
     assert kept == ["of the sweep", "ensemble", "alone", "of an old version"]

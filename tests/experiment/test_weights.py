@@ -16,7 +16,7 @@ from mlp_jax.errors import UserError
 from mlp_jax.experiment import baseline
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
-from mlp_jax.experiment.probabilities import calibrated
+from mlp_jax.experiment.probabilities import temperature_of
 
 
 def write(folder, **columns):
@@ -106,7 +106,10 @@ def test_a_temperature_counts_all_rows_alike(output, tmp_path):
     params = weighted.params
     x = plain.validation.x[:, [0, 1]]  # the third is `n`, which is an input there
     plain = dataclasses.replace(plain, validation=plain.validation._replace(x=x))
-    assert calibrated(weighted, params)[1] == pytest.approx(calibrated(plain, params)[1], rel=1e-6)
+    found, wanted = (
+        temperature_of(problem, [(params, problem.validation)]) for problem in (weighted, plain)
+    )
+    assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_weights_are_a_part_of_the_data(tmp_path):
