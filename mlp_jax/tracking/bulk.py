@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlp_jax.errors import RunError, reached, redacted
-from mlp_jax.tracking import facts, store
+from mlp_jax.errors import RunError, UserError, reached, redacted
+from mlp_jax.tracking import facts, search, store
 from mlp_jax.tracking.facts import RunRecord
 from mlp_jax.tracking.mirror import Mirror
 from mlp_jax.tracking.record import Point, Record
@@ -84,21 +84,40 @@ def write_or_keep(
 ) -> str | None:
     """Writes runs as children, or keeps below `root` those that the store does not take.
 
-    Returns why they are kept, if they are.
+    Those that it has, from a process that was killed meanwhile, are left out; runs are the same
+    where their tag `config_hash` is. Returns why they are kept, if they are.
     """
     parent_id = parent.wait_until_begun(_PARENT_SECONDS)
     num_written, reason = 0, "the tracking store does not answer"
     if parent_id is not None:
         try:
-            write(store.open_store(uri), experiment, records, parent_id)
+            client = store.open_store(uri)
+            records = _unwritten(client, experiment, records, parent_id)
+            write(client, experiment, records, parent_id)
             return None
         except NotWrittenError as error:
             num_written, reason = len(error.run_ids), str(error)
-        except store.UnreachableError as error:
+        except (RunError, UserError) as error:
             reason = str(error)
     keep(uri, experiment, records[num_written:], parent.id, root)
     num_kept = len(records) - num_written
     return f"{reason}\n{num_kept:,} runs are kept in {root}; later: python -m mlp_jax.sync"
+
+
+def _unwritten(
+    client: "mlflow.MlflowClient", experiment: str, records: Sequence[RunRecord], parent_id: str
+) -> Sequence[RunRecord]:
+    """Those that are no children yet; a child that did not come to its end is removed."""
+    where = f"tags.`mlflow.parentRunId` = '{parent_id}'"
+    children = search.runs(client, experiment, where)
+    if children.empty:
+        return records
+    is_left = children["status"] == "RUNNING"
+    with store.recording_errors():
+        for run_id in children["run_id"][is_left]:
+            client.delete_run(run_id)
+    present = set(children["tags.config_hash"][~is_left])
+    return [record for record in records if record.tags["config_hash"] not in present]
 
 
 def keep(

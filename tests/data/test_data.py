@@ -27,7 +27,8 @@ from mlp_jax.errors import UserError
 
 def config(schema, defaults, other):
     """An instance of a schema's dataclass, its sizes floats as Hydra makes them."""
-    values = {"seed": 0, "standardize": False, "scaling": "standard"} | defaults | other
+    plain = {"seed": 0, "folds": None, "fold": None, "standardize": False, "scaling": "standard"}
+    values = plain | defaults | other
     return schema(**{k: float(v) if k.endswith("_size") else v for k, v in values.items()})
 
 
@@ -329,9 +330,8 @@ def test_xor_is_xor():
 def test_xor_needs_neither_pandas_nor_scikit_learn():
     """Their imports would double its start."""
     code = (
-        "import sys; from mlp_jax.config.schema import Boolean; from mlp_jax.data import load; "
-        "load(Boolean(name='xor', seed=0, validation_size=0, standardize=True, "
-        "scaling='standard', test_size=0, num_inputs=2, function='xor')); "
+        "import sys; from mlp_jax.config.compose import compose; from mlp_jax.data import load; "
+        "load(compose(['data=xor', 'data.standardize=true']).data); "
         "print({'pandas', 'sklearn'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

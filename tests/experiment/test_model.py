@@ -14,7 +14,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlp_jax.config.compose import compose
-from mlp_jax.config.schema import ScikitLearn, Synthetic, Table
+from mlp_jax.config.schema import Table
 from mlp_jax.core import network
 from mlp_jax.core.activations import ACTIVATIONS
 from mlp_jax.core.initializers import INITIALIZERS
@@ -28,7 +28,8 @@ from mlp_jax.tracking import store
 from mlp_jax.tracking.facts import RunRecord
 
 # What MLflow 3.17 does itself.
-MOONS = Synthetic("moons", 0, 0.0, True, "standard", 0.0, 50, 0.1)
+WHOLE = ["data.validation_size=0", "data.test_size=0", "data.standardize=true"]
+MOONS = compose(["data=moons", *WHOLE, "data.num_examples=50", "data.noise=0.1"]).data
 
 
 def make_model(dataset, output, n_out, dtype="float32", activation=("tanh", "relu")):
@@ -114,7 +115,7 @@ def test_classify(output, y_hat, labels, scores, kind):
 
 
 def test_classes_are_named_with_a_column_for_each():
-    dataset = load(ScikitLearn("iris", 0, 0.0, True, "standard", 0.0))
+    dataset = load(compose(["data=iris", *WHOLE]).data)
     model = make_model(dataset, "softmax", 3)
     frame = model.predict(raw_inputs(dataset, 20))
     columns = [f"probability_{name}" for name in ("setosa", "versicolor", "virginica")]
@@ -173,7 +174,7 @@ def test_unknown_categories_are_told(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_predictions_are_the_networks_in_units_of_the_target(dtype):
-    dataset = load(ScikitLearn("diabetes", 0, 0.0, True, "standard", 0.0))
+    dataset = load(compose(["data=diabetes", *WHOLE]).data)
     model = make_model(dataset, "identity", 1, dtype)
     activation, loss = (
         (ACTIVATIONS["tanh"], ACTIVATIONS["relu"]),

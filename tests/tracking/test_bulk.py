@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from mlp_jax.config.schema import Boolean
+from mlp_jax.config.compose import compose
 from mlp_jax.data import load
 from mlp_jax.errors import RunError
 from mlp_jax.experiment.describe import data_facts
@@ -20,7 +20,7 @@ from mlp_jax.tracking import bulk, store
 from mlp_jax.tracking import run as tracking
 from mlp_jax.tracking.facts import RunRecord
 
-XOR = data_facts(load(Boolean("xor", 0, 0.0, False, "standard", 0.0, 2, "xor")))
+XOR = data_facts(load(compose(["data=xor"]).data))
 START, END = 1_700_000_000_000, 1_700_000_060_000
 
 
@@ -73,7 +73,8 @@ def search(client, experiment, **kwargs):
 def content(client, run_id, *, without_times=False):
     """All that the public client gives back of a run, but its ids and the process it ran in."""
     run = client.get_run(run_id)
-    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith("run.")}
+    of_process = ("run.", "mlflow.source.name")
+    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith(of_process)}
     info = {key: value for key, value in dict(run.info).items() if run_id not in str(value)}
     times = {info.pop(name) for name in ("start_time", "end_time")}
     history = {
@@ -246,3 +247,21 @@ def test_many_runs_do_not_lock_others_out(client, monkeypatch):
 
     bulk.write(client, "chunks", [record(seed) for seed in range(3)], on_progress=come_in)
     assert seen == [1, 2, 3]
+
+
+def test_children_that_a_killed_process_wrote_are_not_written_again(client, tmp_path):
+    """Those that came to their end stay; one that did not is replaced."""
+    records = [record(seed, tags={"config_hash": str(seed)}) for seed in range(4)]
+    parent = tracking.begin(client, "killed", record(tags={}), root=tmp_path)
+    with parent:
+        written = bulk.write(client, "killed", records[:2], parent.run_id)
+        half = bulk.write(client, "killed", [records[2]._replace(status="RUNNING")], parent.run_id)
+        failure = bulk.write_or_keep(client.tracking_uri, "killed", records, parent, tmp_path)
+    assert failure is None
+    children = search(client, "killed", filter_string="params.seed != '9'")
+    children = [run for run in children if "mlflow.parentRunId" in run.data.tags]
+    assert sorted(run.data.tags["config_hash"] for run in children) == ["0", "1", "2", "3"]
+    run_ids = {run.info.run_id for run in children}
+    assert run_ids >= set(written)
+    assert run_ids.isdisjoint(half)
+    assert {run.info.status for run in children} == {"FINISHED"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlp_jax.config.schema import Boolean
+from mlp_jax.config.compose import compose
 from mlp_jax.data import load
 from mlp_jax.errors import UserError, redacted
 from mlp_jax.experiment.describe import data_facts
@@ -18,7 +18,7 @@ from mlp_jax.tracking.facts import RunRecord
 from tests.faults.tracking_faults import eight_processes, many_processes_row
 
 # What MLflow 3.17 does itself.
-XOR = Boolean("xor", 0, 0.0, False, "standard", 0.0, 2, "xor")
+XOR = compose(["data=xor"]).data
 
 
 @pytest.fixture(autouse=True)
