@@ -46,10 +46,6 @@ LOOPS = ["divergence", "functions", "mutants", "population", "training"]
 """Of tests/core and tests/library, those that compile whole trainings, again and again."""
 
 
-EXACT = ["initializers", "population", "training"]
-"""Of these those that compare two programs bit for bit, which depends on XLA's optimizations."""
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """A run with workers that SIGTERM ends removes its programs first."""
 
@@ -69,8 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_core = item.path.parent.name in ("core", "library") and item.path.name not in loops
         if is_core or item.path.name == "test_imports.py":
             item.add_marker(pytest.mark.core)
-        is_exact = item.path.name in {f"test_{name}.py" for name in EXACT}
-        if item.path.parent.name in ("core", "library") and not is_exact:
+        if item.path.parent.name in ("core", "library"):
             item.fixturenames.insert(0, "compiled_quickly")
 
 
@@ -83,6 +78,17 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
+@pytest.fixture
+def compiled_fully():
+    """For tests of bits and of rounding among those that are compiled quickly."""
+    was_quick = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", was_quick)
     jax.clear_caches()
 
 

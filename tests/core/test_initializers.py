@@ -52,6 +52,7 @@ def test_distribution(name: str) -> None:
         assert abs(within_one_sigma - 0.6827) < 0.01
 
 
+@pytest.mark.usefixtures("compiled_fully")
 @every_initializer
 def test_same_draws_with_and_without_float64(name: str) -> None:
     draws = []

@@ -77,7 +77,9 @@ def test_every_optimizer_and_schedule_has_a_case():
 
 
 @pytest.mark.parametrize(("optimizer", "schedule", "values"), CASES)
-def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, values):
+def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, values, request):
+    if optimizer in ("gradient_descent", "lbfgs"):  # of many steps, and equal to the bit
+        request.getfixturevalue("compiled_fully")
     num_steps = 1000 if optimizer == "gradient_descent" else 200
     configs = configs_of(
         [f"optimizer={optimizer}", f"schedule={schedule}", "model.initializer=scaled_normal",
@@ -100,6 +102,7 @@ def test_a_network_in_a_population_is_the_network_alone(optimizer, schedule, val
             assert same_bits(fitted.params, member.fitted.params)
 
 
+@pytest.mark.usefixtures("compiled_fully")
 def test_the_size_of_the_population_changes_no_bit_of_an_exact_one():
     overrides = ["num_epochs=null", "num_steps=25", "log_every=10", "batch_size=32"]
     seeds = {"seed": (2**32 - 1, 1, 2, 3, 4)}
@@ -126,6 +129,7 @@ def test_chunks_of_networks_give_what_all_of_them_together_give(monkeypatch):
     assert seen[-1].network_steps == 12 * together[0].problem.num_steps
 
 
+@pytest.mark.usefixtures("compiled_fully")
 def test_data_of_their_own():
     overrides = ["num_epochs=30", "data.validation_size=24", "batch_size=24"]
     configs = configs_of(

@@ -90,6 +90,7 @@ def loop(fixed, part, log_every, order=SHUFFLE_KEY):
     return train, lambda params: training.init_carry(fixed, params, log_every)
 
 
+@pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
 def test_the_loop_is_the_python_loop_bit_for_bit(batch_size, dtype):
@@ -107,6 +108,7 @@ def test_the_loop_is_the_python_loop_bit_for_bit(batch_size, dtype):
         np.testing.assert_allclose(a, b, rtol=0, atol=num_steps * one_rounding * np.abs(b).max())
 
 
+@pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize("log_every", [1, 3, 4, 5, 12])
 def test_the_log_interval_changes_no_bit(log_every):
     fixed, part = make_training(), make_part()
@@ -341,6 +343,7 @@ def test_early_stopping_keeps_trained_parameters_even_if_no_score_is_finite():
     np.testing.assert_array_equal(best.params[0].W, 1)
 
 
+@pytest.mark.usefixtures("compiled_fully")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [1, BATCH_SIZE, NUM_EXAMPLES])
 def test_where_the_host_looks_changes_no_bit(batch_size, dtype):
