@@ -33,6 +33,7 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
     together = launcher if isinstance(launcher, PopulationLauncher) else None
     composer = together.composer if together else Composer.of(loader, sweeper.config)
     returns: list[Sequence[JobReturn]] = []
+    opened = None
     with ExitStack() as stack:
         batch = next(batches)
         while batch is not None:
@@ -42,10 +43,14 @@ def sweep(sweeper: "_Sweeper", overrides: list[str]) -> list[Sequence[JobReturn]
             if not returns:
                 _check(jobs, together is not None)
                 if together and together.trains_together:
-                    stack.enter_context(together.sweep(jobs))
+                    opened = stack.enter_context(together.sweep(jobs))
+                    sweeper.is_over = opened.is_over
                 _save(sweeper.config)
             returns.append(launcher.launch(batch, initial_job_idx=first))
             batch = _next(batches, returns[-1])
+        if opened is not None and sweeper.is_over():
+            num_jobs = sum(map(len, returns))
+            opened.num_not_begun += getattr(sweeper, "num_trials", num_jobs) - num_jobs
     _raise_failures([job for jobs in returns for job in jobs], sweeper.may_diverge)
     return returns
 
@@ -78,8 +83,10 @@ def _next(batches: Any, returns: Sequence[JobReturn]) -> Any:
         return None
 
 
-def _loss(job: JobReturn) -> float:
-    """What a search minimises: infinite for a job that failed."""
+def _loss(job: JobReturn) -> float | None:
+    """What a search minimises: infinite for a job that failed, None for one that was not begun."""
+    if job.status == JobStatus.UNKNOWN:
+        return None
     value = job.return_value if job.status == JobStatus.COMPLETED else math.inf
     return value if isinstance(value, float) and math.isfinite(value) else math.inf
 

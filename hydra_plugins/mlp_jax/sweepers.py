@@ -1,7 +1,7 @@
 """`hydra/sweeper=grid`, `random`, `latin_hypercube` and `optuna`: the jobs of a sweep."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -60,6 +60,8 @@ class _Sweeper(Sweeper):
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = params or {}
+        self.is_over: Callable[[], bool] = lambda: False
+        """Whether no further batch is wanted."""
         self.config: DictConfig
         self.context: HydraContext
         self.launcher: Launcher
@@ -82,7 +84,10 @@ class _Sweeper(Sweeper):
 
     @abstractmethod
     def search(self, dimensions: Sequence[Any]) -> Any:
-        """Yields batches of jobs, each a list of overrides, and is sent their losses."""
+        """Yields batches of jobs, each a list of overrides, and is sent their losses.
+
+        A job that was not begun, since the time was up, has None.
+        """
 
 
 class GridSweeper(_Sweeper):
@@ -142,3 +147,5 @@ class OptunaSweeper(RandomSweeper):
             for start in range(0, self.num_trials, self.batch_size):
                 losses = yield study.ask(min(self.batch_size, self.num_trials - start))
                 study.tell(losses)
+                if self.is_over():
+                    return

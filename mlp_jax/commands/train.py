@@ -15,7 +15,7 @@ from mlp_jax.commands import frame
 from mlp_jax.commands.frame import OfRun
 from mlp_jax.config import saved
 from mlp_jax.config.compose import Job
-from mlp_jax.config.schema import Experiment, batch_size_of
+from mlp_jax.config.schema import Experiment, batch_size_of, with_values
 from mlp_jax.durable import rundir
 from mlp_jax.errors import UserError
 from mlp_jax.experiment import machine
@@ -77,7 +77,7 @@ def _command(arguments: Sequence[str], quiet: bool = False) -> frame.Command:
         open_sweep=partial(open_sweep, **given),
         of_runs={
             "resume": OfRun(
-                "go on from its last checkpoint; num_epochs=N may be raised",
+                "go on from its last checkpoint; num_epochs=N may be raised, budget=TIME changed",
                 partial(resume, **given),
             ),
             "rerun": OfRun(
@@ -162,7 +162,9 @@ def resume(
     config = saved.prolonged(given, overrides)
     result = rundir.result(directory)
     is_recorded = config.tracking.name == "none" or (directory / rundir.RUN).exists()
-    if result is not None and is_recorded and (config == given or result["stopped_early"]):
+    has_ended = result is not None and not result.get("out_of_time", False)
+    is_same = config == with_values(given, {"budget": config.budget})
+    if result is not None and has_ended and is_recorded and (is_same or result["stopped_early"]):
         early = "; early stopping ended it" if result["stopped_early"] else ""
         if not quiet:
             print(f"the run has finished, at step {result['last_step']:,}{early}: {directory}")

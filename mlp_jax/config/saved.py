@@ -120,10 +120,13 @@ def _with_secret(config: Experiment) -> Experiment:
 
 
 def prolonged(config: Experiment, overrides: list[str]) -> Experiment:
-    """The config with `num_epochs` or `num_steps` raised; `UserError` for any other change."""
+    """The config with `num_epochs` or `num_steps` raised; `UserError` for any other change.
+
+    The budget, which does not touch the training, may be another one.
+    """
     changed = _overridden(config, overrides)
     before, after = flat_values(config), flat_values(changed)
-    changes = {key: value for key, value in after.items() if value != before[key]}
+    changes = {k: v for k, v in after.items() if v != before[k] and k != "budget"}
     if others := [key for key in changes if key not in schema.keys(Role.LENGTH)]:
         shown = ", ".join(f"{key}={after[key]} (the run has {before[key]})" for key in others)
         raise UserError(

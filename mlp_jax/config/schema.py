@@ -6,6 +6,8 @@ not have is an error. Values come from `conf/`; the dataclasses hold no defaults
 """
 
 import codecs
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -119,6 +121,19 @@ def _is_encoding(value: str) -> bool:
         return False
 
 
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_of(time: str) -> float:
+    """A time with its unit in seconds; NaN where it is none.
+
+    >>> seconds_of("30s"), seconds_of("1.5min"), seconds_of("2h"), seconds_of("5")
+    (30.0, 90.0, 7200.0, nan)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", time, re.ASCII)
+    return float(found[1]) * _SECONDS[found[2]] if found else math.nan
+
+
 ANY = Allowed("{type}", lambda value: True)
 TEXT = Allowed(
     "{type} of one line or less, not empty",
@@ -133,6 +148,7 @@ NAME = Allowed(
 POSITIVE = Allowed("{type} > 0", lambda value: _is_number(value) and value > 0)
 NON_NEGATIVE = Allowed("{type} >= 0", lambda value: _is_number(value) and value >= 0)
 FRACTION = Allowed("{type} >= 0 and < 1", lambda value: _is_number(value) and 0 <= value < 1)
+TIME = Allowed("a time > 0 such as 30s, 5min or 2h", lambda value: seconds_of(value) > 0)
 SEED = between(0, 2**32 - 1)
 COUNT = between(1, 2**31 - 1)
 PART_SIZE = Allowed(
@@ -478,6 +494,10 @@ class Experiment:
     seed: int = key("of the initial parameters and the order of the examples", SEED, Role.START)
     num_epochs: Optional[int] = key("passes through the training part", COUNT, Role.LENGTH)
     num_steps: Optional[int] = key("instead of num_epochs: so many updates", COUNT, Role.LENGTH)
+    budget: Optional[str] = record(
+        "how long it may take: then training ends, and a sweep begins no more; null: any time",
+        TIME,
+    )
     batch_size: Optional[Any] = key(
         "null: the full batch; auto: 32, or fewer; the remainder of an epoch is dropped",
         either(("auto",), "a whole number from 1", lambda v: _is_whole(v, 1) and COUNT.test(v)),

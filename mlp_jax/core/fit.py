@@ -171,19 +171,20 @@ def fit(
     on_log: Callable[[LogPoint], None] = lambda point: None,
     on_pause: Callable[[Pause], None] = lambda pause: None,
     pause_every: int | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Trains to the last step, or until early stopping, from the beginning or from `carry`.
 
     The host sees numbers at the log points only. It has the training in its hands after each call
     of the compiled loop, a quarter of a second apart and at every multiple of `pause_every` steps,
     which changes no bit: `on_pause` may save the carry, and what it raises ends the training.
-    Raises `DivergedError`.
+    Where `is_over` says so after that, the training ends as it is. Raises `DivergedError`.
     """
     carry = programs.start(task.params) if carry is None else carry
     history, loop = list(history), _Loop(task, programs)
     step, steps_per_call = int(carry.state.step), 1
     is_last = _is_last(task, carry, step)
-    while not is_last:
+    while not (is_last or is_over()):
         until = [_next_multiple(step, n) for n in (task.log_every, pause_every) if n]
         num_steps = min(steps_per_call, task.num_steps - step, min(until) - step)
         called_at = time.perf_counter()

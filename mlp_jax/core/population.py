@@ -290,11 +290,14 @@ class Trainer:
                     self._halve(begun)
         return self.fitted()
 
-    def rounds(self, saved: Saved | None = None) -> Iterator[Callable[[], Saved]]:
+    def rounds(
+        self, saved: Saved | None = None, is_over: Callable[[], bool] = lambda: False
+    ) -> Iterator[Callable[[], Saved]]:
         """Trains all networks in one chunk, from the beginning or from what was saved.
 
         Yields after each round what copies their state. A network that is done is carried along, so
-        that a state has the same shape after each. `fitted` has the networks at the end.
+        that a state has the same shape after each. `fitted` has the networks at the end, which is
+        after the round where `is_over` says so.
         """
         chunk = self.begin(np.arange(len(self.population)), check=True)
         if saved is not None:
@@ -304,7 +307,7 @@ class Trainer:
             chunk.networks = chunk.networks._replace(state=jax.device_put(state, sharding))
             chunk.num_points = saved.num_points
             self.histories.restore(saved.histories)
-        while not self.histories.is_done.all():
+        while not (self.histories.is_done.all() or is_over()):
             self._round(chunk, len(self.histories.steps))
             yield lambda: self._saved(chunk)
         self._fetch(chunk, chunk.indices)

@@ -11,6 +11,8 @@ from rich.console import Console as RichConsole
 from rich.table import Column, Table
 from rich.text import Text
 
+from mlp_jax.config.schema import seconds_of
+
 OnLog = Callable[[int, Mapping[str, float]], None]
 """Called at a log point with the step and what was measured."""
 
@@ -30,7 +32,15 @@ class Console:
 
     def age(self) -> str:
         """The time since the beginning."""
-        return duration(time.perf_counter() - self._start)
+        return duration(self.seconds())
+
+    def seconds(self) -> float:
+        """Those since the beginning."""
+        return time.perf_counter() - self._start
+
+    def is_over(self, budget: str | None) -> bool:
+        """Whether as much time as this has passed since the beginning."""
+        return budget is not None and self.seconds() > seconds_of(budget)
 
     def line(self, text: str) -> None:
         self.rich.print(text, markup=False)

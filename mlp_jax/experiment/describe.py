@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OUT_OF_TIME = "out_of_time_at"
+"""A tag: the step at which its budget ended a run; empty of one that has gone on to its end."""
+
 
 class Result(NamedTuple):
     """What came out of a training; `metrics` are each part's, for the parameters that it kept.
@@ -50,6 +53,8 @@ class Result(NamedTuple):
     """There are no metrics then."""
     halved_at: int | None = None
     """The step at which successive halving ended it."""
+    out_of_time_at: int | None = None
+    """The step at which its budget ended it."""
     members: "list[Result] | None" = None
     """Of an ensemble, whose params have a leading axis of them and whose output is their mean."""
     held_out: tuple[np.ndarray, np.ndarray] | None = None
@@ -309,7 +314,7 @@ def print_result(result: Result, console: Console) -> None:
         console.line(f"calibrated by the temperature {result.temperature:.3g}")
     if result.members is not None:
         _print_members(result.members, console)
-    last = int(result.fitted.history.steps[-1])
+    last = last_step(result)
     stopped = f"stopped at step {last:,}; " if last < result.problem.num_steps else ""
     if result.members is None and (stopped or result.fitted.step != last):
         console.line(f"{stopped}the parameters of step {result.fitted.step:,} are kept")
@@ -381,13 +386,19 @@ def params_sha256(params: Params) -> str:
     return digest.hexdigest()
 
 
+def last_step(result: Result) -> int:
+    """The step at which a training ended, which is a log point but where its time was up."""
+    return result.out_of_time_at or int(result.fitted.history.steps[-1])
+
+
 def ending(result: Result) -> dict[str, object]:
     """How a run ended, in a few numbers."""
-    last = int(result.fitted.history.steps[-1])
+    last, out_of_time = last_step(result), result.out_of_time_at is not None
     return {
         "last_step": last,
         "kept_step": result.fitted.step,
-        "stopped_early": last < result.problem.num_steps,
+        "stopped_early": last < result.problem.num_steps and not out_of_time,
+        "out_of_time": out_of_time,
         "params_sha256": params_sha256(result.fitted.params),
     }
 
@@ -525,7 +536,7 @@ def _loss_curves(result: Result) -> "Figure":
             if "/" in name
         },
         loss_label=f"{result.problem.config.model.loss}".replace("_", " "),
-        best_step=None if step == history.steps[-1] else float(step),
+        best_step=None if step >= history.steps[-1] else float(step),
     )
 
 

@@ -90,10 +90,10 @@ class Members:
             histories,
         )
 
-    def train(self, saved: Saved | None) -> Iterator[Round]:
+    def train(self, saved: Saved | None, is_over: Callable[[], bool]) -> Iterator[Round]:
         """Raises `NoResultError` where a member diverges, `RunError` for a wrong gradient."""
         histories, num_points, steps = self.trainer.histories, 0, self.trainer.histories.steps
-        for take in self.trainer.rounds(saved):
+        for take in self.trainer.rounds(saved, is_over):
             for gradient in self.trainer.gradients:
                 insist_on(gradient)
             self._check_divergence()

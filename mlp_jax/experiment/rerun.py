@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from mlp_jax.config import saved
-from mlp_jax.config.schema import Experiment, num_folds
+from mlp_jax.config.schema import Experiment, num_folds, with_values
 from mlp_jax.core import training
 from mlp_jax.core.fit import from_arrays, template
 from mlp_jax.core.network import Layer, Params
@@ -41,6 +41,11 @@ def from_directory(directory: Path) -> Original:
     if result is None:
         raise UserError(
             f"rerun={directory}: the run has not finished, so there is nothing to compare with. "
+            f"{rundir.how_to_resume(directory)}"
+        )
+    if result.get("out_of_time"):
+        raise UserError(
+            f"rerun={directory}: its budget ended the run, at a step that cannot be repeated. "
             f"{rundir.how_to_resume(directory)}"
         )
 
@@ -80,6 +85,12 @@ def from_store(run_id: str, uri: str | None) -> Original:
     if "params_sha256" not in found.tags:
         raise UserError(f"rerun={run_id}: the run has not finished; there is nothing to compare.")
 
+    if found.tags.get(describe.OUT_OF_TIME):
+        raise UserError(
+            f"rerun={run_id}: its budget ended the run, at a step that cannot be repeated; resume "
+            "it where it was trained."
+        )
+
     def params(problem: Problem) -> Params | None:
         with TemporaryDirectory() as folder:
             model = found.download_model(Path(folder))
@@ -101,7 +112,8 @@ def from_store(run_id: str, uri: str | None) -> Original:
 def rerun(original: Original, console: Console | None = None, command: str = "") -> None:
     """Makes the run again, as a new one. Raises `RunError` where a bit is another."""
     console = console or Console()
-    result = run.run(original.config, console, command, tags={"rerun_of": Path(original.name).name})
+    config = with_values(original.config, {"budget": None})
+    result = run.run(config, console, command, tags={"rerun_of": Path(original.name).name})
     if describe.params_sha256(result.fitted.params) == original.params_sha256:
         console.line(f"identical: every bit of the parameters is as in {original.name}")
         return

@@ -201,6 +201,8 @@ class _Process:
         self.config = config = prepared.problem.config
         self.directory, self.console, self.interrupt = directory, console, interrupt
         self.command, self.tags = command, tags
+        self.out_of_time_at: int | None = None
+        """The step at which the time was up."""
         uri = store.store_uri(config.tracking.uri) if _is_tracked(config) else None
         self.record = saved.to_record(config, self.problem.log_every, uri)
         self.environment = machine.environment(prepared.device, self.problem.dataset.digest)
@@ -297,6 +299,12 @@ class _Process:
                 run.add("environment.yaml", OmegaConf.to_yaml(self.environment))
             result = self._train(run, saver, carry, history)
             describe.print_result(result, self.console)
+            if self.out_of_time_at is not None:
+                self.console.line(
+                    f"budget={self.config.budget}: the time was up at step "
+                    f"{self.out_of_time_at:,} of {self.problem.num_steps:,}. "
+                    f"{rundir.how_to_resume(self.directory)}"
+                )
             if run is not None:
                 self._record(result, run, first_step)
         if saver.failure is not None:
@@ -329,8 +337,18 @@ class _Process:
             fitted._replace(params=params),
             metrics,
             seconds,
+            out_of_time_at=self.out_of_time_at,
             temperature=temperature,
         )
+
+    def _is_end(self, step: int, is_last: bool) -> bool:
+        """Whether the training ends after this step, as it does where the time is up."""
+        if not is_last and self.console.is_over(self.config.budget):
+            self.out_of_time_at = step
+        return is_last or self.interrupt.requested or self._is_over()
+
+    def _is_over(self) -> bool:
+        return self.out_of_time_at is not None
 
     def _train_members(
         self, members: Members, run: tracking.Run | None, saver: Saver, saved: Saved | None
@@ -339,7 +357,7 @@ class _Process:
         start = time.perf_counter()
         objective = f"members/{describe.objective(self.config, self.problem.dataset)}"
         with self.console.sweep_progress(len(members)) as show:
-            for now in members.train(saved):
+            for now in members.train(saved, self._is_over):
                 reached("training")
                 for point in now.new:
                     if run is not None:
@@ -347,12 +365,12 @@ class _Process:
                 shown = {k: v for k, v in now.new[-1].metrics.items() if k.endswith("/loss")}
                 progress = now.progress
                 show(progress.share, progress.num_done, measured(shown), progress.network_steps)
-                is_end = now.is_last or self.interrupt.requested
-                take = saver.save if is_end else saver.offer
+                take = saver.save if self._is_end(now.step, now.is_last) else saver.offer
                 take(now.step, now.arrays, now.history)
                 self.interrupt.check()
         reached("ending")
-        return members.result(time.perf_counter() - start)
+        result = members.result(time.perf_counter() - start)
+        return result._replace(out_of_time_at=self.out_of_time_at)
 
     def _fit(
         self,
@@ -374,8 +392,7 @@ class _Process:
 
             def on_pause(pause: Pause) -> None:
                 reached("training")
-                is_end = pause.is_last or self.interrupt.requested
-                take = saver.save if is_end else saver.offer
+                take = saver.save if self._is_end(pause.step, pause.is_last) else saver.offer
                 take(pause.step, lambda: to_arrays(pause.carry), pause.history)
                 self.interrupt.check()
 
@@ -391,6 +408,7 @@ class _Process:
                     on_log=on_log,
                     on_pause=on_pause,
                     pause_every=saver.every_steps,
+                    is_over=self._is_over,
                 )
             except DivergedError as error:
                 last = error.last_finite
@@ -401,17 +419,25 @@ class _Process:
                 if run is not None:
                     run.tag("diverged_at", str(error.step))
                 raise
+        if not len(fitted.history):
+            raise RunError(
+                f"budget={self.config.budget}: the time was up at step {self.out_of_time_at:,}, "
+                f"before the first log point, step {problem.log_every:,}; give more time, or make "
+                f"log_every smaller. {rundir.how_to_resume(self.directory)}"
+            )
         return fitted, time.perf_counter() - start
 
     def _record(self, result: Result, run: tracking.Run, first_step: int) -> None:
         """The final metrics and, as the config wants them, figures and the model."""
-        last_step = result.fitted.history[-1].step
+        last_step = describe.last_step(result)
         metrics = describe.final_metrics(result)
         if last_step > first_step:
             metrics["steps_per_second"] = (last_step - first_step) / result.seconds
         run.log(describe.in_order(metrics, describe.standing(result)[0]), last_step)
         for name, value in describe.final_tags(result).items():
             run.tag(name, value)
+        if self._is_over() or first_step:
+            run.tag(describe.OUT_OF_TIME, str(self.out_of_time_at or ""))
         note = describe.note(self.problem, self.prepared.device, self.command, result)
         run.tag("mlflow.note.content", note)
         self.interrupt.check()
@@ -424,7 +450,7 @@ class _Process:
             run.add(
                 tracking.MODEL, lambda path: save_model(path, describe.to_model(result), example)
             )
-        if result.members is not None:
+        if result.members is not None and not self._is_over():  # else they may go on
             self._record_members(result.members, run)
 
     def _record_members(self, members: list[Result], run: tracking.Run) -> None:

@@ -20,6 +20,6 @@ def assignments(job: Job) -> dict[str, str]:
 
 def own_overrides(job: Job, seed: int | None = None) -> list[str]:
     """The overrides of a job that are about its own training, or that of one of its seeds."""
-    others = ("sweep.", "population.", *([] if seed is None else ["seed="]))
+    others = ("sweep.", "population.", "budget=", *([] if seed is None else ["seed="]))
     own = [text for text in job.overrides if not text.lstrip("+~").startswith(others)]
     return own if seed is None else [*own, f"seed={seed}"]

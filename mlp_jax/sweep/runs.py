@@ -300,7 +300,10 @@ def find_finished(runs: "pd.DataFrame", jobs: Sequence[Job]) -> "pd.DataFrame":
 
     if "tags.config_hash" not in runs:
         return runs[:0]
-    finished = runs[runs["status"] == "FINISHED"].drop_duplicates("tags.config_hash", keep="last")
+    finished = runs[runs["status"] == "FINISHED"]
+    if (tag := f"tags.{describe.OUT_OF_TIME}") in finished:  # of a run alone, which may go on
+        finished = finished[finished[tag].fillna("") == ""]
+    finished = finished.drop_duplicates("tags.config_hash", keep="last")
     finished = finished.set_index("tags.config_hash")
     hashes = pd.Series({job.index: config_hash(job.config) for job in jobs})
     hashes = hashes[hashes.isin(finished.index)]

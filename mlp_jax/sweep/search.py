@@ -236,10 +236,14 @@ class Study:
         trial.set_user_attr(_SEARCH, self._search)
         return trial
 
-    def tell(self, losses: Sequence[float]) -> None:
-        """What the jobs of the last `ask` came to; infinite where there is nothing finite."""
+    def tell(self, losses: Sequence[float | None]) -> None:
+        """What the jobs of the last `ask` came to; infinite where there is nothing finite.
+
+        None of one that was not begun, which a search that goes on asks for again.
+        """
         for trial, loss in zip(self._asked, losses, strict=True):
-            self._study.tell(trial.number, loss, skip_if_finished=True)
+            if loss is not None:
+                self._study.tell(trial.number, loss, skip_if_finished=True)
 
     def close(self) -> None:
         """Lets go of the storage."""

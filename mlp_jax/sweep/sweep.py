@@ -90,6 +90,9 @@ class Sweep:
         self._loaded: dict[str, data.Dataset] = {}
         self._candidates: dict[tuple[str, str], Candidates] = {}
         """For an ensemble, by their store and experiment."""
+        self.num_not_begun = 0
+        """The jobs for which there was no time."""
+        self._budget: str | None = None
         self._trained_again: dict[int, Result] = {}
         """Of those that were trained by an earlier sweep first, by the numbers of their jobs."""
 
@@ -127,15 +130,30 @@ class Sweep:
             _show(self.outcomes, self.alone, self.console)
             for line in selected:
                 self.console.facts({"ensemble": line})
+            if self.num_not_begun:
+                self.console.line(self._what_is_left())
             for each in self._runs.values():
                 self.console.facts(each.links())
+
+    def is_over(self) -> bool:
+        """Whether the time of `budget` is up, so that no more jobs begin."""
+        return self.console.is_over(self._budget)
+
+    def _what_is_left(self) -> str:
+        num_jobs = len(self.outcomes) + self.num_not_begun
+        resume = f" Continue with: {in_store.resume_command(self.command)}" if self._runs else ""
+        return (
+            f"budget={self._budget}: the time was up; {self.num_not_begun:,} of {num_jobs:,} jobs "
+            f"were not begun.{resume}"
+        )
 
     def train(self, jobs: Sequence[Job], on_done: OnDone = lambda outcome: None) -> list[Outcome]:
         """Trains a batch; `on_done` hears of each job as soon as its group is done.
 
-        A group that fails does not keep the others from being trained. Raises `UserError` or
-        `RunError` where the runs cannot be recorded.
+        A group that fails does not keep the others from being trained; none begins after the time
+        of `budget`. Raises `UserError` or `RunError` where the runs cannot be recorded.
         """
+        self._budget = jobs[0].config.budget
         tracked = [job for job in jobs if _is_tracked(job)]
         if any(job.config.sweep.resume for job in jobs if not _is_tracked(job)):
             raise UserError(
@@ -154,9 +172,17 @@ class Sweep:
             meter = _Meter(show, len(jobs), len(before))
             known = {outcome.job.index for outcome in before}
             left = [job for job in jobs if job.index not in known]
+            if self.is_over() and not self.outcomes:
+                raise UserError(
+                    f"budget={self._budget}: the time was up before the first training began; give "
+                    "it more time."
+                )
             for key in _by_store(left):
                 self._begin(key)
             for group in groups.by_structure(left):
+                if self.is_over():
+                    self.num_not_begun += len(group)
+                    continue
                 meter.say("compiling")
                 done += self._done(self._train_group(group, meter), on_done)
                 meter.end_group(len(group))

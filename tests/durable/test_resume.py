@@ -1,5 +1,6 @@
 """A run that was interrupted and continued ends with the bits of one that was not."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -29,7 +30,9 @@ from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment import setup as problem
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.run import from_arrays, to_arrays
-from mlp_jax.tracking import store
+from mlp_jax.sweep.jobs import Job
+from mlp_jax.sweep.runs import find_finished
+from mlp_jax.tracking import search, store
 from mlp_jax.tracking.record import BusyError, Record
 
 SMALL = ["data=iris", "model.hidden_sizes=[4]", "num_epochs=null", "batch_size=16"]
@@ -257,6 +260,54 @@ def test_a_run_that_is_not_there():
     for name in ("nope", "", "..", "runs"):
         with pytest.raises(UserError, match=f"resume={name}: no directory of a run"):
             train.resume(name, [])
+
+
+# --- a budget ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """The clock is a second later after each step."""
+    clock = itertools.count(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "CALL_SECONDS", 0.0)  # one step a call
+        patch.setattr(Console, "seconds", lambda console: next(clock))
+        yield patch
+
+
+def test_a_run_whose_time_is_up_keeps_what_it_has_and_goes_on_to_the_same_bits(ticks, capsys):
+    result = run(*CIRCLES, "budget=40s")
+    (directory,) = directories()
+    assert (result.out_of_time_at, result.fitted.step) == (41, 41)
+    assert [point.step for point in result.fitted.history] == [25]
+    said = f"budget=40s: the time was up at step 41 of 180. {rundir.how_to_resume(directory)}"
+    assert said in capsys.readouterr().out
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    run_id = rundir.read(directory, "run.json")["run_id"]
+    tags = client.get_run(run_id).data.tags
+    assert tags["out_of_time_at"] == "41"
+    assert not len(find_finished(search.runs(client, "circles"), [Job(0, (), compose(CIRCLES))]))
+    for name in (str(directory), run_id):
+        with pytest.raises(UserError, match="its budget ended the run"):
+            train.rerun(name, [f"checkpoint.root={'runs' if name == str(directory) else 'none'}"])
+
+    ticks.undo()
+    train.resume(directory.name, ["budget=2h"])
+    assert "resumed at step 41 of 180" in capsys.readouterr().out
+    run(*CIRCLES)
+    a, b = (rundir.read(path, "result.json") for path in directories())
+    assert a == b
+    resumed = client.get_run(run_id).data.tags
+    assert (resumed["out_of_time_at"], resumed["config_hash"]) == ("", tags["config_hash"])
+    train.resume(directory.name, ["budget=1h"])
+    assert "the run has finished, at step 180" in capsys.readouterr().out
+
+
+def test_a_time_that_is_up_before_the_first_log_point(ticks, capsys):
+    with pytest.raises(RunError, match=r"^budget=3s: .* step 4, before the first log point, step"):
+        run(*QUIET, "budget=3s")
+    train.resume(directories()[0].name, ["budget=null"])
+    assert "resumed at step 4 of 180" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["config.json", "environment.json"])

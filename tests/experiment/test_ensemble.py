@@ -1,6 +1,7 @@
 """An ensemble: its members are the networks alone, and its output is their mean."""
 
 import io
+import itertools
 from pathlib import Path
 
 import jax
@@ -132,9 +133,30 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(monkeypatch):
     result = train.resume(str(directory), [], quiet=True)
     assert calls[4] >= calls[1]
     assert calls[4] > 0
+    assert_as_whole(result, directory, whole)
+
+
+def assert_as_whole(result, directory, whole):
     assert rundir.result(directory)["params_sha256"] == describe.params_sha256(whole.fitted.params)
     assert result.metrics == whole.metrics
     assert list(result.fitted.history) == list(whole.fitted.history)
+
+
+def test_one_whose_time_is_up_is_the_mean_of_the_best_so_far(monkeypatch):
+    """It ends after its second round, each member with the parameters of its best log point."""
+    whole, _ = run(*MOONS, *PLAIN)
+    clock = itertools.count(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "seconds", lambda console: next(clock))
+        result, output = run(*MOONS, *PLAIN, "checkpoint.root=short", "budget=1.5s")
+    [directory] = Path("short").iterdir()
+    step = result.out_of_time_at
+    assert f"budget=1.5s: the time was up at step {step}" in output
+    assert result.fitted.history.steps[-1] == step < whole.fitted.history.steps[-1]
+    for member in result.members:
+        losses = member.fitted.history["validation/loss"]
+        assert member.fitted.step == member.fitted.history.steps[np.argmin(losses)]
+    assert_as_whole(train.resume(str(directory), ["budget=null"], quiet=True), directory, whole)
 
 
 @pytest.mark.parametrize(("overrides", "line"), [

@@ -34,6 +34,9 @@ class Recorder:
         """The seeds that an earlier sweep has trained."""
         self.num_left = 10**6
         """How many jobs it trains before it is killed."""
+        self.num_in_time = 10**6
+        """How many jobs begin before the time is up."""
+        self.num_not_begun = 0
 
     def __enter__(self) -> "Recorder":
         self.num_opened += 1
@@ -42,9 +45,16 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         pass
 
+    def is_over(self) -> bool:
+        return self.num_in_time <= 0
+
     def train(self, jobs: Sequence[Job], on_done: Callable[[Outcome], None]) -> None:
         self.batches.append(list(jobs))
         for job in jobs:
+            self.num_in_time -= 1
+            if self.num_in_time < 0:
+                self.num_not_begun += 1
+                continue
             error = self.errors.get(job.config.seed)
             log = f"log of {job.index}\n"
             self.num_left -= 1
@@ -336,6 +346,27 @@ def test_a_search_that_was_killed_proposes_the_same_jobs(
     if sweeper == "storage":
         trials = optuna.load_study(study_name="s", storage=storage).trials
         assert [trial.value for trial in trials] == [job.return_value for job in resumed]
+
+
+@pytest.mark.parametrize(("num_in_time", "num_asked"), [(8, 12), (12, 12)])
+def test_a_search_whose_time_is_up_asks_for_no_more_and_can_go_on(
+    multirun: Multirun, recorder: Recorder, num_in_time: int, num_asked: int
+) -> None:
+    optuna, storage = pytest.importorskip("optuna"), "sqlite:///optuna.db"
+    search = [*SEARCH, "hydra/sweeper=optuna", "hydra.sweeper.batch_size=6"]
+    whole = [job.overrides for job in multirun(*search)]
+    search += [f"hydra.sweeper.storage={storage}", "hydra.sweeper.study_name=s"]
+    recorder.num_in_time = num_in_time
+    ended = multirun(*search)
+    assert [job.overrides for job in ended] == whole[:num_asked]
+    assert recorder.num_not_begun == 16 - num_in_time
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    assert sum(trial.value is not None for trial in trials) == num_in_time
+    recorder.num_in_time = 16
+    resumed = multirun(*search, "sweep.resume=true")
+    assert [job.overrides for job in resumed] == [[*job, "sweep.resume=true"] for job in whole]
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    assert [trial.value for trial in trials] == [job.return_value for job in resumed]
 
 
 def test_a_latin_hypercube_covers_each_range_evenly(multirun: Multirun) -> None:

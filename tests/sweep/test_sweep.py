@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import itertools
 import os
 import re
 import signal
@@ -408,6 +409,38 @@ def test_a_sweep_that_is_resumed_trains_the_rest(client: MlflowClient, trainer: 
     run(make_jobs(*given, common=[*RESUME, "name=resumed"]))
     assert trainer.num_asked == [1]
     assert len(parents(client, "resumed")) == 2
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is a second later each time it is looked at."""
+    clock = itertools.count(1.0)
+    monkeypatch.setattr(Console, "seconds", lambda console: next(clock))
+
+
+@pytest.mark.usefixtures("ticks")
+def test_after_its_time_no_group_begins_and_the_rest_is_trained_when_resumed(
+    client: MlflowClient, trainer: Trainer
+) -> None:
+    given = [["seed=0"], ["seed=1"], ["optimizer=adam"]]
+    common, printed = [*SHORT, "name=in time"], Printed()
+    trainer.num_asked.clear()
+    # It looks at the clock before the first training, and before each group.
+    outcomes = run(make_jobs(*given, common=[*common, "budget=2s"]), printed)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert trainer.num_asked == [2]
+    assert "budget=2s: the time was up; 1 of 3 jobs were not begun." in printed.text
+    assert "best  " in printed.text and "budget" not in printed.text.split("best  ")[1][:80]
+    resumed = [*common, "sweep.resume=true", "budget=9min"]
+    assert len(run(make_jobs(*given, common=resumed), printed)) == 3
+    assert trainer.num_asked == [2, 1]
+
+
+@pytest.mark.usefixtures("ticks")
+def test_a_time_that_is_up_before_the_first_training(client: MlflowClient) -> None:
+    with pytest.raises(UserError, match=r"^budget=0\.5s: the time was up before the first"):
+        run(make_jobs(["seed=0"], common=[*SHORT, "name=no time", "budget=0.5s"]))
+    assert not runs_of(client, "no time")
 
 
 def test_ctrl_c_leaves_a_sweep_that_can_be_resumed(client: MlflowClient, trainer: Trainer) -> None:
