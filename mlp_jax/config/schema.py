@@ -221,12 +221,15 @@ class Model:
     output: Optional[str] = key("null: the matched pair for the data, as the loss", OUTPUT)
     loss: Optional[str] = key("null: squared_error for numbers, a cross-entropy for classes", LOSS)
     embedding: str = key(
-        "periodic: of each number d learned ones, V cos(2π f x + c) + b, beside it",
-        one_of("none", "periodic"),
+        "of each number d learned ones beside it; periodic: V cos(2π f x + c) + b; piecewise "
+        "linear: V max(0, f x + c) + b",
+        one_of("none", "periodic", "piecewise"),
     )
     embedding_size: int = key("d, of each number", between(1, 100))
-    embedding_frequencies: int = key("how many f each number has", between(1, 1000))
-    embedding_scale: float = number("standard deviation of the initial f", POSITIVE)
+    embedding_frequencies: int = key("how many f and c each number has", between(1, 1000))
+    embedding_scale: float = number(
+        "standard deviation of the initial f of periodic ones", POSITIVE
+    )
     max_one_hot: Optional[int] = key(
         "categories with more levels become up to 8 learned numbers; null: none", COUNT
     )

@@ -1,22 +1,24 @@
 """Learned inputs: what stands between x and the first layer, with its own backward pass.
 
-A number x_j becomes itself and d more, periodic in it:
+A number x_j becomes itself and d more, periodic or piecewise linear in it:
 
-    z_j = 2π f_j x_j + c_j        v_j = cos z_j        e_j = V_j v_j + b_j
+    z_j = ω f_j x_j + c_j        v_j = g(z_j)        e_j = V_j v_j + b_j
+
+with g = cos and ω = 2π, or g(z) = max(0, z) and ω = 1, whose pieces meet where z_j is 0.
 
 A category, a one-hot block x_q of x, becomes e_q = E_q x_q, the column of its level. The first
 layer takes a^0 = (what is no block, every e_j, every e_q), and with δ^0 = (W¹)ᵀ δ¹, of which δ_j
 and δ_q are the parts that belong to e_j and e_q,
 
     ∂L/∂V_j = δ_j v_jᵀ        ∂L/∂b_j = δ_j        ∂L/∂E_q = δ_q x_qᵀ
-    ζ_j = V_jᵀ δ_j ⊙ (−sin z_j)        ∂L/∂c_j = ζ_j        ∂L/∂f_j = 2π x_j ζ_j
+    ζ_j = V_jᵀ δ_j ⊙ g'(z_j)        ∂L/∂c_j = ζ_j        ∂L/∂f_j = ω x_j ζ_j
 
 Gorishniy, Rubachev & Babenko 2022, "On embeddings for numerical features in tabular deep learning";
 with x_j beside it and without a relu as in Holzmüller, Grinsztajn & Steinwart 2024, "Better by
 default". Guo & Berkhahn 2016, "Entity embeddings of categorical variables".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,6 +33,22 @@ from jaxtyping import Float, PRNGKeyArray
 MAX_CATEGORY_SIZE = 8
 
 
+class Shape(NamedTuple):
+    """What the embedding of a number is made of: ω, g and g'."""
+
+    omega: float
+    g: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+SHAPES = {
+    "periodic": Shape(2 * np.pi, jnp.cos, lambda z: -jnp.sin(z)),
+    "piecewise": Shape(
+        1.0, lambda z: jnp.maximum(z, 0), lambda z: jnp.heaviside(z, jnp.zeros((), z.dtype))
+    ),
+}
+
+
 class Embedded(NamedTuple):
     """Which components of x are embedded, and as what. It is hashable: a program is made for it."""
 
@@ -40,6 +58,8 @@ class Embedded(NamedTuple):
     size: int = 3
     """d, of a number."""
     num_frequencies: int = 16
+    """k, of a number: how many f and c it has."""
+    shape: str = "periodic"
 
     @property
     def category_sizes(self) -> tuple[int, ...]:
@@ -55,7 +75,7 @@ class Embedded(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["f", "c", "V", "b", "E"],
-    meta_fields=["numbers", "blocks"],
+    meta_fields=["numbers", "blocks", "shape"],
 )
 @dataclass(frozen=True)
 class Embedding:
@@ -68,12 +88,16 @@ class Embedding:
     E: tuple[Any, ...]  # each (size, levels)
     numbers: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
+    shape: str = "periodic"
 
 
 def init_embedding(
     key: PRNGKeyArray, embedded: Embedded, scale: float | Array, dtype: DTypeLike = jnp.float32
 ) -> Embedding:
-    """With f ~ N(0, scale²), c ~ U(−π, π), V and b ~ U(±k^{−1/2}), E ~ N(0, 1)."""
+    """Periodic with f ~ N(0, scale²) and c ~ U(−π, π); V and b ~ U(±k^{−1/2}), E ~ N(0, 1).
+
+    Piecewise with f = 1 and c ~ N(0, 1): pieces meet where numbers of mean 0 and variance 1 are.
+    """
     f_key, c_key, V_key, b_key, E_key = jax.random.split(key, 5)
     n, d, k = len(embedded.numbers), embedded.size, embedded.num_frequencies
     levels = [end - start for start, end in embedded.blocks]
@@ -82,9 +106,14 @@ def init_embedding(
     def uniform(key: PRNGKeyArray, shape: tuple[int, ...], limit: float) -> Array:
         return jax.random.uniform(key, shape, minval=-limit, maxval=limit).astype(dtype)
 
+    if embedded.shape == "periodic":
+        f = (scale * jax.random.normal(f_key, (n, k))).astype(dtype)
+        c = uniform(c_key, (n, k), np.pi)
+    else:
+        f, c = jnp.ones((n, k), dtype), jax.random.normal(c_key, (n, k)).astype(dtype)
     return Embedding(
-        f=(scale * jax.random.normal(f_key, (n, k))).astype(dtype),
-        c=uniform(c_key, (n, k), np.pi),
+        f=f,
+        c=c,
         V=uniform(V_key, (n, d, k), k**-0.5),
         b=uniform(b_key, (n, d), k**-0.5),
         E=tuple(
@@ -93,6 +122,7 @@ def init_embedding(
         ),
         numbers=embedded.numbers,
         blocks=embedded.blocks,
+        shape=embedded.shape,
     )
 
 
@@ -102,18 +132,19 @@ def plain(num_inputs: int, blocks: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.setdiff1d(np.arange(num_inputs), np.concatenate([[], *in_blocks]))
 
 
-def _waves(
+def _x_and_z(
     embedding: Embedding, x: Float[Array, " n_0"]
-) -> tuple[Float[Array, "numbers 1"], Float[Array, "numbers frequencies"]]:
+) -> tuple[Float[Array, "numbers 1"], Float[Array, "numbers k"]]:
     """The embedded x_j, and z_j."""
     x_j = x[np.array(embedding.numbers, int)][:, None]
-    return x_j, 2 * np.pi * embedding.f * x_j + embedding.c
+    return x_j, SHAPES[embedding.shape].omega * embedding.f * x_j + embedding.c
 
 
 def embed(embedding: Embedding, x: Float[Array, " n_0"]) -> Float[Array, " n_embedded"]:
     """The a^0 of one example."""
-    _, z = _waves(embedding, x)
-    e_j = jnp.einsum("jdk,jk->jd", embedding.V, jnp.cos(z)) + embedding.b
+    _, z = _x_and_z(embedding, x)
+    v = SHAPES[embedding.shape].g(z)
+    e_j = jnp.einsum("jdk,jk->jd", embedding.V, v) + embedding.b
     e_q = [E @ x[start:end] for E, (start, end) in zip(embedding.E, embedding.blocks, strict=True)]
     return jnp.concatenate([x[plain(len(x), embedding.blocks)], e_j.ravel(), *e_q])
 
@@ -129,12 +160,13 @@ def embedding_gradient(
     ends = np.cumsum([num_plain, n * d, *(len(E) for E in embedding.E)])
     _, delta_j, *deltas_q = jnp.split(delta / batch_size, ends[:-1].tolist(), axis=1)
     delta_j = delta_j.reshape(batch_size, n, d)
-    x_j, z = jax.vmap(partial(_waves, embedding))(x)
-    zeta = jnp.einsum("jdk,bjd->bjk", embedding.V, delta_j) * -jnp.sin(z)
+    omega, g, derivative = SHAPES[embedding.shape]
+    x_j, z = jax.vmap(partial(_x_and_z, embedding))(x)
+    zeta = jnp.einsum("jdk,bjd->bjk", embedding.V, delta_j) * derivative(z)
     return Embedding(
-        f=jnp.sum(2 * np.pi * x_j * zeta, axis=0),
+        f=jnp.sum(omega * x_j * zeta, axis=0),
         c=jnp.sum(zeta, axis=0),
-        V=jnp.einsum("bjd,bjk->jdk", delta_j, jnp.cos(z)),
+        V=jnp.einsum("bjd,bjk->jdk", delta_j, g(z)),
         b=jnp.sum(delta_j, axis=0),
         E=tuple(
             jnp.einsum("bd,bk->dk", delta_q, x[:, start:end])
@@ -142,4 +174,5 @@ def embedding_gradient(
         ),
         numbers=embedding.numbers,
         blocks=embedding.blocks,
+        shape=embedding.shape,
     )

@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Embedding(NamedTuple):
-    """Of numbers x_j V_j cos(2π f_j x_j + c_j) + b_j, of categories E_q x_q; `core` says more.
+    """Of numbers x_j V_j g(ω f_j x_j + c_j) + b_j, of categories E_q x_q; `core` says more.
 
     Arrays of an ensemble have a leading axis of members.
     """
@@ -67,12 +67,15 @@ class Embedding(NamedTuple):
     E: tuple[np.ndarray, ...]
     numbers: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
+    shape: str = "periodic"
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """The inputs of the first layer: (batch, …), or (members, batch, …)."""
         x_j = x[:, np.array(self.numbers, int), None]
-        z = (2 * np.pi * self.f)[..., None, :, :] * x_j + self.c[..., None, :, :]
-        e_j = np.einsum("...jdk,...bjk->...bjd", self.V, np.cos(z)) + self.b[..., None, :, :]
+        omega = 2 * np.pi if self.shape == "periodic" else 1
+        z = (omega * self.f)[..., None, :, :] * x_j + self.c[..., None, :, :]
+        v = np.cos(z) if self.shape == "periodic" else np.maximum(z, 0)
+        e_j = np.einsum("...jdk,...bjk->...bjd", self.V, v) + self.b[..., None, :, :]
         e_q = [
             x[:, start:end] @ np.swapaxes(E, -1, -2)
             for E, (start, end) in zip(self.E, self.blocks, strict=True)
@@ -183,7 +186,7 @@ class Model(NamedTuple):
             *learned, of_categories = self.embedding[:5]
             arrays |= {f"embedding_{n}": a for n, a in zip("fcVb", learned, strict=True)}
             arrays |= {f"embedding_E{n}": a for n, a in enumerate(of_categories, start=1)}
-            names |= {"numbers": self.embedding.numbers, "blocks": self.embedding.blocks}
+            names |= {key: getattr(self.embedding, key) for key in ("numbers", "blocks", "shape")}
         np.savez(directory / "params.npz", allow_pickle=False, **arrays)
         (directory / "network.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
 
@@ -263,6 +266,7 @@ def _load_embedding(arrays: Mapping[str, np.ndarray], names: dict[str, Any]) -> 
         E=tuple(arrays[f"embedding_E{n}"] for n in range(1, len(blocks) + 1)),
         numbers=tuple(names["numbers"]),
         blocks=blocks,
+        shape=names.get("shape", "periodic"),  # which models had no word for
     )
 
 

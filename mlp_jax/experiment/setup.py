@@ -249,7 +249,7 @@ def embedded_inputs(config: Experiment, dataset: Dataset) -> Embedded | None:
         if column.categories and len(column.categories) > (model.max_one_hot or np.inf)
     ]
     numbers: list[int] = []
-    if model.embedding == "periodic":
+    if model.embedding != "none":
         numbers = np.flatnonzero(dataset.preprocessing.are_numbers).tolist()
     if not blocks and not numbers:
         return None
@@ -259,7 +259,11 @@ def embedded_inputs(config: Experiment, dataset: Dataset) -> Embedded | None:
             "model.embedding=none model.max_one_hot=null, or model.params=null."
         )
     return Embedded(
-        tuple(numbers), tuple(blocks), model.embedding_size, model.embedding_frequencies
+        tuple(numbers),
+        tuple(blocks),
+        model.embedding_size,
+        model.embedding_frequencies,
+        "piecewise" if model.embedding == "piecewise" else "periodic",
     )
 
 

@@ -26,6 +26,8 @@ KINDS = {
     "categories": Embedded(blocks=((1, 4), (5, 7))),
     "both": Embedded(numbers=(0, 7), blocks=((1, 4), (4, 7)), size=3, num_frequencies=2),
     "all of x": Embedded(numbers=tuple(range(NUM_INPUTS)), size=1, num_frequencies=1),
+    "pieces": Embedded((0, 2, 7), size=2, num_frequencies=4, shape="piecewise"),
+    "pieces and categories": Embedded((0, 7), ((1, 4), (4, 7)), 3, 2, "piecewise"),
 }
 LOSS = LOSSES["identity", "squared_error"]
 
@@ -59,17 +61,20 @@ def test_every_entry_of_an_embedding_has_a_gradient():
     assert all(jnp.all(leaf != 0) for leaf in jax.tree.leaves(grads[0]))
 
 
-def test_what_the_first_layer_takes_is_as_defined():
-    embedding = params_of(KINDS["both"])[0]
+@pytest.mark.parametrize("kind", ["both", "pieces and categories"])
+def test_what_the_first_layer_takes_is_as_defined(kind):
+    embedding = params_of(KINDS[kind])[0]
     x = np.asarray(batch()[0][0])
     wanted = [x[0], x[7]]
     for j, number in enumerate((0, 7)):
-        v = np.cos(2 * np.pi * np.asarray(embedding.f[j]) * x[number] + np.asarray(embedding.c[j]))
+        f, c = np.asarray(embedding.f[j]), np.asarray(embedding.c[j])
+        v = np.cos(2 * np.pi * f * x[number] + c) if kind == "both" else f * x[number] + c
+        v = v if kind == "both" else np.where(v > 0, v, 0)
         wanted += (np.asarray(embedding.V[j]) @ v + np.asarray(embedding.b[j])).tolist()
     wanted += embedding.E[0][:, int(np.argmax(x[1:4]))].tolist()
     wanted += [0.0] * 2  # a level that the other block does not have
     np.testing.assert_allclose(embed(embedding, jnp.asarray(x)), wanted, rtol=1e-12)
-    _, activations = forward(params_of(KINDS["both"]), jnp.asarray(x), ACTIVATIONS["tanh"])
+    _, activations = forward(params_of(KINDS[kind]), jnp.asarray(x), ACTIVATIONS["tanh"])
     np.testing.assert_allclose(activations[0], wanted, rtol=1e-12)
 
 
@@ -82,6 +87,14 @@ def test_initial_values_have_their_distributions():
     assert np.abs(embedding.V).max() == pytest.approx(0.2, rel=0.01)
     arrays = [np.ravel(leaf)[:100] for leaf in jax.tree.leaves(embedding)]
     assert len({array.tobytes() for array in arrays}) == len(arrays)
+
+
+def test_pieces_meet_where_standardised_numbers_are():
+    numbers = Embedded(tuple(range(200)), size=4, num_frequencies=25, shape="piecewise")
+    embedding = init_embedding(jax.random.key(0), numbers, 0.3)
+    assert jnp.all(embedding.f == 1)
+    assert np.mean(embedding.c) == pytest.approx(0, abs=0.05)
+    assert np.std(embedding.c) == pytest.approx(1, rel=0.05)
 
 
 def test_a_category_has_half_as_many_numbers_as_levels_and_at_most_eight():
@@ -109,31 +122,39 @@ def test_the_gradient_check_takes_every_kind(kind):
 # --- planted bugs ------------------------------------------------------------------------------
 
 MUTANTS = {
-    "sin for −sin": ("* -jnp.sin(z)", "* jnp.sin(z)"),
-    "cos for −sin": ("* -jnp.sin(z)", "* jnp.cos(z)"),
-    "no derivative of cos": (" * -jnp.sin(z)", ""),
-    "no 2π in f": ("2 * np.pi * x_j * zeta", "x_j * zeta"),
-    "no x in f": ("2 * np.pi * x_j * zeta", "2 * np.pi * zeta"),
+    "sin for −sin": ("lambda z: -jnp.sin(z)", "lambda z: jnp.sin(z)"),
+    "cos for −sin": ("lambda z: -jnp.sin(z)", "lambda z: jnp.cos(z)"),
+    "no derivative of g": (" * derivative(z)", ""),
+    "no 2π in f": ("omega * x_j * zeta", "x_j * zeta"),
+    "no x in f": ("omega * x_j * zeta", "omega * zeta"),
     "x in c": ("c=jnp.sum(zeta, axis=0)", "c=jnp.sum(x_j * zeta, axis=0)"),
-    "z for v in V": ("bjk->jdk\", delta_j, jnp.cos(z)", "bjk->jdk\", delta_j, z"),
+    "z for v in V": ("bjk->jdk\", delta_j, g(z)", "bjk->jdk\", delta_j, z"),
     "only the first example in b": ("b=jnp.sum(delta_j, axis=0)", "b=delta_j[0]"),
     "sum for mean": ("delta / batch_size", "delta"),
     "another category's x": ("x[:, start:end])", "x[:, :end - start])"),
 }  # fmt: skip
+OF_PIECES = {
+    "max for its derivative": ("jnp.heaviside(z, jnp.zeros((), z.dtype))", "jnp.maximum(z, 0)"),
+    "1 for the derivative of max": ("jnp.heaviside(z, jnp.zeros((), z.dtype))", "jnp.ones_like(z)"),
+}  # fmt: skip
+CASES = [
+    *(("both", name) for name in (None, *MUTANTS)),
+    *(("pieces and categories", name) for name in (None, *OF_PIECES)),
+]
 
 
-@pytest.mark.parametrize("name", [None, *MUTANTS])
-def test_a_mutant_is_caught_by_the_gradient_check(name, monkeypatch):
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_mutant_is_caught_by_the_gradient_check(kind, name, monkeypatch):
     if name is not None:
         source = Path(module.__file__).read_text(encoding="utf-8")
-        gradient = planted(*MUTANTS[name], source).embedding_gradient
+        gradient = planted(*(MUTANTS | OF_PIECES)[name], source).embedding_gradient
 
         def mutated(embedding, x, delta):
             found = gradient(embedding, x, delta)
             return type(embedding)(**vars(found))
 
         monkeypatch.setattr(backpropagation, "embedding_gradient", mutated)
-    check = check_gradient(Objective(ACTIVATIONS["tanh"], LOSS), params_of(KINDS["both"]), *batch())
+    check = check_gradient(Objective(ACTIVATIONS["tanh"], LOSS), params_of(KINDS[kind]), *batch())
     assert check.passed == (name is None)
     assert len(check.layers) == 4
     assert name is None or check.worst_layer == 0

@@ -49,9 +49,10 @@ def run(*overrides):
     return result, output.getvalue()
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_model_in_numpy_has_the_outputs_of_the_network(size, tmp_path):
-    result, output = run(*EMBEDDED, *PLAIN, f"ensemble.size={size}", "model.dropout=0.1")
+@pytest.mark.parametrize(("size", "shape"), [(1, "piecewise"), (3, "periodic")])
+def test_a_model_in_numpy_has_the_outputs_of_the_network(size, shape, tmp_path):
+    shaped = [f"model.embedding={shape}", f"ensemble.size={size}"]
+    result, output = run(*EMBEDDED, *PLAIN, *shaped, "model.dropout=0.1")
     assert "10 inputs (embedded as 11)" in output  # 2 + 2·2 numbers, 3 of city, 2 of colour
     part = result.problem.test
     describe.to_model(result).save(tmp_path)
