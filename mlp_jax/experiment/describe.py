@@ -337,7 +337,9 @@ def _print_members(members: list[Result], console: Console) -> None:
     console.table(["", *found], rows)
     kept = [member.fitted.step for member in members]
     if min(kept) < members[0].problem.num_steps:
-        console.line(f"the parameters of steps {min(kept):,} to {max(kept):,} are kept")
+        first, last = min(kept), max(kept)
+        steps = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+        console.line(f"the parameters of {steps} are kept")
 
 
 def member_statistics(members: list[Result]) -> dict[str, dict[str, tuple[float, float]]]:

@@ -1,6 +1,7 @@
 """An ensemble that is selected from a sweep: the greedy picks, what they reach, where it is."""
 
 import csv
+import doctest
 import io
 import os
 import re
@@ -23,7 +24,7 @@ from mlp_jax.errors import UserError
 from mlp_jax.experiment import describe
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
-from mlp_jax.sweep import groups
+from mlp_jax.sweep import groups, selection
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.selection import select
 from mlp_jax.sweep.sweep import Outcome, Sweep
@@ -39,6 +40,10 @@ def test_a_selection_worked_by_hand() -> None:
     # (2, 3)/3: .111; and (3, 3)/4: .125 is worse, (2, 6)/4 and (2.9, 3)/4 too.
     assert picks == (0, 2, 0)
     assert losses == pytest.approx((1, 0.5, 1 / 9))
+
+
+def test_examples() -> None:
+    assert doctest.testmod(selection).failed == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
