@@ -177,7 +177,7 @@ def _check_memory(config: Experiment, dataset: Dataset, num_points: int, num_job
         raise UserError(
             f"sweep.seeds={config.sweep.seeds}: {num_jobs * count:,} networks, which take about "
             f"{count * bytes_of_seed / 2**30:,.1f} GiB, and the memory has {memory / 2**30:,.1f}; "
-            f"at most {memory // bytes_of_seed:,} networks of each job fit."
+            f"at most {memory // bytes_of_seed // num_folds(config):,} seeds of each job fit."
         )
 
 
