@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+ROUNDING = 1e-6
+"""By which losses may differ, relatively, of means that are equal in float32."""
+
 
 class Selection(NamedTuple):
     """The networks in the order in which they were taken, and the loss of their mean after each."""
@@ -28,7 +31,7 @@ def select(
 
     The first is the best one alone. A network may be taken again, and then weighs more; of equal
     ones the first is taken. Of the sequence only what leads to its lowest loss is kept, which so is
-    never above that of the best network.
+    never above that of the best network but by rounding: one network taken again has no other mean.
 
     >>> y_hats = np.array([[[1.0]], [[-2.0]], [[9.0]]])
     >>> select(y_hats, lambda y_hat: abs(float(y_hat[0, 0])), most=6)
@@ -42,5 +45,7 @@ def select(
         picks.append(int(np.argmin(found)))
         losses.append(found[picks[-1]])
         total = total + y_hats[picks[-1]]
-    end = int(np.argmin(losses)) + 1
+    lowest = min(losses)
+    is_lowest = np.isclose(losses, lowest, rtol=ROUNDING, atol=0)
+    end = int(np.argmax(is_lowest)) + 1
     return Selection(tuple(picks[:end]), tuple(losses[:end]))

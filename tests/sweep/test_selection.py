@@ -42,6 +42,13 @@ def test_a_selection_worked_by_hand() -> None:
     assert losses == pytest.approx((1, 0.5, 1 / 9))
 
 
+def test_one_that_is_best_alone_is_taken_once() -> None:
+    """Its mean with itself is the same number, whatever rounding makes of it."""
+    losses = iter([0.3, 0.9, 0.3 - 1e-9, 0.9, 0.3 - 2e-9, 0.9])
+    picks, _ = select(np.zeros((2, 1, 1)), lambda y_hat: next(losses), most=3)
+    assert picks == (0,)
+
+
 def test_examples() -> None:
     assert doctest.testmod(selection).failed == 0
 
