@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from mlp_jax.core import metrics
 from mlp_jax.core.training import Part
@@ -12,7 +15,7 @@ from mlp_jax.data import Dataset
 from mlp_jax.experiment import describe
 from mlp_jax.experiment.console import number
 from mlp_jax.experiment.describe import Result
-from mlp_jax.experiment.prediction import Committee
+from mlp_jax.experiment.prediction import Committee, Model
 from mlp_jax.experiment.setup import Problem, choose_output_and_loss
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.selection import select
@@ -60,17 +63,9 @@ class Ensemble(NamedTuple):
     metrics: dict[str, dict[str, float]]
     """Of the validation part and the test part."""
     best: Candidate
-    """Alone."""
+    best_alone: dict[str, dict[str, float]]
+    """Its metrics."""
     num_candidates: int
-
-    @property
-    def best_alone(self) -> dict[str, dict[str, float]]:
-        """The metrics of the best run where the ensemble has its own."""
-        assert self.best.result is not None
-        return {
-            part: {name: self.best.result.metrics[part][name] for name in names}
-            for part, names in self.metrics.items()
-        }
 
     def line(self, num_runs: int) -> str:
         """What it reaches, and the best run alone, of a sweep of so many runs."""
@@ -95,40 +90,72 @@ def _count(count: int, what: str) -> str:
 
 def ensemble_of(candidates: Sequence[Candidate], most: int) -> Ensemble:
     """Selected from runs of one kind, the best of which comes first, by at most so many picks."""
-    best = candidates[0]
-    results = [each.result for each in candidates if each.result is not None]
-    problem, models = results[0].problem, [describe.to_model(result) for result in results]
-    assert problem.validation is not None
-    validation, metric = problem.validation, best.objective.partition("/")[2]
-    x = np.asarray(validation.x)
+    best, results = candidates[0], [each.result for each in candidates if each.result is not None]
+    problem, y_hats = results[0].problem, np.stack([_held_out(result) for result in results])
+    y = np.concatenate([np.asarray(_validation(one).y) for one in _networks(results[0])])
+    measure = partial(_measured, problem)
+    metric = best.objective.partition("/")[2]
 
     def loss(y_hat: np.ndarray) -> float:
-        return describe.search_loss(metric, _measured(problem, validation, y_hat, [metric])[metric])
+        return describe.search_loss(metric, measure(y_hat, y, [metric])[metric])
 
-    picks = select(np.stack([model.outputs(x) for model in models]), loss, most).picks
+    picks = select(y_hats, loss, most).picks
     places, counts = zip(*Counter(picks).most_common(), strict=True)
-    model = Committee(tuple(models[place] for place in places), counts)
-    parts = {"validation": problem.validation, "test": problem.test}
-    names = metrics.names_of(problem.training.threshold)
+    models = [_model(results[place]) for place in places]
+    committee, names = (
+        Committee(tuple(models), counts),
+        metrics.names_of(problem.training.threshold),
+    )
+
+    def reached(picks: Sequence[int], model: Committee | Model) -> dict[str, dict[str, float]]:
+        found = {"validation": measure(y_hats[list(picks)].mean(axis=0), y, names)}
+        if (test := problem.test) is not None:
+            found["test"] = measure(model.outputs(np.asarray(test.x)), np.asarray(test.y), names)
+        return found
+
     return Ensemble(
         tuple(candidates[place] for place in places),
-        model,
-        {
-            name: _measured(problem, part, model.outputs(np.asarray(part.x)), names)
-            for name, part in parts.items()
-            if part is not None
-        },
+        committee,
+        reached(picks, committee),
         best,
+        reached([0], _model(results[0])),
         len(candidates),
     )
 
 
+def _networks(result: Result) -> list[Result]:
+    """The network of each fold, or the only one."""
+    return result.repeats or [result]
+
+
+def _held_out(result: Result) -> Float[np.ndarray, "n n_L"]:
+    """ŷ of the validation part, or of each fold by the network that has not seen it."""
+    return np.concatenate(
+        [describe.outputs(one, np.asarray(_validation(one).x)) for one in _networks(result)]
+    )
+
+
+def _validation(network: Result) -> Part:
+    part = network.problem.validation
+    assert part is not None  # as was checked before the training
+    return part
+
+
+def _model(result: Result) -> Model:
+    """Of folds the mean of their networks."""
+    if result.repeats is None:
+        return describe.to_model(result)
+    params = [one.fitted.params for one in result.repeats]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    return describe.to_model(result._replace(fitted=result.fitted._replace(params=stacked)))
+
+
 def _measured(
-    problem: Problem, part: Part, y_hat: np.ndarray, names: Collection[str]
+    problem: Problem, y_hat: np.ndarray, y: np.ndarray, names: Collection[str]
 ) -> dict[str, float]:
     """But for the loss, in which the members may differ."""
     fixed = problem.training
     measured = metrics.of_outputs(
-        y_hat, np.asarray(part.y), threshold=fixed.threshold, units=fixed.units, names=names
+        y_hat, y, threshold=fixed.threshold, units=fixed.units, names=names
     )
     return {name: float(value) for name, value in measured.items()}

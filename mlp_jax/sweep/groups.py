@@ -150,11 +150,6 @@ def _check_ensemble(config: Experiment, dataset: Dataset) -> None:
             f"sweep.ensemble={most}: {dataset.name} has no validation part to select it on; set "
             "data.validation_size, or sweep.ensemble=0."
         )
-    if most and num_folds(config) > 1:
-        raise UserError(
-            f"sweep.ensemble={most} data.folds={config.data.folds}: an ensemble is selected on one "
-            "validation part; use data.validation_size and data.folds=null, or sweep.ensemble=0."
-        )
     if most and count > 1:
         raise UserError(
             f"sweep.ensemble={most} sweep.seeds={count}: an ensemble is selected from runs of one "

@@ -16,7 +16,8 @@ from mlp_jax.errors import UserError
 from mlp_jax.experiment import describe
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
-from mlp_jax.sweep import groups
+from mlp_jax.sweep import groups, seeds
+from mlp_jax.sweep.candidates import Candidate, ensemble_of
 from mlp_jax.sweep.jobs import Job
 from mlp_jax.sweep.sweep import Sweep
 
@@ -205,7 +206,45 @@ def test_what_cannot_be_is_said_before_anything_is_written(overrides, message, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("override", ["model.class_weights=balanced", "sweep.ensemble=5"])
-def test_what_a_sweep_cannot_do_with_folds(override):
-    with pytest.raises(UserError, match=r"data\.folds=3.*: .*(numbers|validation_size)"):
-        groups.check(compose(["+exp=moons", "data.folds=3", override]))
+def test_a_sweep_cannot_balance_the_classes_of_each_fold():
+    config = compose(["+exp=moons", "data.folds=3", "model.class_weights=balanced"])
+    with pytest.raises(UserError, match=r"data\.folds=3 model\.class_weights=balanced: .* numbers"):
+        groups.check(config)
+
+
+def test_an_ensemble_of_a_sweep_is_selected_on_all_folds():
+    jobs = [
+        Job(index, (), compose([*MOONS, f"optimizer.learning_rate={rate}"]))
+        for index, rate in enumerate((0.05, 0.02))
+    ]
+    configs = [job.config for job in jobs]
+    networks = groups.train([n for c in configs for n in seeds.configs_of(c)], repeats=3)
+    results = seeds.gathered(configs, networks)
+    candidates = [
+        Candidate(job, None, *describe.standing(result), result)
+        for job, result in zip(jobs, results, strict=True)
+    ]
+    ensemble = ensemble_of(candidates, 4)
+    counts = [0, 0]
+    for candidate, count in zip(ensemble.members, ensemble.model.counts, strict=True):
+        counts[candidate.job.index] = count
+    folds = [one.problem.dataset for one in results[0].repeats]
+
+    def y_hat(job, x, networks):
+        of_each = [describe.outputs(results[job].repeats[fold], x)[:, 0] for fold in networks]
+        return np.mean(of_each, axis=0)
+
+    def wanted(part, counts):
+        whole = [(folds[0].test, range(3))]
+        held_out = [(dataset.validation, [fold]) for fold, dataset in enumerate(folds)]
+        parts = whole if part == "test" else held_out
+        mean = [
+            sum(count * y_hat(job, x, networks) for job, count in enumerate(counts)) / sum(counts)
+            for (x, _), networks in parts
+        ]
+        return log_loss(np.concatenate([y for (_, y), _ in parts]), np.concatenate(mean))
+
+    for part in ("validation", "test"):
+        found = [measured[part]["log_loss"] for measured in (ensemble.metrics, ensemble.best_alone)]
+        assert found == pytest.approx([wanted(part, counts), wanted(part, [1, 0])], rel=1e-9)
+    assert min(counts) > 0  # else it were no test of an ensemble
