@@ -17,7 +17,7 @@ GROUP_FILES = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.ya
 EXPERIMENTS = [name for group, name in GROUP_FILES if group == "exp"]
 CHOICE_FILES = [(group, name) for group, name in GROUP_FILES if group != "exp"]
 OF_A_TABLE = ["data.path=x.csv", "data.target=y"]
-NEEDED = defaultdict(list, table=OF_A_TABLE, tabular=OF_A_TABLE)
+NEEDED = defaultdict(list, dict.fromkeys(("table", "tabular", "tabular_search"), OF_A_TABLE))
 
 
 @pytest.fixture(scope="module")

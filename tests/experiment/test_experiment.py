@@ -56,7 +56,7 @@ def overrides_of(name, mnist_root):
     if "/data: mnist" in text:
         overrides += [f"data.root={mnist_root}", "data.validation_size=100"]
         overrides += ["model.hidden_sizes=[5]"]
-    if "/data: table" in text:
+    if "/data: table" in text or "- tabular" in text:
         Path("table.csv").write_text("x,y\n" + "".join(f"{i},{i * i}\n" for i in range(100)))
         overrides += ["data.path=table.csv", "data.target=y"]
     return overrides

@@ -658,3 +658,12 @@ def has_model(run: Run) -> bool:
 def test_the_command_that_resumes_asks_for_it_once() -> None:
     again = family.resume_command("train -m sweep.resume=true seed=1,2")
     assert again == "train -m seed=1,2 sweep.resume=true" == family.resume_command(again)
+
+
+def test_the_command_of_a_job_alone_takes_back_what_a_file_asks_of_a_sweep():
+    overrides = ("+exp=xor", "seed=3", "sweep.resume=true")
+    asked = with_values(compose(list(overrides)), {"sweep.ensemble": 5, "sweep.seeds": 4})
+    alone = ["+exp=xor", "seed=3", "sweep.ensemble=0", "sweep.seeds=1"]
+    assert own_overrides(Job(0, overrides, asked)) == alone
+    given = Job(0, (*overrides, "sweep.seeds=4"), asked)
+    assert own_overrides(given, seed=6) == ["+exp=xor", "sweep.ensemble=0", "seed=6"]
