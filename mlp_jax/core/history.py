@@ -64,15 +64,19 @@ def value_of(value: Any) -> Any:
 
 
 def mean_history(histories: Sequence[History]) -> History:
-    """At each log point the mean of each metric over the trainings that have come to it."""
+    """At each log point the mean of each metric; a training that has ended keeps its last values.
+
+    Else the mean would jump where one of them ends, which has another loss than the others.
+    """
     longest = max(histories, key=len)
+    begun = [history for history in histories if len(history)] or [longest]
 
     def mean(name: str) -> np.ndarray:
-        rows = np.full((len(histories), len(longest)), np.nan)
-        for row, history in zip(rows, histories, strict=True):
-            row[: len(history)] = history[name]
-        is_its = np.arange(len(longest)) < np.array([[len(history)] for history in histories])
-        return np.where(is_its, rows, 0).sum(axis=0) / is_its.sum(axis=0)
+        rows = [
+            np.pad(history[name], (0, len(longest) - len(history)), mode="edge")
+            for history in begun
+        ]
+        return np.mean(rows, axis=0)
 
     return History(longest.steps, {name: mean(name) for name in longest.metrics})
 

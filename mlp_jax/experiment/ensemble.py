@@ -239,7 +239,7 @@ def _arrays(take: Callable[[], Saved]) -> dict[str, np.ndarray]:
 
 
 def members_history(histories: Histories) -> History:
-    """The mean of each metric over the members that are still in training, as `members/…`."""
+    """The mean of each metric over the members, as `members/…`."""
     mean = mean_history([histories[member] for member in range(len(histories.is_done))])
     named = {f"members/{k}" if "/" in k else k: values for k, values in mean.metrics.items()}
     return History(mean.steps, named)

@@ -309,8 +309,10 @@ def test_networks_of_a_trial_are_judged_by_their_mean():
     assert histories.halved_at.tolist() == [1, 1, 0, 0, 1, 0]
 
 
-def test_the_mean_of_histories_is_over_those_that_have_come_so_far():
+def test_in_the_mean_of_histories_one_that_has_ended_keeps_its_last_values():
+    none = History(np.array([], int), {"train/loss": np.array([])})
     short = History(np.array([1]), {"train/loss": np.array([1.0])})
     long = History(np.array([1, 2]), {"train/loss": np.array([3.0, 5.0])})
-    mean = mean_history([short, long])
-    assert [(point.step, point.metrics["train/loss"]) for point in mean] == [(1, 2.0), (2, 5.0)]
+    mean = mean_history([none, short, long])
+    assert [(point.step, point.metrics["train/loss"]) for point in mean] == [(1, 2.0), (2, 3.0)]
+    assert len(mean_history([none, none])) == 0
