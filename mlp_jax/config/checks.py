@@ -18,6 +18,7 @@ from mlp_jax.config.schema import (
     all_fields,
     describe,
     is_optional,
+    is_whole,
     with_values,
 )  # fmt: skip
 from mlp_jax.errors import UserError, nearest
@@ -62,7 +63,7 @@ def with_numbers(config: Experiment, numbers: Mapping[str, int | float]) -> Expe
         section, _, name = path.rpartition(".")
         node = getattr(config, section) if section else config
         item = next(item for item in fields(node) if item.name == name)
-        values[path] = value if item.type is int else _as_float(value)
+        values[path] = value if is_whole(item) else _as_float(value)
         _validate_value(item, values[path], path)
     config = with_values(config, values)
     _validate_together(config)

@@ -23,7 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlp_jax.config import guard
 from mlp_jax.config.checks import to_experiment, with_numbers
-from mlp_jax.config.schema import CONF, TRACED_KEYS, Experiment, find_field, register_schema
+from mlp_jax.config.schema import (
+    CONF,
+    TRACED_KEYS,
+    Experiment,
+    find_field,
+    is_whole,
+    register_schema,
+)
 from mlp_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -300,7 +307,7 @@ def _is_value_of_key(override: "Override") -> bool:
 
 def _is_number_of_traced_key(path: str, value: Any) -> bool:
     item = find_field(path)
-    numbers = (int,) if item and item.type is int else (int, float)
+    numbers = (int,) if item and is_whole(item) else (int, float)
     return path in TRACED_KEYS and type(value) in numbers
 
 

@@ -611,6 +611,11 @@ def is_optional(item: "Field[Any]") -> bool:
     return type(None) in get_args(item.type)
 
 
+def is_whole(item: "Field[Any]") -> bool:
+    """Whether its numbers are whole ones."""
+    return int in (item.type, *get_args(item.type))
+
+
 def describe(item: "Field[Any]") -> str:
     """What the key of a field may be, in words."""
     if is_dataclass(item.type):

@@ -222,7 +222,7 @@ def keys_of_type(kind: Any) -> set[str]:
 def test_every_decimal_is_traced_or_known_not_to_be() -> None:
     decimals = keys_of_type(float) - {"schedule.boundaries"}
     assert decimals - TRACED_KEYS == NOT_TRACED
-    assert TRACED_KEYS - decimals == {"seed", "data.seed"}
+    assert TRACED_KEYS - decimals == {"seed", "data.seed", "data.fold"}
 
 
 def test_numbers_take_the_place_of_others(sweep: Callable[[], Sweep]) -> None:
@@ -230,5 +230,9 @@ def test_numbers_take_the_place_of_others(sweep: Callable[[], Sweep]) -> None:
     changed = checks.with_numbers(job.config, {"model.l2": 2, "seed": 4})
     expected = replace(job.config, seed=4, model=replace(job.config.model, l2=2.0))
     assert repr(changed) == repr(expected)
+    fold = checks.with_numbers(sweep().jobs(["data.folds=3"])[0].config, {"data.fold": 2}).data.fold
+    assert type(fold) is int
+    with pytest.raises(UserError, match=r"data\.fold=1\.5"):
+        sweep().jobs(["data.folds=3", "data.fold=1.5"])
     with pytest.raises(UserError, match=r"^model\.l2=inf: must be a number >= 0\.$"):
         checks.with_numbers(job.config, {"model.l2": 10**400})
