@@ -13,7 +13,7 @@ from mlp_jax.config import saved
 from mlp_jax.config.schema import Experiment, num_folds, with_values
 from mlp_jax.core import training
 from mlp_jax.core.fit import from_arrays, template
-from mlp_jax.core.network import Layer, Params
+from mlp_jax.core.network import Layer, Params, layers_of
 from mlp_jax.durable import rundir
 from mlp_jax.durable.checkpoint import Checkpoints
 from mlp_jax.errors import RunError, UserError, redacted
@@ -91,6 +91,14 @@ def from_store(run_id: str, uri: str | None) -> Original:
             "it where it was trained."
         )
 
+    original = saved.from_record(config, f"config.yaml of run {run_id}")
+    is_of_sweep = "mlflow.parentRunId" in found.tags
+    if is_of_sweep and original.sweep.seeds * num_folds(original) > 1:
+        raise UserError(
+            f"rerun={run_id}: a job of several networks in a sweep has no bits of its own to be "
+            "compared with; the command of its sweep trains it again, from its parent run."
+        )
+
     def params(problem: Problem) -> Params | None:
         with TemporaryDirectory() as folder:
             model = found.download_model(Path(folder))
@@ -99,14 +107,7 @@ def from_store(run_id: str, uri: str | None) -> Original:
             loaded = Model.load(next(model.rglob("params.npz")).parent)
         return tuple(Layer(*layer) for layer in loaded.params)
 
-    return Original(
-        run_id,
-        saved.from_record(config, f"config.yaml of run {run_id}"),
-        then,
-        found.tags["params_sha256"],
-        params,
-        "mlflow.parentRunId" in found.tags,
-    )
+    return Original(run_id, original, then, found.tags["params_sha256"], params, is_of_sweep)
 
 
 def rerun(original: Original, console: Console | None = None, command: str = "") -> None:
@@ -137,4 +138,5 @@ def _distance(a: Params, b: Params) -> float:
         left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
         return float(np.max(np.abs(left - right)) / max(np.max(np.abs(right)), 1e-300))
 
-    return max(jax.tree.leaves(jax.tree.map(relative, a, b)))
+    layers = layers_of(a), layers_of(b)  # those of a recorded model stand without its embedding
+    return max(jax.tree.leaves(jax.tree.map(relative, *layers)))

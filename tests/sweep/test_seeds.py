@@ -19,7 +19,7 @@ from mlp_jax.config.compose import compose
 from mlp_jax.config.saved import config_hash
 from mlp_jax.config.schema import with_values
 from mlp_jax.errors import NoResultError, UserError
-from mlp_jax.experiment import describe, machine
+from mlp_jax.experiment import describe, machine, rerun
 from mlp_jax.experiment import run as experiment
 from mlp_jax.experiment.console import Console
 from mlp_jax.experiment.describe import Result
@@ -188,6 +188,11 @@ def test_halving_goes_by_the_means(swept: Swept) -> None:
 def test_seeds_that_cannot_be_trained(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         groups.check(make_jobs(*overrides, rates=[0.5])[0].config)
+
+
+def test_a_job_of_several_networks_has_no_bits_to_be_repeated(swept: Swept) -> None:
+    with pytest.raises(UserError, match=r"a job of several networks in a sweep has no bits"):
+        rerun.from_store(str(swept.outcomes[0].run_id), swept.uri)
 
 
 def test_seeds_beyond_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
