@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlp_jax.core import metrics
-from mlp_jax.data import Dataset
+from mlp_jax.data import Dataset, Part
 from mlp_jax.experiment.setup import Problem
 
 MAX_ENTRIES = 10_000_000
@@ -18,34 +18,51 @@ def baselines(problem: Problem) -> dict[str, dict[str, float]]:
 
     `linear` is missing where it would take long, and all where nothing is held out.
     """
-    from sklearn.exceptions import ConvergenceWarning
-
     dataset, fixed = problem.dataset, problem.training
-    held_out = dataset.test or dataset.validation
-    if held_out is None:
+    splits = _splits(dataset)
+    if not splits:
         return {}
-    y = held_out.y
+    threshold = None if fixed.threshold is None else 0.5
+    names = metrics.names_of(threshold)
+    y = np.concatenate([held_out.y for _, held_out in splits])
     if dataset.class_names:
         y = np.eye(len(dataset.class_names))[y]
     found = {}
     for name, model in _models(dataset).items():
-        if name == "linear" and dataset.train.x.size > MAX_ENTRIES:
+        if name == "linear" and splits[0][0].train.x.size > MAX_ENTRIES:
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough to compare with
-            model.fit(*dataset.train, sample_weight=dataset.weights)
-        y_hat = np.zeros(y.shape)
-        if dataset.class_names:
-            y_hat[:, model.classes_] = model.predict_proba(held_out.x)
-        else:
-            y_hat[:] = model.predict(held_out.x).reshape(y.shape)
-        threshold = None if fixed.threshold is None else 0.5
-        names = metrics.names_of(threshold)
-        measured = metrics.measure(
-            np.zeros(len(y)), y_hat, y, threshold=threshold, units=fixed.units, names=names
-        )
-        found[name] = {key: float(measured[key]) for key in names if key != "loss"}
+        y_hat = np.concatenate([_predicted(model, *split) for split in splits])
+        measured = metrics.of_outputs(y_hat, y, threshold=threshold, units=fixed.units, names=names)
+        found[name] = {key: float(value) for key, value in measured.items()}
     return found
+
+
+def _splits(dataset: Dataset) -> list[tuple[Dataset, Part]]:
+    """What a model is fitted to, and the examples that it is judged by.
+
+    Without a test part each fold in its turn, as the networks are.
+    """
+    folds = dataset.folds
+    if folds is not None and dataset.test is None:
+        return [(each, each.validation) for each in folds.datasets if each.validation]
+    held_out = dataset.test or dataset.validation
+    if held_out is None:
+        return []
+    return [(dataset if folds is None else folds.known, held_out)]
+
+
+def _predicted(model: Any, dataset: Dataset, held_out: Part) -> np.ndarray:
+    """Numbers, or the probabilities of the classes, of a model that is fitted anew."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough to compare with
+        model.fit(*dataset.train, sample_weight=dataset.weights)
+    if not dataset.class_names:
+        return np.reshape(model.predict(held_out.x), held_out.y.shape)
+    y_hat = np.zeros((len(held_out.y), len(dataset.class_names)))
+    y_hat[:, model.classes_] = model.predict_proba(held_out.x)
+    return y_hat
 
 
 def _models(dataset: Dataset) -> dict[str, Any]:

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console as RichConsole
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, root_mean_squared_error
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from mlp_jax import data
 from mlp_jax.config.compose import compose
 from mlp_jax.errors import UserError
-from mlp_jax.experiment import describe
+from mlp_jax.experiment import describe, setup
 from mlp_jax.experiment import run as experiment
+from mlp_jax.experiment.baseline import baselines
 from mlp_jax.experiment.console import Console
 from mlp_jax.sweep import groups, seeds
 from mlp_jax.sweep.candidates import Candidate, ensemble_of
@@ -248,3 +250,18 @@ def test_an_ensemble_of_a_sweep_is_selected_on_all_folds():
         found = [measured[part]["log_loss"] for measured in (ensemble.metrics, ensemble.best_alone)]
         assert found == pytest.approx([wanted(part, counts), wanted(part, [1, 0])], rel=1e-9)
     assert min(counts) > 0  # else it were no test of an ensemble
+
+
+@pytest.mark.parametrize("test_size", [0, 0.2])
+def test_the_baselines_are_judged_as_the_networks_are(test_size):
+    config = compose([*MOONS, f"data.test_size={test_size}"])
+    dataset = data.load(config.data)
+    found = baselines(setup.prepare(config, dataset))["linear"]["log_loss"]
+    if test_size:
+        splits = [(dataset.folds.known.train, dataset.test)]
+    else:
+        splits = [(fold.train, fold.validation) for fold in dataset.folds.datasets]
+    y_hat = [LogisticRegression(max_iter=1000).fit(*train).predict_proba(held_out.x)
+             for train, held_out in splits]  # fmt: skip
+    y = np.concatenate([held_out.y for _, held_out in splits])
+    assert found == pytest.approx(log_loss(y, np.concatenate(y_hat)))
