@@ -103,7 +103,7 @@ def _many(problem: Problem) -> dict[str, str]:
     from_seed = f"seeds from {config.seed} on"
     if folds > 1 and validation is not None:
         held_out = _count(len(validation.x), "example")
-        return {"folds": f"{folds}, {held_out} held out from {each} in each; {from_seed}"}
+        return {"folds": f"{folds} of {held_out}, {each} without each; {from_seed}"}
     name = "ensemble" if size > 1 else "seeds"
     return {name: f"{each}, {from_seed}"} if size * seeds > 1 else {}
 

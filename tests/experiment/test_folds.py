@@ -96,7 +96,7 @@ def two_of_each():
 def test_each_network_is_the_one_alone(two_of_each):
     result, output = two_of_each
     fold_size = len(result.problem.validation.x)
-    assert f"3, {fold_size} examples held out from 2 networks in each" in output
+    assert f"3 of {fold_size} examples, 2 networks without each" in output
     commands = [describe.of_member(member) for member in result.members]
     assert commands == [
         f"ensemble.size=1 data.fold={fold} seed={2 * fold + n}" for fold in range(3) for n in (0, 1)
